@@ -1,0 +1,104 @@
+package eventstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors that a Store answers with, for errors.Is. The text of what is returned
+// says more.
+var (
+	// ErrNoSnapshot: the actor has no snapshot. A missing snapshot is not an
+	// empty one.
+	ErrNoSnapshot = errors.New("no snapshot")
+	// ErrInvalidEvent: the event, snapshot or actor id breaks a rule that
+	// [Event.Validate] checks. Every such error is an [*InvalidEventError].
+	ErrInvalidEvent = errors.New("invalid event")
+	// ErrTooLarge: the data, the message or the batch is larger than allowed.
+	ErrTooLarge = errors.New("too large")
+	// ErrStoreFull: the store has reached its limit and keeps what it has. Nothing
+	// was stored.
+	ErrStoreFull = errors.New("store full")
+	// ErrUnavailable: the store could not be reached, or did not answer in time,
+	// and nothing was changed. Trying again later is safe.
+	ErrUnavailable = errors.New("store unavailable")
+	// ErrPermissionDenied: the credentials in use do not allow the call.
+	ErrPermissionDenied = errors.New("permission denied")
+	// ErrUnknownOutcome: the save was sent, no answer came, and looking was not
+	// possible either. It may have been stored. Saving the same event again, with
+	// the same id, finds out and does no harm.
+	ErrUnknownOutcome = errors.New("outcome unknown")
+)
+
+// VersionConflictError refuses a save whose version is not greater than the
+// actor's latest, or whose expected version is not the actor's. Nothing was
+// stored.
+type VersionConflictError struct {
+	// ActorID is the actor whose version it is about.
+	ActorID string
+	// EventID is the event that lost; empty for a snapshot.
+	EventID string
+	// AttemptedVersion is the version that the event would have had.
+	AttemptedVersion int64
+	// CurrentVersion is the actor's latest version, 0 for none.
+	CurrentVersion int64
+}
+
+// Error says which actor, which versions, and what to do.
+func (e *VersionConflictError) Error() string {
+	return fmt.Sprintf("version conflict: actor %q is at version %d, and version %d was attempted: read the actor again and decide anew",
+		e.ActorID, e.CurrentVersion, e.AttemptedVersion)
+}
+
+// DuplicateEventError refuses a save whose event id belongs to another event
+// already: one of another actor, version or content. Nothing was stored.
+type DuplicateEventError struct {
+	// EventID is the id that is taken.
+	EventID string
+	// ActorID, Version and Sequence tell the event that has it.
+	ActorID  string
+	Version  int64
+	Sequence uint64
+}
+
+// Error says which event holds the id.
+func (e *DuplicateEventError) Error() string {
+	return fmt.Sprintf("duplicate event: id %q belongs to version %d of actor %q already, with other content: give every event an id of its own",
+		e.EventID, e.Version, e.ActorID)
+}
+
+// InvalidEventError names the field that breaks a rule. It is ErrInvalidEvent.
+type InvalidEventError struct {
+	// Field is the name in JSON, for example "actorId" or "metadata.tenant". In a
+	// batch it starts with the event's index: "[3].actorId".
+	Field string
+	// Reason completes the sentence that starts with the field.
+	Reason string
+}
+
+// Error says what is wrong with the field.
+func (e *InvalidEventError) Error() string {
+	return fmt.Sprintf("invalid event: %s %s", e.Field, e.Reason)
+}
+
+// Is makes every InvalidEventError an ErrInvalidEvent.
+func (e *InvalidEventError) Is(target error) bool { return target == ErrInvalidEvent }
+
+// ReplayError is a stored message that is not an event: written by something
+// else, or damaged. It never hides the events around it.
+type ReplayError struct {
+	// Sequence is where the message is in its store.
+	Sequence uint64
+	// RawData is its payload as stored.
+	RawData []byte
+	// Err is what is wrong with it.
+	Err error
+}
+
+// Error says where the message is and what is wrong with it.
+func (e *ReplayError) Error() string {
+	return fmt.Sprintf("message %d is not an event: %v", e.Sequence, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *ReplayError) Unwrap() error { return e.Err }

@@ -1,0 +1,237 @@
+package eventstore
+
+import (
+	"encoding/json"
+	"fmt"
+	"mime"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Limits of what a Store accepts. They hold for every implementation, so that
+// what one Store takes another takes too.
+const (
+	// MaxActorIDBytes is the longest actor id. Percent-encoded for a NATS subject
+	// it grows at most threefold, far below the server's limit of 4 KiB for the
+	// protocol line that carries it.
+	MaxActorIDBytes = 255
+	// MaxIDBytes is the longest event id and command id.
+	MaxIDBytes = 255
+	// MaxEventTypeBytes is the longest event type.
+	MaxEventTypeBytes = 255
+	// MaxDataBytes is the most data an event or a snapshot may have. nats-server
+	// takes messages of 1 MiB with headers by default; what is left, 64 KiB, is
+	// the largest header block that it accepts.
+	MaxDataBytes = 1<<20 - 64<<10
+	// MaxMetadataBytes is the most that all metadata keys and values of an event
+	// may take together. Half of the header block; the other half is for the
+	// event's own attributes.
+	MaxMetadataBytes = 32 << 10
+	// MaxBatchEvents is the most events of one SaveEvents: the size of an atomic
+	// batch in nats-server.
+	MaxBatchEvents = 1000
+)
+
+// ContentTypeJSON is the content type of an event that names none.
+const ContentTypeJSON = "application/json"
+
+// Event is one fact about one actor.
+type Event struct {
+	// ID is the event's identity, at most MaxIDBytes of UTF-8 without control
+	// characters. Required: saving the same event again is recognised by it.
+	ID string
+	// EventType says what happened, for example "OrderPlaced". Required, at most
+	// MaxEventTypeBytes of UTF-8 without control characters.
+	EventType string
+	// ActorID is whose event it is: 1 to MaxActorIDBytes of UTF-8, any
+	// characters. See [ActorType].
+	ActorID string
+	// CommandID names the command that caused the event. Optional.
+	CommandID string
+	// Version orders the events of one actor: from 1, strictly greater than the
+	// actor's latest; gaps are allowed. Zero in a save asks the Store for the next
+	// one.
+	Version int64
+	// Data is the payload as raw bytes, kept byte for byte. With a JSON content
+	// type it must be valid JSON, or empty.
+	Data []byte
+	// ContentType is the media type of Data; empty means ContentTypeJSON.
+	ContentType string
+	// Metadata is free for the application. Keys are 1 to 128 characters of
+	// a-z, 0-9, '-', '_' and '.'; values are UTF-8 without control characters.
+	Metadata map[string]string
+	// Timestamp is when the event happened, kept to the nanosecond, in UTC. Zero
+	// in a save means now.
+	Timestamp time.Time
+	// Sequence is the event's place in its store, over all actors, from 1. The
+	// Store sets it; what a save says of it is ignored.
+	Sequence uint64
+}
+
+// Snapshot is the state of one actor at one version. It shortens a replay, and
+// it is not an event: the newest few replace the older ones.
+type Snapshot struct {
+	// ActorID is whose state it is, as in Event.
+	ActorID string
+	// Version is the version of the last event that the state contains, from 1.
+	Version int64
+	// Data is the state as raw bytes, kept byte for byte; at most MaxDataBytes.
+	Data []byte
+	// Timestamp is when the snapshot was taken. Zero in a save means now.
+	Timestamp time.Time
+}
+
+// Saved is what a Store answers for an event that it has stored.
+type Saved struct {
+	// ID and ActorID are those of the event.
+	ID, ActorID string
+	// Version is the version that the event has, given or assigned.
+	Version int64
+	// Sequence is the event's place in its store.
+	Sequence uint64
+	// Duplicate says that the event had been stored by an earlier save; the rest
+	// is the answer to that one.
+	Duplicate bool
+}
+
+// ReplayResult is what GetEventsWithErrors answers.
+type ReplayResult struct {
+	// Events are those that could be read, in order.
+	Events []Event
+	// Errors are the stored messages that are not events, in order.
+	Errors []*ReplayError
+}
+
+// ActorType is the kind of an actor by its id: what comes before the first '-',
+// and "unknown" where there is no '-' or nothing before it.
+func ActorType(actorID string) string {
+	kind, _, found := strings.Cut(actorID, "-")
+	if !found || kind == "" {
+		return "unknown"
+	}
+	return kind
+}
+
+// Validate says what is wrong with an event that is to be saved, as an
+// [*InvalidEventError] that names the field or an error that is ErrTooLarge,
+// and nil where nothing is.
+func (e *Event) Validate() error {
+	if err := validateText("id", e.ID, MaxIDBytes, true); err != nil {
+		return err
+	}
+	if err := validateText("eventType", e.EventType, MaxEventTypeBytes, true); err != nil {
+		return err
+	}
+	if err := ValidateActorID(e.ActorID); err != nil {
+		return err
+	}
+	if err := validateText("commandId", e.CommandID, MaxIDBytes, false); err != nil {
+		return err
+	}
+	if e.Version < 0 {
+		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: give a number from 1, or leave it out", e.Version)}
+	}
+	if err := validateMetadata(e.Metadata); err != nil {
+		return err
+	}
+	return validateData(e.Data, e.ContentType)
+}
+
+// Validate says what is wrong with a snapshot that is to be saved, in the terms
+// of [Event.Validate].
+func (s *Snapshot) Validate() error {
+	if err := ValidateActorID(s.ActorID); err != nil {
+		return err
+	}
+	if s.Version < 1 {
+		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: a snapshot has the version of an event, from 1", s.Version)}
+	}
+	return validateSize(s.Data)
+}
+
+// ValidateActorID says what is wrong with an actor id, as an
+// [*InvalidEventError].
+func ValidateActorID(id string) error {
+	switch {
+	case id == "":
+		return &InvalidEventError{Field: "actorId", Reason: "is missing"}
+	case len(id) > MaxActorIDBytes:
+		return &InvalidEventError{Field: "actorId", Reason: fmt.Sprintf("has %d bytes: at most %d are allowed", len(id), MaxActorIDBytes)}
+	case !utf8.ValidString(id):
+		return &InvalidEventError{Field: "actorId", Reason: "is not valid UTF-8"}
+	}
+	return nil
+}
+
+func validateText(field, value string, limit int, required bool) error {
+	switch {
+	case value == "" && required:
+		return &InvalidEventError{Field: field, Reason: "is missing"}
+	case len(value) > limit:
+		return &InvalidEventError{Field: field, Reason: fmt.Sprintf("has %d bytes: at most %d are allowed", len(value), limit)}
+	case !utf8.ValidString(value):
+		return &InvalidEventError{Field: field, Reason: "is not valid UTF-8"}
+	case strings.ContainsFunc(value, isControl):
+		return &InvalidEventError{Field: field, Reason: "holds a control character"}
+	case strings.TrimSpace(value) != value:
+		// A header field value loses its outer white space on the way.
+		return &InvalidEventError{Field: field, Reason: "starts or ends with white space"}
+	}
+	return nil
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+func validateMetadata(metadata map[string]string) error {
+	total := 0
+	for key, value := range metadata {
+		field := "metadata." + key
+		if key == "" || len(key) > 128 || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
+			return &InvalidEventError{Field: field, Reason: "is no metadata key: 1 to 128 characters of a-z, 0-9, '-', '_' and '.' are allowed"}
+		}
+		if err := validateText(field, value, MaxMetadataBytes, false); err != nil {
+			return err
+		}
+		total += len(key) + len(value)
+	}
+	if total > MaxMetadataBytes {
+		return &InvalidEventError{Field: "metadata", Reason: fmt.Sprintf("has %d bytes: at most %d are allowed", total, MaxMetadataBytes)}
+	}
+	return nil
+}
+
+func validateData(data []byte, contentType string) error {
+	if err := validateSize(data); err != nil {
+		return err
+	}
+	if err := validateText("contentType", contentType, 255, false); err != nil {
+		return err
+	}
+	if contentType != "" {
+		if _, _, err := mime.ParseMediaType(contentType); err != nil {
+			return &InvalidEventError{Field: "contentType", Reason: fmt.Sprintf("is no media type: %v", err)}
+		}
+	}
+	if IsJSON(contentType) && len(data) > 0 && !json.Valid(data) {
+		return &InvalidEventError{Field: "data", Reason: "is not valid JSON: correct it, or name another contentType"}
+	}
+	return nil
+}
+
+func validateSize(data []byte) error {
+	if len(data) > MaxDataBytes {
+		return fmt.Errorf("data has %d bytes, at most %d are allowed: %w", len(data), MaxDataBytes, ErrTooLarge)
+	}
+	return nil
+}
+
+// IsJSON says whether a content type is JSON: none at all, application/json, or
+// one that ends in +json, each with or without parameters.
+func IsJSON(contentType string) bool {
+	if contentType == "" || contentType == ContentTypeJSON {
+		return true
+	}
+	kind, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (kind == ContentTypeJSON || strings.HasSuffix(kind, "+json"))
+}

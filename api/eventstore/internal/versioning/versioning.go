@@ -1,0 +1,137 @@
+// Package versioning holds the decisions that every Store makes alike: which
+// version an event takes, whether two events are the same, and what a batch may
+// hold. It is pure.
+package versioning
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// Assign decides the version of an event whose actor is at latest: the one it
+// names, or the next where it names none. It refuses with a
+// *eventstore.VersionConflictError a version that is not greater than latest,
+// and a latest that is not what the save expects.
+func Assign(event *eventstore.Event, expected eventstore.ExpectedVersion, latest int64) (int64, error) {
+	version := event.Version
+	if version == 0 {
+		version = latest + 1
+	}
+	if version > latest && expected.Holds(latest) {
+		return version, nil
+	}
+	if event.Version == 0 && expected >= 0 {
+		version = int64(expected) + 1
+	}
+	return 0, &eventstore.VersionConflictError{
+		ActorID: event.ActorID, EventID: event.ID, AttemptedVersion: version, CurrentVersion: latest,
+	}
+}
+
+// Same says whether a stored event is the one that a save tries again: same
+// actor, same version where the save names one, same content. The timestamp is
+// no part of it, since a Store sets it where the save does not.
+func Same(stored, again *eventstore.Event) bool {
+	return stored.ID == again.ID &&
+		stored.ActorID == again.ActorID &&
+		(again.Version == 0 || stored.Version == again.Version) &&
+		stored.EventType == again.EventType &&
+		stored.CommandID == again.CommandID &&
+		ContentType(stored) == ContentType(again) &&
+		maps.Equal(stored.Metadata, again.Metadata) &&
+		sameData(stored, again)
+}
+
+// sameData compares byte by byte first, and JSON without its white space next:
+// a client that writes the same document anew may indent it otherwise.
+func sameData(stored, again *eventstore.Event) bool {
+	if bytes.Equal(stored.Data, again.Data) {
+		return true
+	}
+	if !eventstore.IsJSON(again.ContentType) {
+		return false
+	}
+	var a, b bytes.Buffer
+	if json.Compact(&a, stored.Data) != nil || json.Compact(&b, again.Data) != nil {
+		return false
+	}
+	return bytes.Equal(a.Bytes(), b.Bytes())
+}
+
+// ContentType is the content type of an event, the default where it names none.
+func ContentType(event *eventstore.Event) string {
+	if event.ContentType == "" {
+		return eventstore.ContentTypeJSON
+	}
+	return event.ContentType
+}
+
+// Duplicate is the refusal of an event whose id the stored one has.
+func Duplicate(stored *eventstore.Event) error {
+	return &eventstore.DuplicateEventError{
+		EventID: stored.ID, ActorID: stored.ActorID, Version: stored.Version, Sequence: stored.Sequence,
+	}
+}
+
+// ValidateBatch says what is wrong with the events of one SaveEvents, or with
+// what is expected of their actors.
+func ValidateBatch(events []eventstore.Event, opts eventstore.SaveOptions) error {
+	if len(events) == 0 {
+		return &eventstore.InvalidEventError{Field: "events", Reason: "is empty: give at least one"}
+	}
+	if len(events) > eventstore.MaxBatchEvents {
+		return fmt.Errorf("the batch has %d events, at most %d are saved at once: %w", len(events), eventstore.MaxBatchEvents, eventstore.ErrTooLarge)
+	}
+	indexOf := make(map[string]int, len(events))
+	actors := make(map[string]struct{}, len(events))
+	for i := range events {
+		if err := events[i].Validate(); err != nil {
+			return atIndex(err, i, len(events))
+		}
+		if first, taken := indexOf[events[i].ID]; taken {
+			return atIndex(&eventstore.InvalidEventError{
+				Field: "id", Reason: fmt.Sprintf("%q is that of event [%d] too: give every event an id of its own", events[i].ID, first),
+			}, i, len(events))
+		}
+		indexOf[events[i].ID] = i
+		actors[events[i].ActorID] = struct{}{}
+	}
+	for actorID, expected := range opts.Expected {
+		if _, present := actors[actorID]; !present {
+			return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf("is given for actor %q, of whom no event is saved", actorID)}
+		}
+		if expected < eventstore.ExpectExists {
+			return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf("is %d: give a number from 0, none, exists or any", expected)}
+		}
+	}
+	return nil
+}
+
+// atIndex names the event of a batch that err is about; one alone needs no
+// index.
+func atIndex(err error, index, count int) error {
+	if count == 1 {
+		return err
+	}
+	var invalid *eventstore.InvalidEventError
+	if errors.As(err, &invalid) {
+		return &eventstore.InvalidEventError{Field: fmt.Sprintf("[%d].%s", index, invalid.Field), Reason: invalid.Reason}
+	}
+	return fmt.Errorf("event [%d]: %w", index, err)
+}
+
+// ValidateSnapshotVersion refuses, with a *eventstore.VersionConflictError, a
+// snapshot that is older than the newest stored one.
+func ValidateSnapshotVersion(snapshot *eventstore.Snapshot, newest int64) error {
+	if snapshot.Version >= newest {
+		return nil
+	}
+	return &eventstore.VersionConflictError{
+		ActorID: snapshot.ActorID, AttemptedVersion: snapshot.Version, CurrentVersion: newest,
+	}
+}

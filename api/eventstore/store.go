@@ -1,0 +1,207 @@
+package eventstore
+
+import (
+	"context"
+	"iter"
+	"time"
+)
+
+// Store keeps the events of many actors. Implementations are safe for use by
+// many goroutines. Every method honours its context; one without a deadline is
+// bounded by the implementation's own.
+//
+// Errors are those of this package, wrapped: *VersionConflictError,
+// *DuplicateEventError, ErrInvalidEvent, ErrTooLarge, ErrStoreFull,
+// ErrUnavailable, ErrPermissionDenied, ErrUnknownOutcome, ErrNoSnapshot. When
+// the caller's own context ended first, errors.Is finds its error as well.
+type Store interface {
+	// SaveEvent stores one event. A version that is not greater than the actor's
+	// latest is refused with *VersionConflictError; version 0 takes the next one.
+	// Saving the same event again answers as the first time, marked Duplicate:
+	// with a version for as long as the event is stored, without one inside the
+	// store's duplicate window and among the actor's newest 64 events. The same
+	// id with another actor, version or content is refused with
+	// *DuplicateEventError. The timestamp is not part of the content, since a
+	// Store sets it where the caller does not.
+	SaveEvent(ctx context.Context, event Event, opts ...SaveOption) (Saved, error)
+
+	// SaveEvents stores 1 to MaxBatchEvents events, of one or many actors, all or
+	// none, and answers in their order. Events of one actor take versions in the
+	// order given.
+	SaveEvents(ctx context.Context, events []Event, opts ...SaveOption) ([]Saved, error)
+
+	// GetEvents answers the events of one actor with a version above fromVersion,
+	// in order; none is no error. Stored messages that are no events are skipped,
+	// and counted in Metrics. What a save through the same Store has answered
+	// before the call is in the result.
+	GetEvents(ctx context.Context, actorID string, fromVersion int64) ([]Event, error)
+
+	// GetEventsWithErrors is GetEvents that reports what GetEvents skips.
+	GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (ReplayResult, error)
+
+	// Events is GetEvents as an iterator with bounded memory. It yields either an
+	// event, or an error: a *ReplayError is followed by more, any other error is
+	// the last thing it yields.
+	Events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[Event, error]
+
+	// GetLatestVersion answers the version of the actor's newest event, or of its
+	// newest snapshot where all its events have expired, and 0 for an actor that
+	// has neither.
+	GetLatestVersion(ctx context.Context, actorID string) (int64, error)
+
+	// SaveSnapshot stores the state of an actor. One of the same version replaces
+	// the earlier one; one that is older than the newest snapshot is refused with
+	// *VersionConflictError.
+	SaveSnapshot(ctx context.Context, snapshot Snapshot) error
+
+	// GetLatestSnapshot answers the actor's newest snapshot, and ErrNoSnapshot
+	// where there is none.
+	GetLatestSnapshot(ctx context.Context, actorID string) (Snapshot, error)
+
+	// Subscribe follows the store: first what is stored, then what is saved, in
+	// the order of sequences, without gap or repeat. The place to start is fixed
+	// when Subscribe returns.
+	Subscribe(ctx context.Context, opts SubscribeOptions) (Subscription, error)
+}
+
+// SubscribeOptions says which events a Subscription delivers. The zero value is
+// all of them from the first.
+type SubscribeOptions struct {
+	// FromSequence is the first sequence to deliver; 0 is the first there is.
+	FromSequence uint64
+	// FromNow delivers only what is saved after Subscribe has returned.
+	// FromSequence must then be 0.
+	FromNow bool
+	// ActorType delivers only events of actors of this type; see [ActorType].
+	ActorType string
+	// ActorID delivers only events of this actor.
+	ActorID string
+	// EventType delivers only events of this type.
+	EventType string
+}
+
+// Validate says which options contradict each other, as an *InvalidEventError.
+func (o SubscribeOptions) Validate() error {
+	if o.FromNow && o.FromSequence != 0 {
+		return &InvalidEventError{Field: "fromSequence", Reason: "cannot go with a start from now: give one of them"}
+	}
+	if o.ActorID != "" {
+		return ValidateActorID(o.ActorID)
+	}
+	return nil
+}
+
+// Matches says whether an event passes the filters.
+func (o SubscribeOptions) Matches(e *Event) bool {
+	return (o.ActorType == "" || o.ActorType == ActorType(e.ActorID)) &&
+		(o.ActorID == "" || o.ActorID == e.ActorID) &&
+		(o.EventType == "" || o.EventType == e.EventType)
+}
+
+// Subscription delivers events one by one. It is for one goroutine; only Close
+// may be called from another.
+type Subscription interface {
+	// Next waits for the next event. A *ReplayError reports a stored message that
+	// is no event, and Next may be called again; after any other error but the
+	// context's own the subscription is over.
+	Next(ctx context.Context) (Event, error)
+	// Close ends the subscription and a Next that waits. It may be called more
+	// than once.
+	Close() error
+}
+
+// ExpectedVersion is what a save expects an actor's latest version to be: a
+// number from 0, or one of the constants.
+type ExpectedVersion int64
+
+const (
+	// ExpectNone expects an actor without events: version 0.
+	ExpectNone ExpectedVersion = 0
+	// ExpectAny expects nothing; it is the default.
+	ExpectAny ExpectedVersion = -1
+	// ExpectExists expects an actor that has a version, whichever.
+	ExpectExists ExpectedVersion = -2
+)
+
+// Holds says whether latest is what was expected.
+func (x ExpectedVersion) Holds(latest int64) bool {
+	switch x {
+	case ExpectAny:
+		return true
+	case ExpectExists:
+		return latest > 0
+	default:
+		return int64(x) == latest
+	}
+}
+
+// SaveOption changes one SaveEvent or SaveEvents.
+type SaveOption func(*SaveOptions)
+
+// SaveOptions is what SaveOption values add up to. Applications use the
+// options; implementations of Store read the sum.
+type SaveOptions struct {
+	// Expected holds the expected latest version of each actor that has one.
+	Expected map[string]ExpectedVersion
+}
+
+// NewSaveOptions adds options up.
+func NewSaveOptions(opts ...SaveOption) SaveOptions {
+	var sum SaveOptions
+	for _, opt := range opts {
+		opt(&sum)
+	}
+	return sum
+}
+
+// ExpectedOf is the expected version of an actor, ExpectAny where none was
+// given.
+func (o SaveOptions) ExpectedOf(actorID string) ExpectedVersion {
+	if expected, given := o.Expected[actorID]; given {
+		return expected
+	}
+	return ExpectAny
+}
+
+// Expect refuses the save with a *VersionConflictError unless the actor's
+// latest version, before the save, is exactly what is expected. The actor must
+// be one of those whose events are saved.
+func Expect(actorID string, version ExpectedVersion) SaveOption {
+	return func(o *SaveOptions) {
+		if o.Expected == nil {
+			o.Expected = map[string]ExpectedVersion{}
+		}
+		o.Expected[actorID] = version
+	}
+}
+
+// Option configures a Store of any kind.
+type Option func(*Options)
+
+// Options is what Option values add up to. Applications use the options;
+// implementations of Store read the sum.
+type Options struct {
+	// Bus receives EventStored notifications; nil sends none.
+	Bus *Bus
+	// Metrics counts what the Store does; never nil.
+	Metrics *Metrics
+	// Now is the clock for events without a timestamp; never nil.
+	Now func() time.Time
+}
+
+// NewOptions adds options up.
+func NewOptions(opts ...Option) Options {
+	sum := Options{Now: time.Now, Metrics: &Metrics{}}
+	for _, opt := range opts {
+		opt(&sum)
+	}
+	return sum
+}
+
+// WithBus sends an EventStored notification to the bus, in InternalNamespace,
+// for each event that this Store has saved; never for one that failed, and not
+// again for a duplicate.
+func WithBus(bus *Bus) Option { return func(o *Options) { o.Bus = bus } }
+
+// WithMetrics counts into metrics what the Store does.
+func WithMetrics(metrics *Metrics) Option { return func(o *Options) { o.Metrics = metrics } }

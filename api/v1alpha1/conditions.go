@@ -1,0 +1,84 @@
+package v1alpha1
+
+// Conditions of an EventStore; those of an EventStoreClass are Ready,
+// Reconciling and Stalled.
+const (
+	// ConditionReady is always present. True: both streams are as the spec asks,
+	// every replica is current and the binding is written.
+	ConditionReady = "Ready"
+	// ConditionConnected is always present on an EventStore. True: the operator is
+	// connected to the NATS system of the class. While it is not, the rest of the
+	// status is the last that was seen, and the condition says since when.
+	ConditionConnected = "Connected"
+	// ConditionReplicasCurrent is always present on an EventStore. True: every
+	// replica of both streams has all that the leader has.
+	ConditionReplicasCurrent = "ReplicasCurrent"
+	// ConditionReconciling is present only while True: the operator is at work or
+	// will try again by itself.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled is present only while True: a person must change something.
+	ConditionStalled = "Stalled"
+	// ConditionDataLoss is present only while True: a stream that held events is
+	// gone, was made again, or went back.
+	ConditionDataLoss = "DataLoss"
+	// ConditionDataLossPrevented is present only while True: a change that would
+	// destroy stored events is held back.
+	ConditionDataLossPrevented = "DataLossPrevented"
+)
+
+// Reasons of conditions. They may grow; the condition types are the API.
+const (
+	// ReasonReady: all is as asked.
+	ReasonReady = "Ready"
+	// ReasonProgressing: the operator is at work.
+	ReasonProgressing = "Progressing"
+	// ReasonProgressingWithRetry: the last try failed and the operator tries again
+	// by itself.
+	ReasonProgressingWithRetry = "ProgressingWithRetry"
+	// ReasonClassNotFound: there is no EventStoreClass of that name.
+	ReasonClassNotFound = "ClassNotFound"
+	// ReasonNoDefaultClass: the store names no class and none is the default.
+	ReasonNoDefaultClass = "NoDefaultClass"
+	// ReasonSeveralDefaultClasses: the store names no class and more than one is
+	// marked as the default.
+	ReasonSeveralDefaultClasses = "SeveralDefaultClasses"
+	// ReasonCredentialsInvalid: the Secret with the credentials is missing or
+	// cannot be used.
+	ReasonCredentialsInvalid = "CredentialsInvalid"
+	// ReasonAuthenticationFailed: the servers refused the credentials.
+	ReasonAuthenticationFailed = "AuthenticationFailed"
+	// ReasonUnreachable: no server answers.
+	ReasonUnreachable = "Unreachable"
+	// ReasonJetStreamUnavailable: the servers answer but JetStream does not.
+	ReasonJetStreamUnavailable = "JetStreamUnavailable"
+	// ReasonConnected: connected.
+	ReasonConnected = "Connected"
+	// ReasonInvalidSpec: the spec asks for something that cannot be.
+	ReasonInvalidSpec = "InvalidSpec"
+	// ReasonInsufficientPeers: there are fewer servers than replicas asked for.
+	ReasonInsufficientPeers = "InsufficientPeers"
+	// ReasonConflict: the streams belong to another EventStore.
+	ReasonConflict = "Conflict"
+	// ReasonNotOwned: a stream of that name exists and carries no owner.
+	ReasonNotOwned = "NotOwned"
+	// ReasonBindingConflict: a Secret of the binding's name exists and is not ours.
+	ReasonBindingConflict = "BindingConflict"
+	// ReasonImpossibleChange: a stream cannot be changed into what the spec asks.
+	ReasonImpossibleChange = "ImpossibleChange"
+	// ReasonRefusedByServer: the server refused the configuration.
+	ReasonRefusedByServer = "RefusedByServer"
+	// ReasonStreamMissing: a stream that held events is gone.
+	ReasonStreamMissing = "StreamMissing"
+	// ReasonStreamRecreated: a stream was deleted and made again by another.
+	ReasonStreamRecreated = "StreamRecreated"
+	// ReasonStreamRolledBack: the last sequence of a stream went back.
+	ReasonStreamRolledBack = "StreamRolledBack"
+	// ReasonWouldDestroyEvents: a change would destroy stored events.
+	ReasonWouldDestroyEvents = "WouldDestroyEvents"
+	// ReasonReplicasCurrent: every replica is current.
+	ReasonReplicasCurrent = "ReplicasCurrent"
+	// ReasonReplicasCatchingUp: at least one replica is behind or missing.
+	ReasonReplicasCatchingUp = "ReplicasCatchingUp"
+	// ReasonUnknown: not seen yet.
+	ReasonUnknown = "Unknown"
+)

@@ -1,0 +1,269 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// EventStoreSpec is what a team asks for.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.namespace) == has(oldSelf.namespace)",message="is immutable, from unset to set as well: the events of a store belong to one event namespace for ever; create another EventStore instead",fieldPath=".namespace",reason=FieldValueForbidden
+// +kubebuilder:validation:XValidation:rule="has(self.className) == has(oldSelf.className)",message="is immutable, from unset to set as well: the events of a store do not move to another NATS system; create another EventStore instead",fieldPath=".className",reason=FieldValueForbidden
+type EventStoreSpec struct {
+	// namespace is the event namespace, a DNS label: the first part of the names
+	// of the streams. Defaults to the namespace of the resource. Immutable.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: the events of a store belong to one event namespace for ever; create another EventStore instead",reason=FieldValueForbidden
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+
+	// className names the EventStoreClass, which says where the streams live.
+	// Defaults to the class that is marked as the default. Immutable.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: the events of a store do not move to another NATS system; create another EventStore instead",reason=FieldValueForbidden
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	ClassName string `json:"className,omitempty"`
+
+	// retention says how long events are kept.
+	// +kubebuilder:default={}
+	// +optional
+	Retention Retention `json:"retention,omitzero"`
+
+	// replicas is how many servers hold each event, 1 to 5. Defaults to 1.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=5
+	// +kubebuilder:default=1
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
+
+	// storage is where the servers keep events: File or Memory. Immutable.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: a stream cannot change its storage; create another EventStore instead",reason=FieldValueForbidden
+	// +kubebuilder:default=File
+	// +optional
+	Storage Storage `json:"storage,omitempty"`
+
+	// deletionPolicy says what becomes of the streams when the resource is
+	// deleted: Retain keeps them and all their events, Delete deletes them.
+	// +kubebuilder:default=Retain
+	// +optional
+	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
+}
+
+// Retention says how long events are kept. Snapshots do not expire.
+type Retention struct {
+	// maxAge is how long an event is kept: numbers with the units s, m, h, d, w
+	// (7 days) and y (365 days), which may be combined, such as "365d" or "1d12h".
+	// "0" keeps events for ever.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^(0|([0-9]{1,9}[smhdwy])+)$`
+	// +kubebuilder:default="365d"
+	// +optional
+	MaxAge string `json:"maxAge,omitempty"`
+}
+
+// Storage is where the servers keep events.
+// +kubebuilder:validation:Enum=File;Memory
+type Storage string
+
+const (
+	// StorageFile keeps events on disk.
+	StorageFile Storage = "File"
+	// StorageMemory keeps events in the servers' memory: they are gone when the
+	// servers that hold them have stopped.
+	StorageMemory Storage = "Memory"
+)
+
+// DeletionPolicy says what becomes of the streams with the resource.
+// +kubebuilder:validation:Enum=Retain;Delete
+type DeletionPolicy string
+
+const (
+	// DeletionPolicyRetain keeps the streams and all their events.
+	DeletionPolicyRetain DeletionPolicy = "Retain"
+	// DeletionPolicyDelete deletes the streams that this resource owns.
+	DeletionPolicyDelete DeletionPolicy = "Delete"
+)
+
+// EventStoreStatus is what the operator has seen.
+type EventStoreStatus struct {
+	// observedGeneration is the generation that the rest of the status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// namespace is the event namespace in use.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+
+	// className is the class in use.
+	// +optional
+	ClassName string `json:"className,omitempty"`
+
+	// conditions: Ready, Connected and ReplicasCurrent always, Reconciling,
+	// Stalled, DataLoss and DataLossPrevented only while they are true.
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=16
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// streams are the streams behind the store: of events, and of snapshots.
+	// +listType=map
+	// +listMapKey=role
+	// +kubebuilder:validation:MaxItems=2
+	// +optional
+	Streams []StreamStatus `json:"streams,omitempty"`
+
+	// binding names the Secret that workloads read, in the namespace of the
+	// resource: a provisioned service of the Service Binding specification.
+	// +optional
+	Binding *Binding `json:"binding,omitempty"`
+}
+
+// StreamRole is what a stream holds.
+// +kubebuilder:validation:Enum=Events;Snapshots
+type StreamRole string
+
+const (
+	// StreamRoleEvents is the stream of events.
+	StreamRoleEvents StreamRole = "Events"
+	// StreamRoleSnapshots is the stream of snapshots.
+	StreamRoleSnapshots StreamRole = "Snapshots"
+)
+
+// StreamStatus is one stream as the operator saw it last.
+type StreamStatus struct {
+	// role is what the stream holds.
+	// +required
+	Role StreamRole `json:"role"`
+	// name is the stream's name in JetStream.
+	// +kubebuilder:validation:MaxLength=255
+	// +required
+	Name string `json:"name"`
+	// created is when JetStream created the stream: its identity. Another time
+	// means another stream.
+	// +optional
+	Created *metav1.MicroTime `json:"created,omitempty"`
+	// maxAge is the age at which the stream drops a message, as the server has it;
+	// "0" is never.
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	MaxAge string `json:"maxAge,omitempty"`
+	// replicaCount is how many replicas the server is configured to keep.
+	// +optional
+	ReplicaCount int32 `json:"replicaCount,omitempty"`
+	// messages is how many messages are stored.
+	// +optional
+	Messages int64 `json:"messages"`
+	// bytes is how much they take.
+	// +optional
+	Bytes int64 `json:"bytes"`
+	// firstSequence is the sequence of the oldest message.
+	// +optional
+	FirstSequence int64 `json:"firstSequence"`
+	// lastSequence is the sequence of the newest message ever stored.
+	// +optional
+	LastSequence int64 `json:"lastSequence"`
+	// lastTime is when the newest message was stored.
+	// +optional
+	LastTime *metav1.Time `json:"lastTime,omitempty"`
+	// consumers is how many consumers the stream has.
+	// +optional
+	Consumers int32 `json:"consumers"`
+	// leader is the server that leads the stream; empty on a server that is alone.
+	// +kubebuilder:validation:MaxLength=255
+	// +optional
+	Leader string `json:"leader,omitempty"`
+	// replicas are the servers that hold the stream, the leader first.
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	// +optional
+	Replicas []ReplicaStatus `json:"replicas,omitempty"`
+}
+
+// ReplicaStatus is one server's copy of a stream.
+type ReplicaStatus struct {
+	// name is the server's name.
+	// +kubebuilder:validation:MaxLength=255
+	// +required
+	Name string `json:"name"`
+	// current says whether the copy has all that the leader has.
+	// +required
+	Current bool `json:"current"`
+	// lag is how many operations the copy is behind.
+	// +optional
+	Lag int64 `json:"lag"`
+}
+
+// Binding names a Secret that workloads read.
+type Binding struct {
+	// name is the name of the Secret.
+	// +kubebuilder:validation:MaxLength=253
+	// +required
+	Name string `json:"name"`
+}
+
+// EventStore is an event store: append-only, versioned for each actor, kept in
+// NATS JetStream.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=es,categories=all
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Stream",type=string,JSONPath=`.status.streams[?(@.role=="Events")].name`
+// +kubebuilder:printcolumn:name="Replicas",type=integer,JSONPath=`.spec.replicas`
+// +kubebuilder:printcolumn:name="Max Age",type=string,JSONPath=`.spec.retention.maxAge`
+// +kubebuilder:printcolumn:name="Messages",type=integer,JSONPath=`.status.streams[?(@.role=="Events")].messages`
+// +kubebuilder:printcolumn:name="Size",type=integer,JSONPath=`.status.streams[?(@.role=="Events")].bytes`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Class",type=string,priority=1,JSONPath=`.status.className`
+// +kubebuilder:printcolumn:name="Leader",type=string,priority=1,JSONPath=`.status.streams[?(@.role=="Events")].leader`
+// +kubebuilder:printcolumn:name="Last Event",type=date,priority=1,JSONPath=`.status.streams[?(@.role=="Events")].lastTime`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63",message="the name must be a DNS label (lower case letters, digits and '-', no dots) of at most 63 characters, since it is part of the names of the streams"
+type EventStore struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec is what is asked for.
+	// +kubebuilder:default={}
+	// +optional
+	Spec EventStoreSpec `json:"spec,omitzero"`
+
+	// status is what the operator has seen.
+	// +kubebuilder:default={"observedGeneration":-1}
+	// +optional
+	Status EventStoreStatus `json:"status,omitzero"`
+}
+
+// EventStoreList is a list of EventStores.
+//
+// +kubebuilder:object:root=true
+type EventStoreList struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ListMeta `json:"metadata,omitzero"`
+	Items           []EventStore `json:"items"`
+}
+
+// EventNamespace is the event namespace of the store: spec.namespace, or the
+// namespace of the resource.
+func (s *EventStore) EventNamespace() string {
+	if s.Spec.Namespace != "" {
+		return s.Spec.Namespace
+	}
+	return s.Namespace
+}
+
+// EventsStreamName is the name of the stream of events. Kubernetes names hold
+// no '_', so no two stores can meet.
+func (s *EventStore) EventsStreamName() string { return s.EventNamespace() + "_" + s.Name }
+
+// SnapshotsStreamName is the name of the stream of snapshots.
+func (s *EventStore) SnapshotsStreamName() string { return s.EventsStreamName() + "_snapshots" }
+
+// BindingName is the name of the Secret that workloads of a store read.
+func BindingName(store string) string { return store + "-eventstore" }

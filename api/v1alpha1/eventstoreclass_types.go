@@ -1,0 +1,163 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// EventStoreClassSpec is what the platform offers: a NATS system with JetStream
+// and how to reach it.
+type EventStoreClassSpec struct {
+	// servers are the URLs of the NATS servers, which the operator dials, and
+	// workloads where workloads.servers names none. Credentials do not belong into
+	// a URL: see credentials.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=set
+	// +required
+	Servers []ServerURL `json:"servers"`
+
+	// credentials are the operator's own: an account that may create, update and
+	// delete streams. They never reach a workload.
+	// +optional
+	Credentials *Credentials `json:"credentials,omitempty"`
+
+	// workloads says what pods dial and how they prove who they are.
+	// +kubebuilder:default={"access":"None"}
+	// +optional
+	Workloads Workloads `json:"workloads,omitzero"`
+}
+
+// ServerURL is the URL of a NATS server, without credentials.
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=255
+// +kubebuilder:validation:Pattern=`^(nats|tls|ws|wss)://[^@/,\s]+/?$`
+type ServerURL string
+
+// Credentials names a Secret with any of these keys: user.creds; username and
+// password; token; nkey (a seed); tls.crt and tls.key (a client certificate);
+// ca.crt (who may have signed the server's certificate).
+type Credentials struct {
+	// secretRef names the Secret.
+	// +required
+	SecretRef SecretReference `json:"secretRef"`
+}
+
+// SecretReference names a Secret in a namespace.
+type SecretReference struct {
+	// namespace is the namespace of the Secret.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +required
+	Namespace string `json:"namespace"`
+	// name is the name of the Secret.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +required
+	Name string `json:"name"`
+}
+
+// Workloads is how pods reach the NATS system of a class.
+//
+// +kubebuilder:validation:XValidation:rule="(has(self.access) && self.access == 'Secret') == has(self.credentials)",message="credentials go with access Secret, and access Secret needs credentials"
+type Workloads struct {
+	// servers are the URLs that pods dial. Defaults to those of the class.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=set
+	// +optional
+	Servers []ServerURL `json:"servers,omitempty"`
+
+	// access is how pods prove who they are: None, where the servers ask for
+	// nothing, or Secret, where the binding carries the credentials named here.
+	// +kubebuilder:default=None
+	// +optional
+	Access Access `json:"access,omitempty"`
+
+	// credentials are those of the workloads, made by the platform, and copied
+	// into the binding of every store of this class. Never the operator's own.
+	// +optional
+	Credentials *Credentials `json:"credentials,omitempty"`
+}
+
+// Access is how pods prove to NATS who they are.
+// +kubebuilder:validation:Enum=None;Secret
+type Access string
+
+const (
+	// AccessNone: the servers ask for no credentials.
+	AccessNone Access = "None"
+	// AccessSecret: the binding carries credentials.
+	AccessSecret Access = "Secret"
+)
+
+// EventStoreClassStatus is what the operator has seen.
+type EventStoreClassStatus struct {
+	// observedGeneration is the generation that the rest of the status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions: Ready always, Reconciling and Stalled only while they are true.
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=16
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// serverVersion is the version of the server that the operator is connected to.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	ServerVersion string `json:"serverVersion,omitempty"`
+
+	// apiLevel is the JetStream API level of that server.
+	// +optional
+	APILevel int32 `json:"apiLevel,omitempty"`
+
+	// peers is how many servers the NATS system has, which bounds replicas.
+	// +optional
+	Peers int32 `json:"peers,omitempty"`
+
+	// eventStores is how many EventStores use the class.
+	// +optional
+	EventStores int32 `json:"eventStores"`
+}
+
+// EventStoreClass is the platform's side of the contract, as a StorageClass is:
+// where the streams of its EventStores live.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=esc
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Default",type=string,JSONPath=`.metadata.annotations.aether\.flowmade\.one/is-default-class`
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.serverVersion`
+// +kubebuilder:printcolumn:name="Peers",type=integer,JSONPath=`.status.peers`
+// +kubebuilder:printcolumn:name="Stores",type=integer,JSONPath=`.status.eventStores`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type EventStoreClass struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec is what the platform offers.
+	// +required
+	Spec EventStoreClassSpec `json:"spec"`
+
+	// status is what the operator has seen.
+	// +kubebuilder:default={"observedGeneration":-1}
+	// +optional
+	Status EventStoreClassStatus `json:"status,omitzero"`
+}
+
+// EventStoreClassList is a list of EventStoreClasses.
+//
+// +kubebuilder:object:root=true
+type EventStoreClassList struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ListMeta `json:"metadata,omitzero"`
+	Items           []EventStoreClass `json:"items"`
+}
+
+// IsDefault says whether stores without a className use this class.
+func (c *EventStoreClass) IsDefault() bool {
+	return c.Annotations[AnnotationDefaultClass] == "true"
+}

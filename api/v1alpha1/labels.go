@@ -1,0 +1,72 @@
+package v1alpha1
+
+// Labels and annotations that people write.
+const (
+	// LabelEventStore on a pod names the EventStore, in the pod's namespace, whose
+	// sidecar is injected.
+	LabelEventStore = "aether.flowmade.one/eventstore"
+	// AnnotationEventStores on a pod names more EventStores for the same sidecar,
+	// separated by commas.
+	AnnotationEventStores = "aether.flowmade.one/eventstores"
+	// AnnotationSidecarImage on a pod replaces the image of the sidecar.
+	AnnotationSidecarImage = "aether.flowmade.one/sidecar-image"
+	// AnnotationSidecarCPULimit on a pod sets the sidecar's CPU limit, a quantity.
+	AnnotationSidecarCPULimit = "aether.flowmade.one/sidecar-cpu-limit"
+	// AnnotationSidecarMemoryLimit on a pod sets the sidecar's memory limit, a
+	// quantity.
+	AnnotationSidecarMemoryLimit = "aether.flowmade.one/sidecar-memory-limit"
+	// AnnotationSidecarLogLevel on a pod sets the sidecar's log level: debug, info,
+	// warn or error.
+	AnnotationSidecarLogLevel = "aether.flowmade.one/sidecar-log-level"
+	// AnnotationDefaultClass on an EventStoreClass, with the value "true", makes it
+	// the class of stores that name none.
+	AnnotationDefaultClass = "aether.flowmade.one/is-default-class"
+	// AnnotationAcceptDataLoss on an EventStore, with the value of its
+	// metadata.generation, lets the change of that generation destroy events.
+	AnnotationAcceptDataLoss = "aether.flowmade.one/accept-data-loss"
+)
+
+// Keys that Aether itself writes.
+const (
+	// Finalizer is on an EventStore with deletionPolicy Delete only, until its
+	// streams are deleted.
+	Finalizer = "aether.flowmade.one/streams"
+	// MetadataUID, MetadataNamespace and MetadataName in a stream's metadata tell
+	// the EventStore that owns it.
+	MetadataUID       = "aether.flowmade.one/uid"
+	MetadataNamespace = "aether.flowmade.one/namespace"
+	MetadataName      = "aether.flowmade.one/name"
+	// MetadataSchema in a stream's metadata is the version of what Aether stores
+	// there and how, "1" today.
+	MetadataSchema = "aether.flowmade.one/schema"
+)
+
+// The binding Secret, after the Service Binding specification. Each key is a
+// file below $SERVICE_BINDING_ROOT/<store>/ in the sidecar.
+const (
+	// BindingSecretType is the type of the Secret.
+	BindingSecretType = "servicebinding.io/eventstore"
+	// BindingKeyType and BindingKeyProvider say what is bound: "eventstore" by
+	// "nats".
+	BindingKeyType     = "type"
+	BindingKeyProvider = "provider"
+	// BindingKeyServers holds the URLs, separated by commas.
+	BindingKeyServers = "servers"
+	// BindingKeyNamespace is the event namespace.
+	BindingKeyNamespace = "namespace"
+	// BindingKeyStream and BindingKeySnapshotStream are the names of the streams.
+	BindingKeyStream         = "stream"
+	BindingKeySnapshotStream = "snapshot-stream"
+)
+
+// Keys of a Secret with credentials, and of a binding that carries them.
+const (
+	CredentialsKeyCreds    = "user.creds"
+	CredentialsKeyUsername = "username"
+	CredentialsKeyPassword = "password"
+	CredentialsKeyToken    = "token"
+	CredentialsKeyNKey     = "nkey"
+	CredentialsKeyTLSCert  = "tls.crt"
+	CredentialsKeyTLSKey   = "tls.key"
+	CredentialsKeyCA       = "ca.crt"
+)

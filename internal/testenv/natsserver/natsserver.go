@@ -1,0 +1,223 @@
+// Package natsserver runs real nats-servers with JetStream inside the process,
+// one alone or a cluster, for tests and the demo.
+package natsserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+)
+
+// readyTimeout is how long a server or a cluster may take to answer: seconds on
+// an idle machine, and CI runs several packages at once on two cores.
+const readyTimeout = 60 * time.Second
+
+// Cluster is one nats-server alone, or several that form a JetStream cluster.
+// Its data is on disk, below the directory given to Start.
+type Cluster struct {
+	nodes   []*server.Server
+	options []*server.Options
+}
+
+// Option changes the options of every server before it starts.
+type Option func(*server.Options)
+
+// WithUser makes the servers ask for this user and password.
+func WithUser(username, password string) Option {
+	return func(o *server.Options) { o.Username, o.Password = username, password }
+}
+
+// Start runs size servers, whose data goes below dir, and returns when
+// JetStream answers.
+func Start(dir string, size int, opts ...Option) (*Cluster, error) {
+	c := &Cluster{options: make([]*server.Options, size), nodes: make([]*server.Server, size)}
+	routes, err := reserveRoutes(size)
+	if err != nil {
+		return nil, err
+	}
+	for i := range c.options {
+		c.options[i] = serverOptions(dir, i)
+		if size > 1 {
+			c.options[i].Cluster = server.ClusterOpts{Name: "aether", Host: routes[i].Hostname(), Port: portOf(routes[i])}
+			c.options[i].Routes = routes
+		}
+		for _, opt := range opts {
+			opt(c.options[i])
+		}
+	}
+	if err := c.startAll(); err != nil {
+		c.Stop()
+		return nil, err
+	}
+	if err := c.waitForJetStream(); err != nil {
+		c.Stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+func serverOptions(dir string, index int) *server.Options {
+	name := fmt.Sprintf("nats-%d", index)
+	return &server.Options{
+		ServerName: name,
+		Host:       "127.0.0.1",
+		Port:       server.RANDOM_PORT,
+		JetStream:  true,
+		StoreDir:   filepath.Join(dir, name),
+		NoSigs:     true,
+		NoLog:      true,
+		// Many servers share one disk here: without a bound each reserves three
+		// quarters of what is free.
+		JetStreamMaxMemory: 1 << 30,
+		JetStreamMaxStore:  16 << 30,
+	}
+}
+
+// reserveRoutes picks the ports on which the servers find each other: every
+// server of a cluster must know them before it starts.
+func reserveRoutes(size int) ([]*url.URL, error) {
+	routes := make([]*url.URL, size)
+	for i := range routes {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("reserve a port for a cluster of nats-servers: %w", err)
+		}
+		// Held until all are picked, so that no port is picked twice.
+		defer func() { _ = listener.Close() }()
+		routes[i] = &url.URL{Scheme: "nats", Host: listener.Addr().String()}
+	}
+	return routes, nil
+}
+
+func portOf(u *url.URL) int {
+	port, _ := strconv.Atoi(u.Port())
+	return port
+}
+
+// startAll starts the servers together: one of a cluster accepts no connection
+// before it has met others.
+func (c *Cluster) startAll() error {
+	var starting errgroup.Group
+	for i := range c.options {
+		starting.Go(func() error { return c.StartNode(i) })
+	}
+	return starting.Wait()
+}
+
+// StartNode starts a server that is not running: on the same ports and the same
+// data once it has run before.
+func (c *Cluster) StartNode(index int) error {
+	o := c.options[index]
+	s, err := server.NewServer(o.Clone())
+	if err != nil {
+		return fmt.Errorf("configure %s: %w", o.ServerName, err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(readyTimeout) {
+		s.Shutdown()
+		return fmt.Errorf("start %s: it accepts no connection after %s", o.ServerName, readyTimeout)
+	}
+	c.nodes[index] = s
+	o.Port = s.Addr().(*net.TCPAddr).Port
+	return nil
+}
+
+// StopNode stops one server and waits until it has ended; its data stays.
+func (c *Cluster) StopNode(index int) {
+	if s := c.nodes[index]; s != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+// Stop stops every server.
+func (c *Cluster) Stop() {
+	for i := range c.nodes {
+		c.StopNode(i)
+	}
+}
+
+// Size is how many servers there are.
+func (c *Cluster) Size() int { return len(c.nodes) }
+
+// Node is one of the servers, for what only the server itself can tell.
+func (c *Cluster) Node(index int) *server.Server { return c.nodes[index] }
+
+// URLs are the client URLs of the servers, in their order.
+func (c *Cluster) URLs() []string {
+	urls := make([]string, len(c.options))
+	for i, o := range c.options {
+		urls[i] = fmt.Sprintf("nats://127.0.0.1:%d", o.Port)
+	}
+	return urls
+}
+
+// URL is the client URLs in one string, as nats.Connect takes them.
+func (c *Cluster) URL() string { return strings.Join(c.URLs(), ",") }
+
+// waitForJetStream returns when the cluster has a leader and every server takes
+// part in it.
+func (c *Cluster) waitForJetStream() error {
+	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if c.jetStreamReady() {
+			return nil
+		}
+	}
+	return errors.New("start nats: JetStream has no leader, or lacks a server, after " + readyTimeout.String())
+}
+
+func (c *Cluster) jetStreamReady() bool {
+	if len(c.nodes) == 1 {
+		return c.nodes[0].JetStreamEnabled()
+	}
+	for _, s := range c.nodes {
+		if s.JetStreamIsLeader() {
+			return len(s.JetStreamClusterPeers()) == len(c.nodes)
+		}
+	}
+	return false
+}
+
+// Run is Start for a test: the servers end with it, after everything that is
+// registered for clean-up later.
+func Run(t testing.TB, size int, opts ...Option) *Cluster {
+	t.Helper()
+	// Not t.TempDir: it fails the test when a server still writes as it is removed.
+	dir, err := os.MkdirTemp("", "nats-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Start(dir, size, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Stop()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Logf("remove the data of nats: %v", err)
+		}
+	})
+	return c
+}
+
+// Connect connects for the time of a test.
+func (c *Cluster) Connect(t testing.TB, opts ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(c.URL(), append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
