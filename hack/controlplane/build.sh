@@ -23,11 +23,15 @@ etcd=$(go list -m -f '{{.Version}}' go.etcd.io/etcd/server/v3)
 inputs=$(cat go.mod go.sum main.go build.sh | cksum | cut -d' ' -f1)
 target="${XDG_CACHE_HOME:-$HOME/.cache}/aether/controlplane/$kubernetes-etcd-$etcd-$(go env GOVERSION)-$(go env GOARCH)-$inputs"
 
+mkdir -p "$(dirname "$target")"
+# Whoever comes while another builds waits, and finds it done.
+exec 9>"$target.lock"
+flock 9
+
 if [[ ! -x "$target/kube-apiserver" ]]; then
 	echo "Building kube-apiserver $kubernetes and etcd $etcd from source into $target." >&2
 	echo "This happens once: about 5 minutes on 2 cores with an empty Go cache, seconds with a warm one." >&2
 	started=$SECONDS
-	mkdir -p "$(dirname "$target")"
 	building=$(mktemp -d "$(dirname "$target")/building.XXXXXX")
 	trap 'rm -rf "$building"' EXIT
 	version=${kubernetes#v}
@@ -41,9 +45,9 @@ if [[ ! -x "$target/kube-apiserver" ]]; then
 		-X $component.gitVersion=$kubernetes -X $component.gitMajor=$major -X $component.gitMinor=$minor" .
 	ln -s controlplane "$building/kube-apiserver"
 	ln -s controlplane "$building/etcd"
-	# Renamed in one step: whoever builds at the same time finds all or nothing.
+	# Renamed in one step: a build that was cut off leaves nothing that looks done.
 	chmod 755 "$building"
-	mv -T "$building" "$target" 2>/dev/null || [[ -x "$target/kube-apiserver" ]]
+	mv -T "$building" "$target"
 	echo "Built in $((SECONDS - started)) s." >&2
 fi
 echo "$target"

@@ -42,13 +42,21 @@ func Scheme() *runtime.Scheme {
 	return scheme
 }
 
+// Option changes the environment before it starts.
+type Option func(*envtest.Environment)
+
+// WithoutCRDs leaves the installation of the CRDs to the caller.
+func WithoutCRDs() Option {
+	return func(e *envtest.Environment) { e.CRDDirectoryPaths = nil }
+}
+
 // Start runs an API server and etcd and installs the CRDs. The binaries are
 // those of KUBEBUILDER_ASSETS, or else built from their Go modules, which takes
 // minutes the first time and is told on standard error.
 //
 // Stop the controller manager before Stop is called: an API server with open
 // watches takes 20 s to end.
-func Start() (*Kubernetes, error) {
+func Start(opts ...Option) (*Kubernetes, error) {
 	root, err := Root()
 	if err != nil {
 		return nil, err
@@ -69,6 +77,9 @@ func Start() (*Kubernetes, error) {
 	// faster on a shared disk.
 	environment.ControlPlane.Etcd = &envtest.Etcd{}
 	environment.ControlPlane.Etcd.Configure().Set("unsafe-no-fsync", "true")
+	for _, opt := range opts {
+		opt(environment)
+	}
 	if _, err := environment.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the API server and etcd of %s: %w", assets, err), environment.Stop())
 	}

@@ -1,0 +1,62 @@
+# make help lists what there is.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
+.DEFAULT_GOAL := help
+
+# Arguments for make test, such as TESTFLAGS='-run TestName -v'.
+TESTFLAGS ?=
+# What make test tests, such as PACKAGES=./internal/stream/...
+PACKAGES ?= ./...
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use
+
+.PHONY: demo
+demo: ## From nothing to a saved event, on this machine: ends with a summary.
+	go run ./hack/demo
+
+.PHONY: run
+run: ## The same set-up, kept up until Ctrl-C, to try things on.
+	go run ./hack/demo --stay
+
+##@ Build and test
+
+.PHONY: build
+build: ## Build both binaries into bin/.
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+
+.PHONY: test
+test: controlplane ## All tests, against a real API server and real nats-servers.
+	go test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: controlplane
+controlplane: ## Build kube-apiserver and etcd into the user's cache, once for each version.
+	@hack/controlplane/build.sh
+
+##@ Keep
+
+.PHONY: generate
+generate: ## Make every generated file anew.
+	go tool controller-gen object:headerFile=hack/boilerplate.go.txt crd paths=./api/v1alpha1/ output:crd:dir=config/crd/bases
+	go tool controller-gen rbac:roleName=aether-operator paths=./internal/... output:rbac:dir=config/rbac
+	cd api/eventstore/v1 && go tool buf generate
+	gofmt -w api internal cmd hack
+
+.PHONY: lint
+lint: ## Vet and lint.
+	go vet ./...
+	go tool staticcheck ./...
+	cd api/eventstore/v1 && go tool buf lint
+
+.PHONY: verify
+verify: generate lint ## Fail when a generated file, the formatting or go.mod is stale, or on a finding.
+	go mod tidy -diff
+	@if [[ -n "$$(git status --porcelain)" ]]; then \
+		git status --short; git --no-pager diff | head -100; \
+		echo "make verify: the tree is dirty: commit what is above (make generate has brought generated files up to date)"; exit 1; \
+	fi
