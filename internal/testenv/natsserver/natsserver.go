@@ -3,6 +3,7 @@
 package natsserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -175,6 +176,38 @@ func (c *Cluster) waitForJetStream() error {
 		}
 	}
 	return errors.New("start nats: JetStream has no leader, or lacks a server, after " + readyTimeout.String())
+}
+
+// WaitCurrent returns when every server takes part again and every stream and
+// consumer has caught up: until then the loss of another server can take the
+// majority.
+func (c *Cluster) WaitCurrent(ctx context.Context) error {
+	for {
+		behind := c.notCurrent()
+		if behind == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for nats to be current: %s: %w", behind, context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Cluster) notCurrent() string {
+	for _, s := range c.nodes {
+		if !s.Running() {
+			return s.Name() + " is down"
+		}
+		if health := s.Healthz(&server.HealthzOptions{}); health.Error != "" {
+			return s.Name() + ": " + health.Error
+		}
+	}
+	if !c.jetStreamReady() {
+		return "JetStream has no leader"
+	}
+	return ""
 }
 
 func (c *Cluster) jetStreamReady() bool {
