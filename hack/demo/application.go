@@ -26,8 +26,7 @@ type application struct {
 	client   *http.Client
 
 	mu sync.Mutex
-	// acknowledged are the events that the sidecar said it has saved, by actor, in
-	// the order of the answers.
+	// acknowledged are the events that the sidecar said it has saved, by id.
 	acknowledged map[string]event
 }
 
@@ -121,23 +120,32 @@ func (a *application) saveUntilAcknowledged(ctx context.Context, e event) error 
 	})
 }
 
-// events reads every event of an actor.
+// events reads every event of an actor, page by page.
 func (a *application) events(ctx context.Context, actorID string) ([]event, error) {
-	got, err := a.expect(ctx, http.StatusOK, http.MethodGet, storePath("actors", actorID, "events"), nil)
-	if err != nil {
-		return nil, err
+	var all []event
+	for fromVersion := int64(0); ; {
+		path := fmt.Sprintf("%s?fromVersion=%d", storePath("actors", actorID, "events"), fromVersion)
+		got, err := a.expect(ctx, http.StatusOK, http.MethodGet, path, nil)
+		if err != nil {
+			return nil, err
+		}
+		var page struct {
+			Events          []event
+			Errors          []json.RawMessage
+			NextFromVersion int64
+		}
+		if err := json.Unmarshal(got.body, &page); err != nil {
+			return nil, fmt.Errorf("read the answer %s: %w", got.body, err)
+		}
+		if len(page.Errors) > 0 {
+			return nil, fmt.Errorf("actor %s has stored messages that are no events: %s", actorID, page.Errors)
+		}
+		all = append(all, page.Events...)
+		if page.NextFromVersion == 0 {
+			return all, nil
+		}
+		fromVersion = page.NextFromVersion
 	}
-	var page struct {
-		Events []event
-		Errors []json.RawMessage
-	}
-	if err := json.Unmarshal(got.body, &page); err != nil {
-		return nil, fmt.Errorf("read the answer %s: %w", got.body, err)
-	}
-	if len(page.Errors) > 0 {
-		return nil, fmt.Errorf("actor %s has stored messages that are no events: %s", actorID, page.Errors)
-	}
-	return page.Events, nil
 }
 
 // checkAcknowledged reads every actor and compares it with what was

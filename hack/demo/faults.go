@@ -54,8 +54,7 @@ func (a *application) writeUntil(ctx context.Context, done <-chan struct{}, writ
 		if err != nil {
 			return err
 		}
-		// Enough to keep every fault company, and a history short enough to read back
-		// in one page.
+		// Enough to keep every fault company, without filling the machine.
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
