@@ -28,6 +28,9 @@ var (
 	// possible either. It may have been stored. Saving the same event again, with
 	// the same id, finds out and does no harm.
 	ErrUnknownOutcome = errors.New("outcome unknown")
+	// ErrSubscriptionClosed: Next was called on, or waited in, a Subscription that
+	// its Close has ended.
+	ErrSubscriptionClosed = errors.New("subscription closed")
 )
 
 // VersionConflictError refuses a save whose version is not greater than the

@@ -60,7 +60,8 @@ type Store interface {
 
 	// Subscribe follows the store: first what is stored, then what is saved, in
 	// the order of sequences, without gap or repeat. The place to start is fixed
-	// when Subscribe returns.
+	// when Subscribe returns. The context is for the call; the subscription lives
+	// until its Close.
 	Subscribe(ctx context.Context, opts SubscribeOptions) (Subscription, error)
 }
 
@@ -103,10 +104,11 @@ func (o SubscribeOptions) Matches(e *Event) bool {
 type Subscription interface {
 	// Next waits for the next event. A *ReplayError reports a stored message that
 	// is no event, and Next may be called again; after any other error but the
-	// context's own the subscription is over.
+	// context's own the subscription is over. When its context ends Next returns
+	// an error that is the context's, and nothing is skipped.
 	Next(ctx context.Context) (Event, error)
-	// Close ends the subscription and a Next that waits. It may be called more
-	// than once.
+	// Close ends the subscription; a Next that waits returns
+	// ErrSubscriptionClosed. It may be called more than once.
 	Close() error
 }
 

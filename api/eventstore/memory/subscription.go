@@ -1,0 +1,74 @@
+package memory
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// subscription walks along the log of its store and waits at the end.
+type subscription struct {
+	store  *Store
+	opts   eventstore.SubscribeOptions
+	next   int
+	closed chan struct{}
+	close  sync.Once
+}
+
+// Subscribe follows the store.
+func (s *Store) Subscribe(ctx context.Context, opts eventstore.SubscribeOptions) (eventstore.Subscription, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, fmt.Errorf("subscribe to events in memory: %w", err)
+	}
+	if err := ended(ctx); err != nil {
+		return nil, fmt.Errorf("subscribe to events in memory: %w", err)
+	}
+	sub := &subscription{store: s, opts: opts, closed: make(chan struct{})}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if opts.FromNow {
+		sub.next = len(s.log)
+	} else if opts.FromSequence > 0 {
+		// A place beyond the end is waited for at the end: Next compares.
+		sub.next = int(min(opts.FromSequence-1, uint64(len(s.log))))
+	}
+	return sub, nil
+}
+
+// Next waits for the next event that passes the filters.
+func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
+	for {
+		select {
+		case <-s.closed:
+			return eventstore.Event{}, fmt.Errorf("follow events in memory: %w", eventstore.ErrSubscriptionClosed)
+		default:
+		}
+		if err := ctx.Err(); err != nil {
+			return eventstore.Event{}, fmt.Errorf("follow events in memory: %w", err)
+		}
+		s.store.mu.RLock()
+		log, grown := s.store.log, s.store.grown
+		s.store.mu.RUnlock()
+		for s.next < len(log) {
+			e := &log[s.next]
+			s.next++
+			if e.Sequence >= s.opts.FromSequence && s.opts.Matches(e) {
+				s.store.opts.Metrics.EventsRead.Add(1)
+				return clone(e), nil
+			}
+		}
+		select {
+		case <-grown:
+		case <-s.closed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// Close ends the subscription.
+func (s *subscription) Close() error {
+	s.close.Do(func() { close(s.closed) })
+	return nil
+}
