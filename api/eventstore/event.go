@@ -25,8 +25,9 @@ const (
 	// the largest header block that it accepts.
 	MaxDataBytes = 1<<20 - 64<<10
 	// MaxMetadataBytes is the most that all metadata keys and values of an event
-	// may take together. Half of the header block; the other half is for the
-	// event's own attributes.
+	// may take together, each key with 16 bytes more: what a header around it
+	// takes, so that many small ones fit too. Half of the header block; the other
+	// half is for the event's own attributes.
 	MaxMetadataBytes = 32 << 10
 	// MaxBatchEvents is the most events of one SaveEvents: the size of an atomic
 	// batch in nats-server.
@@ -183,6 +184,10 @@ func validateText(field, value string, limit int, required bool) error {
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 
+// metadataKeyBytes is what a header adds to a metadata key and its value:
+// "aether-meta-", ": " and the end of the line.
+const metadataKeyBytes = 16
+
 func validateMetadata(metadata map[string]string) error {
 	total := 0
 	for key, value := range metadata {
@@ -193,7 +198,7 @@ func validateMetadata(metadata map[string]string) error {
 		if err := validateText(field, value, MaxMetadataBytes, false); err != nil {
 			return err
 		}
-		total += len(key) + len(value)
+		total += len(key) + len(value) + metadataKeyBytes
 	}
 	if total > MaxMetadataBytes {
 		return &InvalidEventError{Field: "metadata", Reason: fmt.Sprintf("has %d bytes: at most %d are allowed", total, MaxMetadataBytes)}

@@ -1,0 +1,14 @@
+package memory_test
+
+import (
+	"testing"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/storetest"
+)
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(_ *testing.T, opts ...eventstore.Option) eventstore.Store { return memory.New(opts...) })
+}
