@@ -47,6 +47,8 @@ const (
 	ReasonCredentialsInvalid = "CredentialsInvalid"
 	// ReasonAuthenticationFailed: the servers refused the credentials.
 	ReasonAuthenticationFailed = "AuthenticationFailed"
+	// ReasonPermissionDenied: the account of the class lacks a permission.
+	ReasonPermissionDenied = "PermissionDenied"
 	// ReasonUnreachable: no server answers.
 	ReasonUnreachable = "Unreachable"
 	// ReasonJetStreamUnavailable: the servers answer but JetStream does not.

@@ -116,6 +116,12 @@ type EventStoreStatus struct {
 	// +optional
 	Streams []StreamStatus `json:"streams,omitempty"`
 
+	// acceptedDataLoss is the generation whose annotation accept-data-loss was used
+	// to accept a loss that had happened. It accepts one loss, not those to come:
+	// remove the annotation and set it again to accept another.
+	// +optional
+	AcceptedDataLoss int64 `json:"acceptedDataLoss,omitempty"`
+
 	// binding names the Secret that workloads read, in the namespace of the
 	// resource: a provisioned service of the Service Binding specification.
 	// +optional

@@ -1,0 +1,141 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// bind writes the Secret that workloads read.
+func (p *pass) bind(ctx context.Context) error {
+	data, err := p.bindingData(ctx)
+	if err != nil {
+		return err
+	}
+	name := v1alpha1.BindingName(p.store.Name)
+	key := client.ObjectKey{Namespace: p.store.Namespace, Name: name}
+	existing := &corev1.Secret{}
+	err = p.Get(ctx, key, existing)
+	if apierrors.IsNotFound(err) {
+		// The cache holds only Secrets of the type of a binding.
+		err = p.secrets.Get(ctx, key, existing)
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		err = p.createBinding(ctx, key, data)
+	case err != nil:
+		return fmt.Errorf("read the binding Secret %s: %w", key, err)
+	default:
+		err = p.updateBinding(ctx, existing, data)
+	}
+	if err != nil {
+		return err
+	}
+	p.store.Status.Binding = &v1alpha1.Binding{Name: name}
+	return nil
+}
+
+// bindingData is what a workload needs, and nothing of the operator's own.
+func (p *pass) bindingData(ctx context.Context) (map[string][]byte, error) {
+	workloads := p.class.Spec.Workloads
+	servers := workloads.Servers
+	if len(servers) == 0 {
+		servers = p.class.Spec.Servers
+	}
+	urls := make([]string, len(servers))
+	for i, server := range servers {
+		urls[i] = string(server)
+	}
+	data := map[string][]byte{}
+	if workloads.Access == v1alpha1.AccessSecret && workloads.Credentials != nil {
+		credentials, err := p.credentials(ctx, "spec.workloads.credentials", p.class, workloads.Credentials)
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range credentialKeys {
+			if value, ok := credentials[key]; ok {
+				data[key] = value
+			}
+		}
+	}
+	maps.Copy(data, map[string][]byte{
+		v1alpha1.BindingKeyType:           []byte("eventstore"),
+		v1alpha1.BindingKeyProvider:       []byte("nats"),
+		v1alpha1.BindingKeyServers:        []byte(strings.Join(urls, ",")),
+		v1alpha1.BindingKeyNamespace:      []byte(p.store.EventNamespace()),
+		v1alpha1.BindingKeyStream:         []byte(p.store.EventsStreamName()),
+		v1alpha1.BindingKeySnapshotStream: []byte(p.store.SnapshotsStreamName()),
+	})
+	return data, nil
+}
+
+// credentialKeys are what is copied of a Secret with credentials.
+var credentialKeys = []string{
+	v1alpha1.CredentialsKeyCreds, v1alpha1.CredentialsKeyUsername, v1alpha1.CredentialsKeyPassword, v1alpha1.CredentialsKeyToken,
+	v1alpha1.CredentialsKeyNKey, v1alpha1.CredentialsKeyTLSCert, v1alpha1.CredentialsKeyTLSKey, v1alpha1.CredentialsKeyCA,
+}
+
+func (p *pass) createBinding(ctx context.Context, key client.ObjectKey, data map[string][]byte) error {
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+		Type:       v1alpha1.BindingSecretType,
+		Data:       data,
+	}
+	if err := controllerutil.SetControllerReference(p.store, secret, p.Scheme()); err != nil {
+		return fmt.Errorf("own the binding Secret %s: %w", key, err)
+	}
+	if err := p.Create(ctx, secret); err != nil {
+		return fmt.Errorf("create the binding Secret %s: %w", key, err)
+	}
+	p.tell(normal, "BindingWritten", "WriteBinding", "Wrote Secret %s", key.Name)
+	return nil
+}
+
+func (p *pass) updateBinding(ctx context.Context, existing *corev1.Secret, data map[string][]byte) error {
+	key := client.ObjectKeyFromObject(existing)
+	if !p.ownsBinding(existing) {
+		return stream.Stalled(v1alpha1.ReasonBindingConflict,
+			"the Secret %s exists and is not a binding of this EventStore, so it is not touched: rename the Secret or this EventStore", key)
+	}
+	changed := existing.DeepCopy()
+	changed.Data = data
+	changed.OwnerReferences = nil
+	if err := controllerutil.SetControllerReference(p.store, changed, p.Scheme()); err != nil {
+		return fmt.Errorf("own the binding Secret %s: %w", key, err)
+	}
+	if reflect.DeepEqual(existing.Data, changed.Data) && reflect.DeepEqual(existing.OwnerReferences, changed.OwnerReferences) {
+		return nil
+	}
+	if err := p.Update(ctx, changed); err != nil {
+		return fmt.Errorf("update the binding Secret %s: %w", key, err)
+	}
+	p.tell(normal, "BindingWritten", "WriteBinding", "Wrote Secret %s", key.Name)
+	return nil
+}
+
+// ownsBinding: a Secret is ours by its owner, also when that is an earlier
+// EventStore of this name that the garbage collector has not caught up with, and
+// when somebody took the owner away from a Secret that our status names.
+func (p *pass) ownsBinding(secret *corev1.Secret) bool {
+	if secret.Type != v1alpha1.BindingSecretType {
+		return false
+	}
+	owner := metav1.GetControllerOf(secret)
+	if owner == nil {
+		return p.store.Status.Binding != nil && p.store.Status.Binding.Name == secret.Name
+	}
+	version, err := schema.ParseGroupVersion(owner.APIVersion)
+	return err == nil && version.Group == v1alpha1.GroupVersion.Group && owner.Kind == "EventStore" && owner.Name == p.store.Name
+}

@@ -1,0 +1,105 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// resolveClass finds the class of the store.
+func (p *pass) resolveClass(ctx context.Context) error {
+	p.store.Status.Namespace = p.store.EventNamespace()
+	name := classInUse(p.store)
+	if name == "" {
+		chosen, err := p.defaultClass(ctx)
+		if err != nil {
+			return p.disconnected(err)
+		}
+		name = chosen
+	}
+	class := &v1alpha1.EventStoreClass{}
+	if err := p.Get(ctx, client.ObjectKey{Name: name}, class); apierrors.IsNotFound(err) {
+		return p.disconnected(p.classNotFound(ctx, name))
+	} else if err != nil {
+		return fmt.Errorf("read EventStoreClass %s: %w", name, err)
+	}
+	p.class, p.store.Status.ClassName = class, name
+	return nil
+}
+
+func (p *pass) classNotFound(ctx context.Context, name string) error {
+	names, _, err := p.classNames(ctx)
+	if err != nil {
+		return err
+	}
+	return stream.Stalled(v1alpha1.ReasonClassNotFound,
+		"EventStoreClass %q does not exist (%s): create it, or delete this EventStore and apply it again with a className that exists", name, names)
+}
+
+func (p *pass) defaultClass(ctx context.Context) (string, error) {
+	names, defaults, err := p.classNames(ctx)
+	if err != nil {
+		return "", err
+	}
+	switch len(defaults) {
+	case 1:
+		return defaults[0], nil
+	case 0:
+		return "", stream.Stalled(v1alpha1.ReasonNoDefaultClass,
+			"spec.className is not set and no EventStoreClass is the default (%s): mark one with the annotation %s=true, or delete this EventStore and apply it again with a className",
+			names, v1alpha1.AnnotationDefaultClass)
+	default:
+		return "", stream.Stalled(v1alpha1.ReasonSeveralDefaultClasses,
+			"spec.className is not set and several EventStoreClasses are the default (%s): leave the annotation %s on one",
+			strings.Join(defaults, ", "), v1alpha1.AnnotationDefaultClass)
+	}
+}
+
+// classNames tells which classes exist, for a person, and which are the default.
+func (p *pass) classNames(ctx context.Context) (told string, defaults []string, err error) {
+	var classes v1alpha1.EventStoreClassList
+	if err := p.List(ctx, &classes); err != nil {
+		return "", nil, fmt.Errorf("list EventStoreClasses: %w", err)
+	}
+	var names []string
+	for i := range classes.Items {
+		names = append(names, classes.Items[i].Name)
+		if classes.Items[i].IsDefault() {
+			defaults = append(defaults, classes.Items[i].Name)
+		}
+	}
+	slices.Sort(names)
+	slices.Sort(defaults)
+	if len(names) == 0 {
+		return "there is no EventStoreClass", nil, nil
+	}
+	return "there are: " + strings.Join(names, ", "), defaults, nil
+}
+
+// connect finds the connection to the NATS system of the class.
+func (p *pass) connect(ctx context.Context) error {
+	conn, err := p.connector.connect(ctx, p.class)
+	if err != nil {
+		return p.disconnected(err)
+	}
+	p.conn = conn
+	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionConnected, metav1.ConditionTrue, v1alpha1.ReasonConnected,
+		"Connected to the NATS system of EventStoreClass "+p.class.Name)
+	return nil
+}
+
+// disconnected tells of a fault that keeps the operator from the NATS system.
+func (p *pass) disconnected(err error) error {
+	if fault, ok := stream.AsFault(err); ok {
+		setCondition(&p.store.Status.Conditions, v1alpha1.ConditionConnected, metav1.ConditionFalse, fault.Reason, fault.Error())
+	}
+	return err
+}

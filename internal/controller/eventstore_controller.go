@@ -1,0 +1,106 @@
+package controller
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/status,verbs=patch
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/finalizers,verbs=update
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstoreclasses,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// EventStoreReconciler makes the streams and the binding of EventStores.
+type EventStoreReconciler struct {
+	client.Client
+	connector
+	recorder events.EventRecorder
+	resync   time.Duration
+}
+
+// setup watches what a store depends on; told is what NATS tells.
+func (r *EventStoreReconciler) setup(mgr ctrl.Manager, told notices) error {
+	// A status that is written wakes nobody.
+	spec := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
+	cameOrWent := predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("eventstore").
+		For(&v1alpha1.EventStore{}, builder.WithPredicates(spec)).
+		Owns(&corev1.Secret{}).
+		Watches(&v1alpha1.EventStoreClass{}, handler.EnqueueRequestsFromMapFunc(r.storesOfClass), builder.WithPredicates(spec)).
+		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(r.contenders), builder.WithPredicates(cameOrWent)).
+		WatchesRawSource(source.Channel(told, handler.TypedEnqueueRequestsFromMapFunc(r.storesOfNotice))).
+		WithOptions(controllerOptions()).
+		Complete(r)
+}
+
+// Reconcile brings one EventStore's streams and binding to what its spec asks.
+func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Request) (result ctrl.Result, err error) {
+	store := &v1alpha1.EventStore{}
+	if err := r.Get(ctx, request.NamespacedName, store); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	p := &pass{EventStoreReconciler: r, store: store, before: store.DeepCopy()}
+	defer func() { result, err = p.report(ctx, err) }()
+
+	if !store.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, p.remove(ctx)
+	}
+	return ctrl.Result{}, p.run(ctx,
+		p.releaseRetained,
+		p.resolveClass,
+		p.connect,
+		p.observe,
+		p.checkLoss,
+		p.checkOwnership,
+		p.plan,
+		p.guard,
+		p.claim,
+		p.apply,
+		p.bind,
+		p.verify,
+	)
+}
+
+// pass is what one reconciliation of one store knows.
+type pass struct {
+	*EventStoreReconciler
+	// store carries the status as it grows; before is the object as it was read.
+	store, before *v1alpha1.EventStore
+
+	class  *v1alpha1.EventStoreClass
+	conn   *stream.Conn
+	wanted []stream.Wanted
+	plans  []stream.Plan
+	// live are the streams in the order of wanted, nil for one that is absent.
+	live []*liveStream
+	// told are the Events to send once the status is written.
+	told []told
+	// gone: the finalizer is off, there is no status to write any more.
+	gone bool
+}
+
+// run takes one step after the other until one fails.
+func (p *pass) run(ctx context.Context, steps ...func(context.Context) error) error {
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

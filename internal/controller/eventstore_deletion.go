@@ -1,0 +1,95 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// releaseRetained takes the finalizer off a store that keeps its streams, before
+// anything that needs NATS: its resource, and its namespace, must go at once.
+func (p *pass) releaseRetained(ctx context.Context) error {
+	if p.store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete {
+		return nil
+	}
+	return p.setFinalizer(ctx, controllerutil.RemoveFinalizer)
+}
+
+// claim puts the finalizer on a store that deletes its streams, before they are
+// made, and only once they are known to be ours to make.
+func (p *pass) claim(ctx context.Context) error {
+	if p.store.Spec.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
+		return nil
+	}
+	return p.setFinalizer(ctx, controllerutil.AddFinalizer)
+}
+
+func (p *pass) setFinalizer(ctx context.Context, change func(client.Object, string) bool) error {
+	changed := p.store.DeepCopy()
+	if !change(changed, v1alpha1.Finalizer) {
+		return nil
+	}
+	patch := client.MergeFromWithOptions(p.store, client.MergeFromWithOptimisticLock{})
+	if err := p.Patch(ctx, changed, patch); err != nil {
+		return fmt.Errorf("change the finalizers of EventStore %s: %w", client.ObjectKeyFromObject(p.store), err)
+	}
+	p.store.ObjectMeta, p.before.ObjectMeta = *changed.ObjectMeta.DeepCopy(), *changed.ObjectMeta.DeepCopy()
+	return nil
+}
+
+// remove ends a store that is being deleted: with deletionPolicy Delete its
+// streams go first.
+func (p *pass) remove(ctx context.Context) error {
+	if !controllerutil.ContainsFinalizer(p.store, v1alpha1.Finalizer) {
+		p.gone = true
+		return nil
+	}
+	if p.store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete {
+		if err := p.run(ctx, p.resolveClass, p.connect, p.deleteStreams); err != nil {
+			return p.explainDeletion(err)
+		}
+	}
+	if err := p.setFinalizer(ctx, controllerutil.RemoveFinalizer); err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	p.gone = true
+	return nil
+}
+
+// deleteStreams deletes only what carries our uid.
+func (p *pass) deleteStreams(ctx context.Context) error {
+	for _, name := range []string{p.store.SnapshotsStreamName(), p.store.EventsStreamName()} {
+		live, err := p.conn.Stream(ctx, name)
+		if err != nil {
+			return p.lostConnection(err)
+		}
+		if live == nil {
+			continue
+		}
+		if owner, _ := stream.RecordedOwner(live.Config.Metadata); owner.UID != p.store.UID {
+			continue
+		}
+		if err := p.conn.Delete(ctx, name); err != nil {
+			return p.lostConnection(err)
+		}
+		p.tell(normal, "StreamDeleted", "DeleteStream", "Deleted stream %s with %d messages", name, live.State.Msgs)
+	}
+	return nil
+}
+
+// explainDeletion adds how to let the resource go without its streams.
+func (p *pass) explainDeletion(err error) error {
+	fault, ok := stream.AsFault(err)
+	if !ok {
+		return err
+	}
+	return &stream.Fault{Handling: fault.Handling, Reason: fault.Reason, Err: fmt.Errorf(
+		"the streams are not deleted yet: %w. The resource goes when they are; to let it go now and keep them: kubectl patch eventstore %s -n %s --type merge -p '{\"spec\":{\"deletionPolicy\":\"Retain\"}}'",
+		fault.Err, p.store.Name, p.store.Namespace)}
+}

@@ -1,0 +1,124 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+const (
+	normal  = corev1.EventTypeNormal
+	warning = corev1.EventTypeWarning
+	// reportTimeout bounds the status write, which is made also after the pass ran
+	// out of its own time.
+	reportTimeout = 10 * time.Second
+)
+
+// told is an Event that waits for the status to be written.
+type told struct{ eventType, reason, action, note string }
+
+func (p *pass) tell(eventType, reason, action, format string, args ...any) {
+	p.told = append(p.told, told{eventType, reason, action, fmt.Sprintf(format, args...)})
+}
+
+// report is the only writer of the status: it turns the outcome of the pass into
+// conditions, writes them when anything changed, sends the Events, and says when
+// to come back.
+func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
+	defer cancel()
+	if p.gone {
+		p.sendEvents()
+		return ctrl.Result{}, nil
+	}
+	if outdated(err) {
+		return ctrl.Result{RequeueAfter: minPause}, nil
+	}
+	fault, known := stream.AsFault(err)
+	if err != nil && !known {
+		fault = stream.Retrying(v1alpha1.ReasonProgressingWithRetry, "%w", err)
+	}
+	p.setConditions(fault)
+	if err := p.writeStatus(ctx); outdated(err) {
+		return ctrl.Result{RequeueAfter: minPause}, nil
+	} else if err != nil {
+		return ctrl.Result{}, err
+	}
+	p.sendEvents()
+	if err != nil && !known {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: pause(p.store.Status.Conditions, fault, p.resync)}, nil
+}
+
+// outdated: the cache was behind what the API server has. Nothing is wrong, and
+// the next pass reads it.
+func outdated(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
+
+func (p *pass) setConditions(fault *stream.Fault) {
+	status := &p.store.Status
+	setOutcome(&status.Conditions, fault, "Both streams are as asked for, every replica is current, and the binding is written")
+	for _, always := range []string{v1alpha1.ConditionConnected, v1alpha1.ConditionReplicasCurrent} {
+		if meta.FindStatusCondition(status.Conditions, always) == nil {
+			setCondition(&status.Conditions, always, metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "Not seen yet")
+		}
+	}
+	p.tellOutcome(fault)
+	finishConditions(status.Conditions, p.store.Generation)
+	status.ObservedGeneration = p.store.Generation
+}
+
+// tellOutcome makes an Event of a Ready that became another.
+func (p *pass) tellOutcome(fault *stream.Fault) {
+	ready := meta.FindStatusCondition(p.store.Status.Conditions, v1alpha1.ConditionReady)
+	was := meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionReady)
+	if was != nil && was.Status == ready.Status && was.Reason == ready.Reason {
+		return
+	}
+	switch {
+	case fault == nil:
+		p.tell(normal, ready.Reason, "Reconcile", "%s", ready.Message)
+	case fault.Handling != stream.Wait:
+		p.tell(warning, ready.Reason, "Reconcile", "%s", ready.Message)
+	}
+}
+
+// writeStatus writes the status when it changed, and never over a newer one.
+func (p *pass) writeStatus(ctx context.Context) error {
+	if equality.Semantic.DeepEqual(p.before.Status, p.store.Status) {
+		return nil
+	}
+	patch := client.MergeFromWithOptions(p.before, client.MergeFromWithOptimisticLock{})
+	if err := p.Status().Patch(ctx, p.store.DeepCopy(), patch); err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("write the status of EventStore %s: %w", client.ObjectKeyFromObject(p.store), err))
+	}
+	return nil
+}
+
+func (p *pass) sendEvents() {
+	for _, e := range p.told {
+		p.recorder.Eventf(p.store, nil, e.eventType, e.reason, e.action, "%s", clip(e.note))
+	}
+}
+
+// maxNote is what the API server takes as the note of an Event.
+const maxNote = 1024
+
+func clip(note string) string {
+	if len(note) <= maxNote {
+		return note
+	}
+	const more = " ..."
+	return note[:maxNote-len(more)] + more
+}

@@ -1,0 +1,327 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+type liveStream = jetstream.StreamInfo
+
+// observe asks for both streams.
+func (p *pass) observe(ctx context.Context) error {
+	wanted, err := stream.Desired(p.store)
+	if err != nil {
+		return err
+	}
+	p.wanted, p.live = wanted, make([]*liveStream, len(wanted))
+	for i := range wanted {
+		if p.live[i], err = p.conn.Stream(ctx, wanted[i].Config.Name); err != nil {
+			return p.lostConnection(err)
+		}
+	}
+	return nil
+}
+
+// lostConnection tells of a connection that was lost after it was found.
+func (p *pass) lostConnection(err error) error {
+	fault, ok := stream.AsFault(err)
+	if ok && slices.Contains([]string{v1alpha1.ReasonUnreachable, v1alpha1.ReasonJetStreamUnavailable, v1alpha1.ReasonPermissionDenied}, fault.Reason) {
+		return p.disconnected(err)
+	}
+	return err
+}
+
+// seen is what the status records of a stream, nil for nothing.
+func (p *pass) seen(role v1alpha1.StreamRole) *v1alpha1.StreamStatus {
+	for i := range p.store.Status.Streams {
+		if p.store.Status.Streams[i].Role == role {
+			return &p.store.Status.Streams[i]
+		}
+	}
+	return nil
+}
+
+// accepted says whether a person accepted the loss of data for this generation.
+func (p *pass) accepted() bool {
+	return p.store.Annotations[v1alpha1.AnnotationAcceptDataLoss] == strconv.FormatInt(p.store.Generation, 10)
+}
+
+// acceptHint is how to accept it.
+func (p *pass) acceptHint() string {
+	return fmt.Sprintf("kubectl annotate --overwrite eventstore %s -n %s %s=%d",
+		p.store.Name, p.store.Namespace, v1alpha1.AnnotationAcceptDataLoss, p.store.Generation)
+}
+
+// checkLoss compares the streams with what the status records of them. What was
+// lost stays on record until a person accepts it, once.
+func (p *pass) checkLoss(context.Context) error {
+	status := &p.store.Status
+	if !p.accepted() {
+		status.AcceptedDataLoss = 0
+	}
+	var losses []*stream.Loss
+	var messages []string
+	for i, wanted := range p.wanted {
+		if loss := stream.LossOf(p.seen(wanted.Role), p.live[i]); loss != nil {
+			losses, messages = append(losses, loss), append(messages, loss.Message)
+		}
+	}
+	if len(losses) == 0 {
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDataLoss)
+		return nil
+	}
+	message := strings.Join(messages, "; ")
+	if p.accepted() && status.AcceptedDataLoss != p.store.Generation {
+		status.AcceptedDataLoss = p.store.Generation
+		status.Streams = nil
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDataLoss)
+		p.tell(warning, "DataLossAccepted", "AcceptDataLoss", "A loss was accepted: %s", message)
+		return nil
+	}
+	hint := p.acceptHint()
+	if status.AcceptedDataLoss == p.store.Generation {
+		hint = fmt.Sprintf("kubectl annotate eventstore %s -n %s %s- and then %s",
+			p.store.Name, p.store.Namespace, v1alpha1.AnnotationAcceptDataLoss, hint)
+	}
+	fault := stream.Stalled(losses[0].Reason,
+		"stored data was lost: %s. Restore the stream from a backup; or accept the loss and go on with what is there: %s", message, hint)
+	setCondition(&status.Conditions, v1alpha1.ConditionDataLoss, metav1.ConditionTrue, fault.Reason, fault.Error())
+	return fault
+}
+
+// checkOwnership goes on only when both streams are ours or free.
+func (p *pass) checkOwnership(ctx context.Context) error {
+	self := stream.OwnerOf(p.store)
+	free := false
+	for i, wanted := range p.wanted {
+		name := wanted.Config.Name
+		switch stream.OwnershipOf(self, p.live[i], p.seen(wanted.Role)) {
+		case stream.Absent:
+			free = true
+		case stream.Anothers:
+			owner, _ := stream.RecordedOwner(p.live[i].Config.Metadata)
+			return p.conflict(ctx, owner, "stream "+name+" belongs to")
+		case stream.Nobodys:
+			return stream.Stalled(v1alpha1.ReasonNotOwned,
+				"stream %s exists and names no EventStore as its owner, so it is not touched: rename this EventStore, or delete or rename the stream if nobody needs it", name)
+		case stream.OursBefore:
+			p.tell(normal, "StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back", name)
+		case stream.Ours:
+		}
+	}
+	if free {
+		return p.checkEldest(ctx)
+	}
+	return nil
+}
+
+// checkEldest lets only the oldest of the stores that name a stream create it.
+func (p *pass) checkEldest(ctx context.Context) error {
+	var stores v1alpha1.EventStoreList
+	if err := p.List(ctx, &stores, client.MatchingFields{indexStream: p.store.EventsStreamName()}); err != nil {
+		return fmt.Errorf("list the EventStores of stream %s: %w", p.store.EventsStreamName(), err)
+	}
+	rivals := slices.DeleteFunc(stores.Items, func(s v1alpha1.EventStore) bool {
+		class := classInUse(&s)
+		return class != "" && class != p.class.Name
+	})
+	eldest := stream.Eldest(rivals)
+	if eldest == nil || eldest.UID == p.store.UID {
+		return nil
+	}
+	return p.conflict(ctx, stream.OwnerOf(eldest), "the name "+p.store.EventsStreamName()+" of the stream is taken by")
+}
+
+func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) error {
+	state := ""
+	err := p.Get(ctx, client.ObjectKey{Namespace: owner.Namespace, Name: owner.Name}, &v1alpha1.EventStore{})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("read EventStore %s: %w", owner, err)
+	}
+	if err != nil {
+		state = " (which does not exist any more; applied again it takes its streams back)"
+	}
+	return stream.Stalled(v1alpha1.ReasonConflict,
+		"%s EventStore %s%s, and is not touched: give this EventStore another name or spec.namespace", what, owner, state)
+}
+
+// plan compares both streams with what is asked for, field by field.
+func (p *pass) plan(context.Context) error {
+	now := time.Now()
+	p.plans = make([]stream.Plan, len(p.wanted))
+	for i, wanted := range p.wanted {
+		p.plans[i] = stream.NewPlan(wanted, p.live[i], now)
+	}
+	return nil
+}
+
+// guard holds the whole plan back when any of it is impossible, or would destroy
+// what is stored: nothing is half done.
+func (p *pass) guard(ctx context.Context) error {
+	if err := p.guardImpossible(); err != nil {
+		return err
+	}
+	if err := p.guardPeers(ctx); err != nil {
+		return err
+	}
+	return p.guardData(ctx)
+}
+
+func (p *pass) guardImpossible() error {
+	for _, plan := range p.plans {
+		if steps := plan.With(stream.Impossible); len(steps) > 0 {
+			return stream.Stalled(v1alpha1.ReasonImpossibleChange,
+				"stream %s cannot be changed: %s: %s", plan.Wanted.Config.Name, steps[0], steps[0].WayOut())
+		}
+	}
+	return nil
+}
+
+func (p *pass) guardPeers(ctx context.Context) error {
+	replicas := int(p.store.Spec.Replicas)
+	changes := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool {
+		return plan.Create() || plan.Changes(stream.FieldReplicas)
+	})
+	if replicas == 1 || !changes {
+		return nil
+	}
+	peers, err := p.conn.Peers(ctx, replicas)
+	if err != nil {
+		return p.lostConnection(err)
+	}
+	// None answers where the account may not ask: then the server decides.
+	if peers == 0 || peers >= replicas {
+		return nil
+	}
+	return stream.Stalled(v1alpha1.ReasonInsufficientPeers,
+		"spec.replicas is %d and the NATS system of EventStoreClass %s has %d server(s) with JetStream: set spec.replicas to %d at most, or add servers",
+		replicas, p.class.Name, peers, peers)
+}
+
+func (p *pass) guardData(ctx context.Context) error {
+	var held []string
+	for _, plan := range p.plans {
+		steps := plan.With(stream.DestroysData)
+		if len(steps) == 0 || p.accepted() {
+			continue
+		}
+		var keepFrom uint64
+		if plan.Changes(stream.FieldMaxAge) {
+			var err error
+			if keepFrom, err = p.conn.FirstSince(ctx, plan.Live, time.Now().Add(-plan.Wanted.Config.MaxAge)); err != nil {
+				return p.lostConnection(err)
+			}
+		}
+		held = append(held, fmt.Sprintf("%s of stream %s would destroy %s", steps[0], plan.Wanted.Config.Name, plan.Destroys(keepFrom)))
+	}
+	if len(held) == 0 {
+		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+		return nil
+	}
+	fault := stream.Stalled(v1alpha1.ReasonWouldDestroyEvents,
+		"not applied: changing %s. Take the change back; or let it through: %s", strings.Join(held, "; "), p.acceptHint())
+	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented, metav1.ConditionTrue, fault.Reason, fault.Error())
+	return fault
+}
+
+// apply carries the plans out.
+func (p *pass) apply(ctx context.Context) error {
+	for i, plan := range p.plans {
+		name := plan.Wanted.Config.Name
+		var err error
+		switch {
+		case plan.Create():
+			if p.live[i], err = p.conn.Create(ctx, plan.Config()); err != nil {
+				return p.lostConnection(err)
+			}
+			p.tellCreated(plan)
+		case !plan.Settled():
+			if p.live[i], err = p.conn.Update(ctx, plan.Config()); err != nil {
+				return p.lostConnection(err)
+			}
+			p.tell(normal, "StreamUpdated", "UpdateStream", "Changed %s of stream %s", stepsText(plan.Steps), name)
+		}
+	}
+	p.recordStreams()
+	return nil
+}
+
+func (p *pass) tellCreated(plan stream.Plan) {
+	name := plan.Wanted.Config.Name
+	if p.seen(plan.Wanted.Role) != nil {
+		p.tell(warning, "StreamMissing", "CreateStream", "Stream %s was gone and is created again; it held no message when last seen", name)
+		return
+	}
+	p.tell(normal, "StreamCreated", "CreateStream", "Created stream %s", name)
+}
+
+func stepsText(steps []stream.Step) string {
+	texts := make([]string, len(steps))
+	for i, step := range steps {
+		texts[i] = step.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// verify looks once more at what was changed, and whether every replica is
+// current.
+func (p *pass) verify(ctx context.Context) error {
+	again := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return !plan.Settled() })
+	events := p.wanted[0].Config.Name
+	if p.live[0].State.LastSeq == 0 {
+		watched, err := p.conn.WatchFirstEvent(events, layout.StoredSubjects(events))
+		if err != nil {
+			return p.lostConnection(err)
+		}
+		again = again || watched
+	}
+	if again {
+		if err := p.observe(ctx); err != nil {
+			return err
+		}
+		if slices.Contains(p.live, nil) {
+			return stream.Waiting(v1alpha1.ReasonProgressing, "a stream that was just changed is gone: looking again")
+		}
+		p.recordStreams()
+	}
+	return p.checkReplicas()
+}
+
+func (p *pass) checkReplicas() error {
+	var behind []string
+	for _, live := range p.live {
+		if current, why := stream.ReplicasCurrent(live); !current {
+			behind = append(behind, why)
+		}
+	}
+	if len(behind) == 0 {
+		setCondition(&p.store.Status.Conditions, v1alpha1.ConditionReplicasCurrent, metav1.ConditionTrue, v1alpha1.ReasonReplicasCurrent,
+			"Every replica of both streams is current")
+		return nil
+	}
+	fault := stream.Waiting(v1alpha1.ReasonReplicasCatchingUp, "%w", errors.New(strings.Join(behind, "; ")))
+	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionReplicasCurrent, metav1.ConditionFalse, fault.Reason, fault.Error())
+	return fault
+}
+
+// recordStreams writes what the streams are now into the status.
+func (p *pass) recordStreams() {
+	p.store.Status.Streams = nil
+	for i, wanted := range p.wanted {
+		p.store.Status.Streams = append(p.store.Status.Streams, stream.StatusOf(wanted.Role, p.live[i]))
+	}
+}

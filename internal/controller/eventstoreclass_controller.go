@@ -1,0 +1,147 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstoreclasses/status,verbs=patch
+
+// EventStoreClassReconciler tells whether the NATS system of a class can be used.
+type EventStoreClassReconciler struct {
+	client.Client
+	connector
+	recorder events.EventRecorder
+	resync   time.Duration
+}
+
+func (r *EventStoreClassReconciler) setup(mgr ctrl.Manager, told notices) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("eventstoreclass").
+		For(&v1alpha1.EventStoreClass{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(classOfStore), builder.WithPredicates(classChanged)).
+		WatchesRawSource(source.Channel(told, handler.TypedEnqueueRequestsFromMapFunc(classOfNotice))).
+		WithOptions(controllerOptions()).
+		Complete(r)
+}
+
+// classChanged: a store came, went, or got its class.
+var classChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return classInUse(e.ObjectOld.(*v1alpha1.EventStore)) != classInUse(e.ObjectNew.(*v1alpha1.EventStore))
+}}
+
+func classOfNotice(_ context.Context, notice stream.Notice) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: notice.Class}}}
+}
+
+func classOfStore(_ context.Context, store client.Object) []reconcile.Request {
+	name := classInUse(store.(*v1alpha1.EventStore))
+	if name == "" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: name}}}
+}
+
+// Reconcile connects to the NATS system of one class and tells what is there.
+func (r *EventStoreClassReconciler) Reconcile(ctx context.Context, request ctrl.Request) (result ctrl.Result, err error) {
+	class := &v1alpha1.EventStoreClass{}
+	if err := r.Get(ctx, request.NamespacedName, class); apierrors.IsNotFound(err) {
+		r.connections.Forget(request.Name)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, err
+	}
+	before := class.DeepCopy()
+	defer func() { result, err = r.report(ctx, before, class, err) }()
+	if err := r.countStores(ctx, class); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{}, r.inspect(ctx, class)
+}
+
+func (r *EventStoreClassReconciler) countStores(ctx context.Context, class *v1alpha1.EventStoreClass) error {
+	var stores v1alpha1.EventStoreList
+	if err := r.List(ctx, &stores, client.MatchingFields{indexClass: class.Name}); err != nil {
+		return fmt.Errorf("list the EventStores of EventStoreClass %s: %w", class.Name, err)
+	}
+	class.Status.EventStores = int32(len(stores.Items))
+	return nil
+}
+
+// inspect asks the NATS system what it is.
+func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1.EventStoreClass) error {
+	conn, err := r.connect(ctx, class)
+	if err != nil {
+		return err
+	}
+	account, err := conn.Account(ctx)
+	if err != nil {
+		return err
+	}
+	peers, err := conn.Peers(ctx, math.MaxInt)
+	if err != nil {
+		return err
+	}
+	class.Status.ServerVersion = conn.ServerVersion()
+	class.Status.APILevel = int32(account.APILevel)
+	class.Status.Peers = int32(peers)
+	return nil
+}
+
+// report is the only writer of the status of a class.
+func (r *EventStoreClassReconciler) report(ctx context.Context, before, class *v1alpha1.EventStoreClass, err error) (ctrl.Result, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
+	defer cancel()
+	fault, known := stream.AsFault(err)
+	if err != nil && !known {
+		fault = stream.Retrying(v1alpha1.ReasonProgressingWithRetry, "%w", err)
+	}
+	setOutcome(&class.Status.Conditions, fault, "JetStream answers")
+	finishConditions(class.Status.Conditions, class.Generation)
+	class.Status.ObservedGeneration = class.Generation
+	if !equality.Semantic.DeepEqual(before.Status, class.Status) {
+		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+		if werr := r.Status().Patch(ctx, class.DeepCopy(), patch); outdated(werr) {
+			return ctrl.Result{RequeueAfter: minPause}, nil
+		} else if client.IgnoreNotFound(werr) != nil {
+			return ctrl.Result{}, fmt.Errorf("write the status of EventStoreClass %s: %w", class.Name, werr)
+		}
+		r.tell(before, class)
+	}
+	if err != nil && !known {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: pause(class.Status.Conditions, fault, r.resync)}, nil
+}
+
+// tell makes an Event of a Ready that became another.
+func (r *EventStoreClassReconciler) tell(before, class *v1alpha1.EventStoreClass) {
+	ready := meta.FindStatusCondition(class.Status.Conditions, v1alpha1.ConditionReady)
+	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady)
+	if was != nil && was.Status == ready.Status && was.Reason == ready.Reason {
+		return
+	}
+	eventType := normal
+	if !meta.IsStatusConditionTrue(class.Status.Conditions, v1alpha1.ConditionReady) {
+		eventType = warning
+	}
+	r.recorder.Eventf(class, nil, eventType, ready.Reason, "Reconcile", "%s", clip(ready.Message))
+}

@@ -1,0 +1,121 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// DefaultResyncInterval is how often a settled object is looked at again: changes
+// are told at once, this is for what was told while nobody listened.
+const DefaultResyncInterval = 30 * time.Second
+
+// Options are the settings of both controllers.
+type Options struct {
+	// ResyncInterval is how often a settled object is looked at again, with jitter;
+	// 0 is DefaultResyncInterval.
+	ResyncInterval time.Duration
+}
+
+const (
+	// workers reconcile different objects at the same time. A pass waits for the
+	// network nearly all of its time.
+	workers = 8
+	// passTimeout bounds one pass, so that no hung call holds a worker.
+	passTimeout = time.Minute
+	// noticeBuffer holds what the NATS connections tell until it is queued, which
+	// takes microseconds.
+	noticeBuffer = 1024
+	// maxBackoff bounds the pause after unexpected errors: what mends itself is
+	// seen half a minute later at worst.
+	maxBackoff = 30 * time.Second
+)
+
+// CacheOptions keeps only what the controllers watch in memory: of the Secrets,
+// only bindings. Secrets with credentials are read live.
+func CacheOptions() cache.Options {
+	return cache.Options{
+		ReaderFailOnMissingInformer: true,
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Secret{}: {Field: fields.OneTermEqualSelector("type", v1alpha1.BindingSecretType)},
+		},
+	}
+}
+
+// SetupWithManager adds both controllers to a manager that was made with
+// CacheOptions.
+func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) error {
+	if options.ResyncInterval == 0 {
+		options.ResyncInterval = DefaultResyncInterval
+	}
+	for field, value := range indexes {
+		if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.EventStore{}, field, value); err != nil {
+			return fmt.Errorf("index EventStores by %s: %w", field, err)
+		}
+	}
+	forStores, forClasses := make(notices, noticeBuffer), make(notices, noticeBuffer)
+	connections := stream.NewConnections(func(n stream.Notice) {
+		forStores.send(n)
+		if n.Stream == "" {
+			forClasses.send(n)
+		}
+	})
+	connect := connector{secrets: mgr.GetAPIReader(), connections: connections}
+	stores := &EventStoreReconciler{
+		Client: mgr.GetClient(), connector: connect,
+		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
+	}
+	classes := &EventStoreClassReconciler{
+		Client: mgr.GetClient(), connector: connect,
+		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
+	}
+	if err := stores.setup(mgr, forStores); err != nil {
+		return fmt.Errorf("set up the controller of EventStores: %w", err)
+	}
+	if err := classes.setup(mgr, forClasses); err != nil {
+		return fmt.Errorf("set up the controller of EventStoreClasses: %w", err)
+	}
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		<-ctx.Done()
+		connections.Close()
+		return nil
+	}))
+}
+
+// notices carry what NATS tells to a controller.
+type notices chan event.TypedGenericEvent[stream.Notice]
+
+// send does not block, since the callers are NATS connections: the resync sees
+// what is dropped when the controller cannot keep up.
+func (n notices) send(notice stream.Notice) {
+	select {
+	case n <- event.TypedGenericEvent[stream.Notice]{Object: notice}:
+	default:
+	}
+}
+
+func controllerOptions() controller.Options {
+	return controller.Options{
+		MaxConcurrentReconciles: workers,
+		ReconciliationTimeout:   passTimeout,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](50*time.Millisecond, maxBackoff),
+	}
+}
+
+// jittered spreads the resync of many objects.
+func jittered(interval time.Duration) time.Duration { return wait.Jitter(interval, 0.2) }

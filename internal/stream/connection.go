@@ -1,0 +1,235 @@
+package stream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+const (
+	// dialTimeout bounds the connection to one server.
+	dialTimeout = 2 * time.Second
+	// requestTimeout bounds one request: JetStream answers in milliseconds, and an
+	// election of a leader takes a few seconds.
+	requestTimeout = 5 * time.Second
+)
+
+// Conn is a connection to the NATS system of a class. All its errors are Faults,
+// except that of a context that ended.
+type Conn struct {
+	nc *nats.Conn
+
+	mu sync.Mutex
+	// denied is what the server said when it last refused a request for lack of
+	// permission: it does not answer the request itself.
+	denied map[string]string
+	// firstEvents are the stores whose first event is awaited, by stream.
+	firstEvents map[string]*nats.Subscription
+	// notify wakes the store behind a stream.
+	notify func(stream string)
+}
+
+// dial connects, with the credentials of a Secret's data, and finds JetStream.
+func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
+	authentication, err := credentialOptions(credentials)
+	if err != nil {
+		return nil, &Fault{Handling: Stall, Reason: v1alpha1.ReasonCredentialsInvalid, Err: err}
+	}
+	c := &Conn{denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{}}
+	options = append(options,
+		nats.Name("aether-operator"),
+		nats.Timeout(dialTimeout),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(time.Second),
+		// A request while there is no connection fails at once rather than wait in a
+		// buffer for a server that may never come.
+		nats.ReconnectBufSize(-1),
+		nats.ErrorHandler(c.asyncError),
+	)
+	c.nc, err = nats.Connect(strings.Join(servers, ","), append(options, authentication...)...)
+	if err != nil {
+		return nil, dialFault(servers, err)
+	}
+	return c, nil
+}
+
+func dialFault(servers []string, err error) *Fault {
+	list := strings.Join(servers, ", ")
+	if isAuthenticationError(err) {
+		return Stalled(v1alpha1.ReasonAuthenticationFailed,
+			"the NATS servers %s refused the credentials of the operator: %w: correct the Secret that spec.credentials of the class names, or name one", list, err)
+	}
+	return Retrying(v1alpha1.ReasonUnreachable,
+		"no NATS server of %s answers: %w: check spec.servers of the class and that the servers run; the operator tries again by itself", list, err)
+}
+
+func isAuthenticationError(err error) bool {
+	for _, known := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	// The client passes some refusals on as the server words them.
+	return strings.Contains(strings.ToLower(err.Error()), "authorization violation") ||
+		strings.Contains(strings.ToLower(err.Error()), "authentication")
+}
+
+// credentialOptions reads a Secret's data; nil is for servers that ask for none.
+func credentialOptions(data map[string][]byte) ([]nats.Option, error) {
+	if data == nil {
+		return nil, nil
+	}
+	var options []nats.Option
+	get := func(key string) string { return strings.TrimSpace(string(data[key])) }
+	if creds := data[v1alpha1.CredentialsKeyCreds]; len(creds) > 0 {
+		options = append(options, nats.UserCredentialBytes(creds))
+	}
+	if user := get(v1alpha1.CredentialsKeyUsername); user != "" {
+		if _, ok := data[v1alpha1.CredentialsKeyPassword]; !ok {
+			return nil, fmt.Errorf("the Secret has the key %s but not %s", v1alpha1.CredentialsKeyUsername, v1alpha1.CredentialsKeyPassword)
+		}
+		options = append(options, nats.UserInfo(user, get(v1alpha1.CredentialsKeyPassword)))
+	}
+	if token := get(v1alpha1.CredentialsKeyToken); token != "" {
+		options = append(options, nats.Token(token))
+	}
+	if seed := get(v1alpha1.CredentialsKeyNKey); seed != "" {
+		option, err := nkeyOption(seed)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, option)
+	}
+	secure, err := tlsOption(data)
+	if err != nil {
+		return nil, err
+	}
+	if options = append(options, secure...); len(options) == 0 {
+		return nil, fmt.Errorf("the Secret has none of the keys %s; %s and %s; %s; %s; %s and %s; %s",
+			v1alpha1.CredentialsKeyCreds, v1alpha1.CredentialsKeyUsername, v1alpha1.CredentialsKeyPassword, v1alpha1.CredentialsKeyToken,
+			v1alpha1.CredentialsKeyNKey, v1alpha1.CredentialsKeyTLSCert, v1alpha1.CredentialsKeyTLSKey, v1alpha1.CredentialsKeyCA)
+	}
+	return options, nil
+}
+
+func nkeyOption(seed string) (nats.Option, error) {
+	pair, err := nkeys.FromSeed([]byte(seed))
+	if err != nil {
+		return nil, fmt.Errorf("the key %s of the Secret is no seed of an nkey: %w", v1alpha1.CredentialsKeyNKey, err)
+	}
+	public, err := pair.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("the key %s of the Secret is no seed of a user: %w", v1alpha1.CredentialsKeyNKey, err)
+	}
+	return nats.Nkey(public, pair.Sign), nil
+}
+
+func tlsOption(data map[string][]byte) ([]nats.Option, error) {
+	cert, key, ca := data[v1alpha1.CredentialsKeyTLSCert], data[v1alpha1.CredentialsKeyTLSKey], data[v1alpha1.CredentialsKeyCA]
+	if len(cert) == 0 && len(key) == 0 && len(ca) == 0 {
+		return nil, nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if len(cert) > 0 || len(key) > 0 {
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("the keys %s and %s of the Secret are no certificate and its key: %w", v1alpha1.CredentialsKeyTLSCert, v1alpha1.CredentialsKeyTLSKey, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	if len(ca) > 0 {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(ca) {
+			return nil, fmt.Errorf("the key %s of the Secret holds no certificate in PEM", v1alpha1.CredentialsKeyCA)
+		}
+	}
+	return []nats.Option{nats.Secure(config)}, nil
+}
+
+// asyncError keeps what the server says about requests that it refuses.
+func (c *Conn) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, quoted := range strings.Split(err.Error(), `"`)[1:] {
+		c.denied[strings.ToLower(quoted)] = err.Error()
+		break
+	}
+}
+
+func (c *Conn) denial(subject string) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	said, denied := c.denied[strings.ToLower(subject)]
+	delete(c.denied, strings.ToLower(subject))
+	return said, denied
+}
+
+// ServerVersion is the version of the server at the other end.
+func (c *Conn) ServerVersion() string { return c.nc.ConnectedServerVersion() }
+
+// request asks the JetStream API and decodes the answer into response. An answer
+// that is an error is an *jetstream.APIError.
+func (c *Conn) request(ctx context.Context, subject string, payload, response any) error {
+	body, err := json.Marshal(payload)
+	if err != nil {
+		return fmt.Errorf("encode the request %s: %w", subject, err)
+	}
+	if payload == nil {
+		body = nil
+	}
+	deadline, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	answer, err := c.nc.RequestWithContext(deadline, subject, body)
+	if err != nil {
+		return c.requestFault(ctx, subject, err)
+	}
+	var refused struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(answer.Data, &refused); err != nil {
+		return Retrying(v1alpha1.ReasonJetStreamUnavailable, "the answer to %s is not JSON: %w", subject, err)
+	}
+	if refused.Error != nil {
+		return refused.Error
+	}
+	if err := json.Unmarshal(answer.Data, response); err != nil {
+		return Retrying(v1alpha1.ReasonJetStreamUnavailable, "the answer to %s cannot be read: %w", subject, err)
+	}
+	return nil
+}
+
+func (c *Conn) requestFault(ctx context.Context, subject string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("request %s: %w", subject, context.Cause(ctx))
+	}
+	if said, denied := c.denial(subject); denied {
+		return Stalled(v1alpha1.ReasonPermissionDenied,
+			"the operator may not use %s (%s): give the account of the class the permissions that the documentation of EventStoreClass lists", subject, said)
+	}
+	switch {
+	case !c.nc.IsConnected():
+		return Retrying(v1alpha1.ReasonUnreachable,
+			"the connection to NATS is lost (%w): check that its servers run; the operator connects again by itself", err)
+	case errors.Is(err, nats.ErrNoResponders):
+		return Stalled(v1alpha1.ReasonJetStreamUnavailable,
+			"the NATS servers answer but JetStream does not (%w): turn JetStream on for the servers and the account", err)
+	default:
+		return Retrying(v1alpha1.ReasonJetStreamUnavailable,
+			"JetStream did not answer %s within %s (%w): check that a majority of the servers runs; the operator tries again by itself", subject, requestTimeout, err)
+	}
+}

@@ -1,0 +1,192 @@
+package stream
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// advisories are the notices of JetStream about streams: the kind and the name of
+// the stream are the last tokens.
+const advisories = "$JS.EVENT.ADVISORY.STREAM.*.*"
+
+// Target is a NATS system and the operator's credentials for it.
+type Target struct {
+	// Class is the name of the EventStoreClass.
+	Class   string
+	Servers []string
+	// Credentials is the data of the Secret, nil for none.
+	Credentials map[string][]byte
+}
+
+// fingerprint changes with anything that a connection depends on.
+func (t Target) fingerprint() [sha256.Size]byte {
+	encoded, err := json.Marshal(t)
+	if err != nil {
+		// Strings and bytes: only a mistake in the code can fail here.
+		panic(err)
+	}
+	return sha256.Sum256(encoded)
+}
+
+// Notice says that something happened to a stream, or, without a stream, to the
+// connection of a class.
+type Notice struct {
+	Class, Stream string
+}
+
+// Connections keeps one connection for each class.
+type Connections struct {
+	notify func(Notice)
+
+	mu      sync.Mutex
+	classes map[string]*classConnection
+}
+
+type classConnection struct {
+	mu          sync.Mutex
+	fingerprint [sha256.Size]byte
+	conn        *Conn
+	// failure is why the last dial failed, for all that ask soon after: thousands
+	// of stores must not dial one after the other.
+	failure error
+	failed  time.Time
+}
+
+// dialAgain is how long after a dial that failed the next one is made.
+const dialAgain = 500 * time.Millisecond
+
+// NewConnections makes an empty set. notify is told about streams that changed
+// and connections that were lost or found again; it must not block.
+func NewConnections(notify func(Notice)) *Connections {
+	return &Connections{notify: notify, classes: map[string]*classConnection{}}
+}
+
+// Get gives the connection of a class, and dials when there is none, or when the
+// servers or credentials have changed since. An error is a Fault.
+func (c *Connections) Get(ctx context.Context, target Target) (*Conn, error) {
+	c.mu.Lock()
+	class := c.classes[target.Class]
+	if class == nil {
+		class = &classConnection{}
+		c.classes[target.Class] = class
+	}
+	c.mu.Unlock()
+
+	conn, err := class.get(target, c.open)
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.awaitConnected(ctx)
+}
+
+// get keeps the connection while it is the one that is asked for.
+func (c *classConnection) get(target Target, open func(Target) (*Conn, error)) (*Conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fingerprint := target.fingerprint()
+	if c.fingerprint != fingerprint {
+		c.failure = nil
+	}
+	if c.conn != nil && (c.fingerprint != fingerprint || c.conn.nc.IsClosed()) {
+		c.conn.nc.Close()
+		c.conn = nil
+	}
+	if c.conn != nil {
+		return c.conn, nil
+	}
+	if c.failure != nil && time.Since(c.failed) < dialAgain {
+		return nil, c.failure
+	}
+	c.fingerprint = fingerprint
+	if c.conn, c.failure = open(target); c.failure != nil {
+		c.failed = time.Now()
+		return nil, c.failure
+	}
+	return c.conn, nil
+}
+
+// open dials and subscribes to what JetStream tells about streams.
+func (c *Connections) open(target Target) (*Conn, error) {
+	lost := func(*nats.Conn, error) { c.notify(Notice{Class: target.Class}) }
+	found := func(*nats.Conn) { c.notify(Notice{Class: target.Class}) }
+	conn, err := dial(target.Servers, target.Credentials,
+		nats.DisconnectErrHandler(lost), nats.ReconnectHandler(found))
+	if err != nil {
+		return nil, err
+	}
+	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
+	_, err = conn.nc.Subscribe(advisories, func(m *nats.Msg) {
+		conn.notify(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
+	})
+	if err != nil {
+		conn.nc.Close()
+		return nil, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the advisories of JetStream: %w", err)
+	}
+	return conn, nil
+}
+
+// awaitConnected gives a connection that is lost a moment to find another server
+// of the cluster: that takes milliseconds.
+func (c *Conn) awaitConnected(ctx context.Context) error {
+	if c.nc.IsConnected() {
+		return nil
+	}
+	connected := c.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
+	defer c.nc.RemoveStatusListener(connected)
+	patience := time.NewTimer(dialTimeout)
+	defer patience.Stop()
+	if !c.nc.IsConnected() {
+		select {
+		case <-connected:
+		case <-patience.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if c.nc.IsConnected() {
+		return nil
+	}
+	if err := c.nc.LastError(); err != nil && isAuthenticationError(err) {
+		return dialFault(c.nc.Opts.Servers, err)
+	}
+	return Retrying(v1alpha1.ReasonUnreachable,
+		"the connection to the NATS servers %s is lost: check that they run; the operator connects again by itself", c.nc.Opts.Url)
+}
+
+// Forget closes the connection of a class that is gone.
+func (c *Connections) Forget(className string) {
+	c.mu.Lock()
+	class := c.classes[className]
+	delete(c.classes, className)
+	c.mu.Unlock()
+	if class != nil {
+		class.close()
+	}
+}
+
+// Close closes all connections.
+func (c *Connections) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, class := range c.classes {
+		class.close()
+		delete(c.classes, name)
+	}
+}
+
+func (c *classConnection) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		c.conn.nc.Close()
+		c.conn = nil
+	}
+}

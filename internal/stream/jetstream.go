@@ -1,0 +1,211 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// Codes of errors of the JetStream API that the client library does not name.
+const (
+	errNoSuitablePeers      = 10005
+	errStreamNotFound       = 10059
+	errReplicasNotSupported = 10074
+	errReconfiguring        = 10226
+)
+
+// Account is what the server tells about itself and the account.
+type Account struct {
+	APILevel int
+}
+
+// Account asks for the JetStream account.
+func (c *Conn) Account(ctx context.Context) (Account, error) {
+	var info jetstream.AccountInfo
+	if err := c.request(ctx, "$JS.API.INFO", nil, &info); err != nil {
+		return Account{}, apiFault("read the JetStream account", err)
+	}
+	return Account{APILevel: info.API.Level}, nil
+}
+
+// Stream asks for a stream. Nil without an error: there is none.
+func (c *Conn) Stream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	var info jetstream.StreamInfo
+	if err := c.request(ctx, "$JS.API.STREAM.INFO."+name, nil, &info); err != nil {
+		if hasCode(err, errStreamNotFound) {
+			return nil, nil
+		}
+		return nil, apiFault("read stream "+name, err)
+	}
+	return &info, nil
+}
+
+// streamRequest asks the server to refuse what it would otherwise adjust in
+// silence.
+type streamRequest struct {
+	jetstream.StreamConfig
+	Pedantic bool `json:"pedantic"`
+}
+
+// Create creates a stream, and gives it back as the server has it: empty, or the
+// server brought messages of an earlier stream of that name back to life and it
+// is deleted again.
+func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	var info jetstream.StreamInfo
+	if err := c.request(ctx, "$JS.API.STREAM.CREATE."+config.Name, streamRequest{config, true}, &info); err != nil {
+		return nil, apiFault("create stream "+config.Name, err)
+	}
+	if info.State.Msgs == 0 && info.State.LastSeq == 0 {
+		return &info, nil
+	}
+	// The server had not finished removing a stream of that name, which somebody
+	// deleted a moment before. What it holds was deleted, and it is ours only by name.
+	fault := Retrying(v1alpha1.ReasonProgressingWithRetry,
+		"the new stream %s holds %d messages of a stream of that name that was deleted before: it is deleted and created again", config.Name, info.State.Msgs)
+	return nil, errors.Join(fault, c.Delete(ctx, config.Name))
+}
+
+// Update changes the configuration of a stream.
+func (c *Conn) Update(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	var info jetstream.StreamInfo
+	if err := c.request(ctx, "$JS.API.STREAM.UPDATE."+config.Name, streamRequest{config, true}, &info); err != nil {
+		return nil, apiFault("update stream "+config.Name, err)
+	}
+	return &info, nil
+}
+
+// Delete deletes a stream with all it holds. One that is gone already is no error.
+func (c *Conn) Delete(ctx context.Context, name string) error {
+	var done struct{}
+	if err := c.request(ctx, "$JS.API.STREAM.DELETE."+name, nil, &done); err != nil && !hasCode(err, errStreamNotFound) {
+		return apiFault("delete stream "+name, err)
+	}
+	return nil
+}
+
+// FirstSince gives the sequence of the first message stored at or after a time,
+// and one beyond the last when there is none.
+func (c *Conn) FirstSince(ctx context.Context, info *jetstream.StreamInfo, since time.Time) (uint64, error) {
+	query := struct {
+		StartTime time.Time `json:"start_time"`
+		Next      string    `json:"next_by_subj"`
+	}{since.UTC(), ">"}
+	var found struct {
+		Message struct {
+			Sequence uint64 `json:"seq"`
+		} `json:"message"`
+	}
+	name := info.Config.Name
+	err := c.request(ctx, "$JS.API.STREAM.MSG.GET."+name, query, &found)
+	if hasCode(err, int(jetstream.JSErrCodeMessageNotFound)) {
+		return info.State.LastSeq + 1, nil
+	}
+	if err != nil {
+		return 0, apiFault("find the first message of stream "+name+" since "+since.Format(time.RFC3339), err)
+	}
+	return found.Message.Sequence, nil
+}
+
+// gatherTime is how long servers may take to answer the question who is there: on
+// a busy machine too, since one that is missed counts as absent.
+const gatherTime = 2 * time.Second
+
+// Peers counts the servers with JetStream in the cluster, and stops at enough. A
+// server that is no part of a cluster is one.
+func (c *Conn) Peers(ctx context.Context, enough int) (int, error) {
+	cluster := c.nc.ConnectedClusterName()
+	if cluster == "" {
+		return 1, nil
+	}
+	inbox := c.nc.NewInbox()
+	answers, err := c.nc.SubscribeSync(inbox)
+	if err != nil {
+		return 0, Retrying(v1alpha1.ReasonUnreachable, "ask which servers there are: %w", err)
+	}
+	defer func() { _ = answers.Unsubscribe() }()
+	// Each server of the cluster answers this for the account of whoever asks; no
+	// right to the system account is needed.
+	if err := c.nc.PublishRequest("$SYS.REQ.ACCOUNT.PING.STATZ", inbox, []byte(`{"include_unused":true}`)); err != nil {
+		return 0, Retrying(v1alpha1.ReasonUnreachable, "ask which servers there are: %w", err)
+	}
+	gathering, cancel := context.WithTimeout(ctx, gatherTime)
+	defer cancel()
+	peers := map[string]bool{}
+	for len(peers) < enough {
+		answer, err := answers.NextMsgWithContext(gathering)
+		if err != nil {
+			break
+		}
+		var who struct {
+			Server struct {
+				ID        string `json:"id"`
+				Cluster   string `json:"cluster"`
+				JetStream bool   `json:"jetstream"`
+			} `json:"server"`
+		}
+		if json.Unmarshal(answer.Data, &who) == nil && who.Server.JetStream && who.Server.Cluster == cluster {
+			peers[who.Server.ID] = true
+		}
+	}
+	if ctx.Err() != nil {
+		return 0, fmt.Errorf("count the servers: %w", context.Cause(ctx))
+	}
+	return len(peers), nil
+}
+
+// WatchFirstEvent wakes the store when its first event is stored, once. Until
+// then the loss of a stream is no loss, so that moment must not be missed. It is
+// true when the watch is new: what was seen before it may be out of date.
+func (c *Conn) WatchFirstEvent(stream, subjects string) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if sub := c.firstEvents[stream]; sub != nil && sub.IsValid() {
+		return false, nil
+	}
+	sub, err := c.nc.Subscribe(subjects, func(*nats.Msg) { c.notify(stream) })
+	if err == nil {
+		err = sub.AutoUnsubscribe(1)
+	}
+	if err == nil {
+		err = c.nc.FlushTimeout(requestTimeout)
+	}
+	if err != nil {
+		return false, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the notifications of stream %s: %w", stream, err)
+	}
+	c.firstEvents[stream] = sub
+	return true, nil
+}
+
+// apiFault gives an error of the JetStream API its meaning.
+func apiFault(doing string, err error) error {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return err
+	}
+	switch {
+	case api.ErrorCode == errReconfiguring:
+		return Waiting(v1alpha1.ReasonProgressing, "%s: replicas are still moving (%w)", doing, err)
+	case api.ErrorCode == errNoSuitablePeers, api.ErrorCode == errReplicasNotSupported:
+		return Stalled(v1alpha1.ReasonInsufficientPeers,
+			"%s: the NATS system has too few servers for the replicas (%w): set spec.replicas lower or add servers", doing, err)
+	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled, api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
+		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class", doing, err)
+	case api.Code >= 500:
+		return Retrying(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: the operator tries again by itself", doing, err)
+	default:
+		return Stalled(v1alpha1.ReasonRefusedByServer,
+			"%s: the server refused the configuration (%w): change the spec, or the limits of the server or account that it names", doing, err)
+	}
+}
+
+func hasCode(err error, code int) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && int(api.ErrorCode) == code
+}

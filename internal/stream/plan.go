@@ -1,0 +1,258 @@
+package stream
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// Effect is what a step does to stored messages.
+type Effect int
+
+const (
+	// Safe: nothing that is stored is touched.
+	Safe Effect = iota
+	// DestroysData: stored messages would go.
+	DestroysData
+	// Impossible: JetStream cannot do it to a stream that exists.
+	Impossible
+)
+
+// Step is one field of one stream that differs.
+type Step struct {
+	Field, From, To string
+	Effect          Effect
+}
+
+// String reads as "maxAge from 365d to 30d".
+func (s Step) String() string { return fmt.Sprintf("%s from %s to %s", s.Field, s.From, s.To) }
+
+// Plan leads from a stream as it is to the stream as it is asked for.
+type Plan struct {
+	Wanted Wanted
+	// Live is the stream as it is, nil when it must be created.
+	Live  *jetstream.StreamInfo
+	Steps []Step
+}
+
+// Create says whether the stream must be created.
+func (p Plan) Create() bool { return p.Live == nil }
+
+// Settled says whether nothing is to be done.
+func (p Plan) Settled() bool { return !p.Create() && len(p.Steps) == 0 }
+
+// With gives the steps of one effect.
+func (p Plan) With(effect Effect) []Step {
+	return slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Effect != effect })
+}
+
+// Changes says whether the plan changes a field.
+func (p Plan) Changes(field string) bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Field == field })
+}
+
+// Config is what to send to the server: the wanted one, and of the live one what
+// others wrote into its metadata and what cannot be changed later.
+func (p Plan) Config() jetstream.StreamConfig {
+	config := p.Wanted.Config
+	if p.Live == nil {
+		return config
+	}
+	config.FirstSeq = p.Live.Config.FirstSeq
+	config.Metadata = maps.Clone(config.Metadata)
+	for key, value := range p.Live.Config.Metadata {
+		if _, ours := config.Metadata[key]; !ours && !serverMetadata(key) {
+			config.Metadata[key] = value
+		}
+	}
+	return config
+}
+
+// serverMetadata are the keys that the server itself writes.
+func serverMetadata(key string) bool { return strings.HasPrefix(key, "_nats.") }
+
+// FieldReplicas and FieldMaxAge are the fields that others than the plan look at.
+const (
+	FieldReplicas = "replicas"
+	FieldMaxAge   = "maxAge"
+)
+
+// NewPlan compares field by field. The time decides which messages a shorter
+// age would drop.
+func NewPlan(wanted Wanted, live *jetstream.StreamInfo, now time.Time) Plan {
+	plan := Plan{Wanted: wanted, Live: live}
+	if live == nil {
+		return plan
+	}
+	for _, f := range fields {
+		from, to := f.value(&live.Config), f.value(&wanted.Config)
+		if from == to {
+			continue
+		}
+		step := Step{Field: f.name, From: from, To: to}
+		if f.effect != nil {
+			step.Effect = f.effect(&wanted.Config, live, now)
+		}
+		plan.Steps = append(plan.Steps, step)
+	}
+	return plan
+}
+
+// field is one field of a stream's configuration, as text so that it can be
+// compared and told. Without an effect a change of it is safe.
+type field struct {
+	name   string
+	value  func(*jetstream.StreamConfig) string
+	effect func(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, now time.Time) Effect
+}
+
+// fields are all that JetStream knows, except the name, which is what streams
+// are compared by, and the first sequence, which counts only at creation.
+var fields = []field{
+	{"description", func(c *jetstream.StreamConfig) string { return c.Description }, nil},
+	{"subjects", func(c *jetstream.StreamConfig) string { return strings.Join(c.Subjects, ",") }, nil},
+	{"retention", func(c *jetstream.StreamConfig) string { return c.Retention.String() }, retentionEffect},
+	{"maxConsumers", func(c *jetstream.StreamConfig) string { return strconv.Itoa(c.MaxConsumers) }, nil},
+	{"maxMessages", func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxMsgs, 10) }, nil},
+	{"maxBytes", func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxBytes, 10) }, nil},
+	{"maxMessagesPerSubject", func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxMsgsPerSubject, 10) }, historyEffect},
+	{"maxMessageSize", func(c *jetstream.StreamConfig) string { return strconv.Itoa(int(c.MaxMsgSize)) }, nil},
+	{"discard", func(c *jetstream.StreamConfig) string { return c.Discard.String() }, nil},
+	{"discardNewPerSubject", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.DiscardNewPerSubject) }, nil},
+	{FieldMaxAge, func(c *jetstream.StreamConfig) string { return FormatAge(c.MaxAge) }, maxAgeEffect},
+	{"storage", func(c *jetstream.StreamConfig) string { return c.Storage.String() }, always(Impossible)},
+	{FieldReplicas, func(c *jetstream.StreamConfig) string { return strconv.Itoa(c.Replicas) }, nil},
+	{"noAck", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.NoAck) }, nil},
+	{"duplicateWindow", func(c *jetstream.StreamConfig) string { return FormatAge(c.Duplicates) }, nil},
+	{"placement", func(c *jetstream.StreamConfig) string { return placementText(c.Placement) }, nil},
+	{"mirror", func(c *jetstream.StreamConfig) string { return text(c.Mirror) }, nil},
+	{"sources", func(c *jetstream.StreamConfig) string { return text(c.Sources) }, nil},
+	{"sealed", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.Sealed) }, always(Impossible)},
+	{"denyDelete", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.DenyDelete) }, always(Impossible)},
+	{"denyPurge", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.DenyPurge) }, always(Impossible)},
+	{"allowRollup", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowRollup) }, nil},
+	{"compression", func(c *jetstream.StreamConfig) string { return c.Compression.String() }, nil},
+	{"subjectTransform", func(c *jetstream.StreamConfig) string { return text(c.SubjectTransform) }, nil},
+	{"republish", func(c *jetstream.StreamConfig) string { return text(c.RePublish) }, nil},
+	{"allowDirect", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowDirect) }, nil},
+	{"mirrorDirect", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.MirrorDirect) }, nil},
+	{"consumerLimits", func(c *jetstream.StreamConfig) string { return text(c.ConsumerLimits) }, nil},
+	{"metadata", func(c *jetstream.StreamConfig) string { return ownMetadata(c.Metadata) }, nil},
+	{"allowMessageTTL", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowMsgTTL) }, always(Impossible)},
+	{"subjectDeleteMarkerTTL", func(c *jetstream.StreamConfig) string { return c.SubjectDeleteMarkerTTL.String() }, nil},
+	{"allowMessageCounter", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowMsgCounter) }, always(Impossible)},
+	{"allowAtomicPublish", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowAtomicPublish) }, nil},
+	{"allowMessageSchedules", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowMsgSchedules) }, always(Impossible)},
+	{"persistMode", func(c *jetstream.StreamConfig) string { return c.PersistMode.String() }, always(Impossible)},
+	{"allowBatchPublish", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowBatchPublish) }, nil},
+}
+
+func always(effect Effect) func(*jetstream.StreamConfig, *jetstream.StreamInfo, time.Time) Effect {
+	return func(*jetstream.StreamConfig, *jetstream.StreamInfo, time.Time) Effect { return effect }
+}
+
+func retentionEffect(_ *jetstream.StreamConfig, live *jetstream.StreamInfo, _ time.Time) Effect {
+	if live.Config.Retention == jetstream.WorkQueuePolicy {
+		return Impossible
+	}
+	return Safe
+}
+
+func maxAgeEffect(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, now time.Time) Effect {
+	if live.State.Msgs > 0 && wanted.MaxAge != 0 && live.State.FirstTime.Before(now.Add(-wanted.MaxAge)) {
+		return DestroysData
+	}
+	return Safe
+}
+
+func historyEffect(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, _ time.Time) Effect {
+	if surplus(wanted, live) > 0 {
+		return DestroysData
+	}
+	return Safe
+}
+
+// surplus is how many messages, at least, are more than the wanted number for
+// each subject.
+func surplus(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo) uint64 {
+	if wanted.MaxMsgsPerSubject < 0 {
+		return 0
+	}
+	allowed := live.State.NumSubjects * uint64(wanted.MaxMsgsPerSubject)
+	return live.State.Msgs - min(allowed, live.State.Msgs)
+}
+
+// Destroyed is how many messages a plan would destroy, and how many of them and
+// of their bytes there are.
+type Destroyed struct {
+	Messages, OfMessages uint64
+	// Bytes is in proportion: the server does not tell the size of a range.
+	Bytes, OfBytes uint64
+}
+
+// Destroys counts what the plan would destroy. keepFrom is the sequence of the
+// first message that the new age keeps, beyond the last when it keeps none; it
+// counts only where the plan shortens the age.
+func (p Plan) Destroys(keepFrom uint64) Destroyed {
+	state := p.Live.State
+	d := Destroyed{OfMessages: state.Msgs, OfBytes: state.Bytes}
+	for _, step := range p.With(DestroysData) {
+		gone := surplus(&p.Wanted.Config, p.Live)
+		if step.Field == FieldMaxAge && keepFrom > state.FirstSeq {
+			gone = min(keepFrom-state.FirstSeq, state.Msgs)
+		}
+		d.Messages = max(d.Messages, gone)
+	}
+	if state.Msgs > 0 {
+		d.Bytes = uint64(float64(state.Bytes) * float64(d.Messages) / float64(state.Msgs))
+	}
+	return d
+}
+
+// String reads as "2 of 10 messages, about 400 of 2000 bytes".
+func (d Destroyed) String() string {
+	return fmt.Sprintf("%d of %d messages, about %d of %d bytes", d.Messages, d.OfMessages, d.Bytes, d.OfBytes)
+}
+
+// WayOut says what to do about a change that is impossible.
+func (s Step) WayOut() string {
+	if s.Field == "storage" {
+		return "set spec.storage to what the stream has, in a new EventStore, or copy the events to an EventStore of another name"
+	}
+	return "copy the stream to a new one without this setting, or delete the stream if its messages are not needed"
+}
+
+// placementText treats a placement that says nothing as none.
+func placementText(p *jetstream.Placement) string {
+	if p != nil && p.Cluster == "" && len(p.Tags) == 0 {
+		p = nil
+	}
+	return text(p)
+}
+
+// ownMetadata is only what we write: others may add keys of their own.
+func ownMetadata(metadata map[string]string) string {
+	own := make([]string, 0, 4)
+	for _, key := range []string{v1alpha1.MetadataUID, v1alpha1.MetadataNamespace, v1alpha1.MetadataName, v1alpha1.MetadataSchema} {
+		own = append(own, key+"="+metadata[key])
+	}
+	return strings.Join(own, ",")
+}
+
+// text writes a value that has no text of its own; "null" is none.
+func text(value any) string {
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		// Plain data of the client library: only a mistake in the code can fail here.
+		panic(err)
+	}
+	return string(encoded)
+}

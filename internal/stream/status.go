@@ -1,0 +1,45 @@
+package stream
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// StatusOf is a stream as a status tells it, with times as exact as a status
+// keeps them, so that the same stream always gives the same status.
+func StatusOf(role v1alpha1.StreamRole, info *jetstream.StreamInfo) v1alpha1.StreamStatus {
+	created := metav1.NewMicroTime(info.Created.Truncate(time.Microsecond))
+	status := v1alpha1.StreamStatus{
+		Role:          role,
+		Name:          info.Config.Name,
+		Created:       &created,
+		MaxAge:        FormatAge(info.Config.MaxAge),
+		ReplicaCount:  int32(info.Config.Replicas),
+		Messages:      int64(info.State.Msgs),
+		Bytes:         int64(info.State.Bytes),
+		FirstSequence: int64(info.State.FirstSeq),
+		LastSequence:  int64(info.State.LastSeq),
+		Consumers:     int32(info.State.Consumers),
+	}
+	if !info.State.LastTime.IsZero() {
+		last := metav1.NewTime(info.State.LastTime.Truncate(time.Second))
+		status.LastTime = &last
+	}
+	if cluster := info.Cluster; cluster != nil && cluster.Name != "" && cluster.Leader != "" {
+		status.Leader = cluster.Leader
+		for _, replica := range cluster.Replicas {
+			status.Replicas = append(status.Replicas, v1alpha1.ReplicaStatus{
+				Name: replica.Name, Current: replica.Current && !replica.Offline, Lag: int64(replica.Lag),
+			})
+		}
+		slices.SortFunc(status.Replicas, func(a, b v1alpha1.ReplicaStatus) int { return cmp.Compare(a.Name, b.Name) })
+		status.Replicas = slices.Insert(status.Replicas, 0, v1alpha1.ReplicaStatus{Name: cluster.Leader, Current: true})
+	}
+	return status
+}
