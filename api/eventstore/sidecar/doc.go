@@ -1,0 +1,8 @@
+// Package sidecar is an [eventstore.Store] over the sidecar in the same pod:
+// what a Go workload dials. It needs no NATS and no credentials.
+//
+//	store, err := sidecar.New(os.Getenv("AETHER_ENDPOINT"), "orders")
+//
+// It speaks Connect over HTTP/2, on localhost or a Unix socket, and answers with
+// the errors of package eventstore, as a Store in the same process would.
+package sidecar

@@ -1,0 +1,319 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/outcome"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/versioning"
+	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1/eventstorev1connect"
+)
+
+const (
+	// callTimeout bounds a call whose context has no deadline. The sidecar bounds
+	// it to 10 s by itself; the rest is for its answer to arrive.
+	callTimeout = 15 * time.Second
+	// silenceTimeout bounds how long a read may wait for its next event.
+	silenceTimeout = 30 * time.Second
+	// pingInterval is how often a silent connection is tried, so that a
+	// subscription finds out that the sidecar has gone.
+	pingInterval = 15 * time.Second
+	// maxMessageBytes is more than the largest event, and bounds what a mistake on
+	// the other side can cost.
+	maxMessageBytes = 16 << 20
+)
+
+// ErrUnknownStore: the sidecar serves no store of that name.
+var ErrUnknownStore = errors.New("unknown store")
+
+// Store is an eventstore.Store over a sidecar. Make one with New.
+type Store struct {
+	name      string
+	opts      eventstore.Options
+	client    eventstorev1connect.EventStoreServiceClient
+	transport *http.Transport
+}
+
+var _ eventstore.Store = (*Store)(nil)
+
+// New makes a Store of the sidecar at endpoint, which is the value of
+// AETHER_ENDPOINT: http://127.0.0.1:4280, or unix:///path of a socket. The store
+// is named as the sidecar serves it; empty is its only or first one. A Bus and
+// Metrics learn what this Store has saved, not what others have.
+//
+// New does not connect: it fails on an endpoint that it does not understand.
+func New(endpoint, store string, opts ...eventstore.Option) (*Store, error) {
+	base, dial, err := parseEndpoint(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{
+		DialContext: dial,
+		Protocols:   new(http.Protocols),
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: pingInterval, PingTimeout: pingInterval},
+	}
+	// Streams and calls share one connection, and there is no TLS on localhost.
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	client := eventstorev1connect.NewEventStoreServiceClient(&http.Client{Transport: transport}, base,
+		connect.WithReadMaxBytes(maxMessageBytes),
+		// Over localhost compression costs more than it saves.
+		connect.WithAcceptCompression("gzip", nil, nil))
+	return &Store{name: store, opts: eventstore.NewOptions(opts...), client: client, transport: transport}, nil
+}
+
+type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+// parseEndpoint returns the base of URLs, and how to dial.
+func parseEndpoint(endpoint string) (base string, dial dialFunc, err error) {
+	var dialer net.Dialer
+	u, err := url.Parse(endpoint)
+	switch {
+	case err != nil:
+		return "", nil, fmt.Errorf("endpoint of the sidecar: %w", err)
+	case u.Scheme == "unix" && u.Host == "" && u.Path != "":
+		return "http://sidecar", func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", u.Path)
+		}, nil
+	case u.Scheme == "http" && u.Host != "":
+		return u.String(), dialer.DialContext, nil
+	}
+	return "", nil, fmt.Errorf("endpoint of the sidecar is %q: give http://127.0.0.1:4280, or unix:///path of its socket, as AETHER_ENDPOINT has it", endpoint)
+}
+
+// Close gives up the connections that no call uses. Subscriptions have a Close
+// of their own.
+func (s *Store) Close() error {
+	s.transport.CloseIdleConnections()
+	return nil
+}
+
+// SaveEvent stores one event.
+func (s *Store) SaveEvent(ctx context.Context, event eventstore.Event, opts ...eventstore.SaveOption) (eventstore.Saved, error) {
+	saved, err := s.SaveEvents(ctx, []eventstore.Event{event}, opts...)
+	if err != nil {
+		return eventstore.Saved{}, err
+	}
+	return saved[0], nil
+}
+
+// SaveEvents stores events, all or none.
+func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts ...eventstore.SaveOption) ([]eventstore.Saved, error) {
+	stamped, err := s.stamp(ctx, events)
+	var saved []eventstore.Saved
+	if err == nil {
+		saved, err = s.save(ctx, stamped, eventstore.NewSaveOptions(opts...))
+	}
+	if err != nil {
+		outcome.Failed(&s.opts, err)
+		return nil, fmt.Errorf("save %d events through the sidecar: %w", len(events), err)
+	}
+	outcome.Saved(&s.opts, stamped, saved)
+	return saved, nil
+}
+
+// stamp sets the timestamps here, so that a notification has the one that is
+// stored.
+func (s *Store) stamp(ctx context.Context, events []eventstore.Event) ([]eventstore.Event, error) {
+	if err := notSent(ctx); err != nil {
+		return nil, err
+	}
+	stamped := make([]eventstore.Event, len(events))
+	for i, event := range events {
+		if event.Timestamp.IsZero() {
+			event.Timestamp = s.opts.Now()
+		}
+		// Round drops the monotonic clock, which is not sent.
+		event.Timestamp = event.Timestamp.Round(0).UTC()
+		stamped[i] = event
+	}
+	return stamped, nil
+}
+
+func (s *Store) save(ctx context.Context, events []eventstore.Event, opts eventstore.SaveOptions) ([]eventstore.Saved, error) {
+	// What breaks a rule is not sent; protobuf has no words for some of it.
+	if err := versioning.ValidateBatch(events, opts); err != nil {
+		return nil, err
+	}
+	request := &eventstorev1.SaveEventsRequest{
+		Store: s.name, Events: make([]*eventstorev1.Event, len(events)), ExpectedVersions: map[string]*eventstorev1.ExpectedVersion{},
+	}
+	for i := range events {
+		request.Events[i] = eventstorev1.FromEvent(&events[i])
+	}
+	for actorID, expected := range opts.Expected {
+		request.ExpectedVersions[actorID] = eventstorev1.FromExpected(expected)
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	response, err := s.client.SaveEvents(ctx, request)
+	if err != nil {
+		return nil, saveError(ctx, err)
+	}
+	if len(response.GetSaved()) != len(events) {
+		return nil, fmt.Errorf("the sidecar answered for %d events, and %d were sent: %w", len(response.GetSaved()), len(events), eventstore.ErrUnknownOutcome)
+	}
+	saved := make([]eventstore.Saved, len(events))
+	for i, message := range response.GetSaved() {
+		saved[i] = message.ToSaved()
+	}
+	return saved, nil
+}
+
+// GetEvents answers the events of an actor.
+func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64) ([]eventstore.Event, error) {
+	result, err := s.GetEventsWithErrors(ctx, actorID, fromVersion)
+	return result.Events, err
+}
+
+// GetEventsWithErrors is GetEvents that reports what GetEvents skips.
+func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (eventstore.ReplayResult, error) {
+	var result eventstore.ReplayResult
+	for event, err := range s.Events(ctx, actorID, fromVersion) {
+		var replay *eventstore.ReplayError
+		switch {
+		case err == nil:
+			result.Events = append(result.Events, event)
+		case errors.As(err, &replay):
+			result.Errors = append(result.Errors, replay)
+		default:
+			return eventstore.ReplayResult{}, err
+		}
+	}
+	return result, nil
+}
+
+// Events yields the events of an actor as they arrive.
+func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {
+	return func(yield func(eventstore.Event, error) bool) {
+		fail := func(err error) {
+			yield(eventstore.Event{}, fmt.Errorf("read events of actor %q through the sidecar: %w", actorID, err))
+		}
+		if err := readable(ctx, actorID); err != nil {
+			fail(err)
+			return
+		}
+		reading, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		silence := time.AfterFunc(silenceTimeout, func() { cancel(errSilent) })
+		defer silence.Stop()
+		request := &eventstorev1.StreamEventsRequest{Store: s.name, ActorId: actorID, FromVersion: fromVersion}
+		stream, err := s.client.StreamEvents(reading, request)
+		if err != nil {
+			fail(readError(reading, err))
+			return
+		}
+		defer func() { _ = stream.Close() }()
+		for stream.Receive() {
+			// Not while the caller works on the event.
+			silence.Stop()
+			event, err := s.received(stream.Msg().GetEvent(), stream.Msg().GetError())
+			if !yield(event, err) {
+				return
+			}
+			silence.Reset(silenceTimeout)
+		}
+		if err := stream.Err(); err != nil {
+			fail(readError(reading, err))
+		}
+	}
+}
+
+// errSilent: the sidecar neither sent nor ended.
+var errSilent = fmt.Errorf("the sidecar sent nothing for %s: %w", silenceTimeout, eventstore.ErrUnavailable)
+
+// received counts and converts what a stream delivered.
+func (s *Store) received(event *eventstorev1.Event, replay *eventstorev1.ReplayError) (eventstore.Event, error) {
+	if replay != nil {
+		s.opts.Metrics.ReplayErrors.Add(1)
+		return eventstore.Event{}, replay.ToReplayError()
+	}
+	s.opts.Metrics.EventsRead.Add(1)
+	return event.ToEvent()
+}
+
+// GetLatestVersion answers the latest version of an actor.
+func (s *Store) GetLatestVersion(ctx context.Context, actorID string) (int64, error) {
+	if err := readable(ctx, actorID); err != nil {
+		return 0, fmt.Errorf("read latest version through the sidecar: %w", err)
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	response, err := s.client.GetLatestVersion(ctx, &eventstorev1.GetLatestVersionRequest{Store: s.name, ActorId: actorID})
+	if err != nil {
+		return 0, fmt.Errorf("read latest version of actor %q through the sidecar: %w", actorID, readError(ctx, err))
+	}
+	return response.GetVersion(), nil
+}
+
+// SaveSnapshot stores the state of an actor.
+func (s *Store) SaveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) error {
+	if err := s.saveSnapshot(ctx, snapshot); err != nil {
+		outcome.Failed(&s.opts, err)
+		return fmt.Errorf("save snapshot through the sidecar: %w", err)
+	}
+	s.opts.Metrics.SnapshotsSaved.Add(1)
+	return nil
+}
+
+func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) error {
+	if err := notSent(ctx); err != nil {
+		return err
+	}
+	if err := snapshot.Validate(); err != nil {
+		return err
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := s.client.SaveSnapshot(ctx, &eventstorev1.SaveSnapshotRequest{Store: s.name, Snapshot: eventstorev1.FromSnapshot(&snapshot)})
+	if err != nil {
+		return saveError(ctx, err)
+	}
+	return nil
+}
+
+// GetLatestSnapshot answers the newest snapshot of an actor.
+func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventstore.Snapshot, error) {
+	if err := readable(ctx, actorID); err != nil {
+		return eventstore.Snapshot{}, fmt.Errorf("read snapshot through the sidecar: %w", err)
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	response, err := s.client.GetLatestSnapshot(ctx, &eventstorev1.GetLatestSnapshotRequest{Store: s.name, ActorId: actorID})
+	if err != nil {
+		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %q through the sidecar: %w", actorID, readError(ctx, err))
+	}
+	return response.GetSnapshot().ToSnapshot()
+}
+
+// bounded gives a context a deadline that has none.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, callTimeout)
+}
+
+func readable(ctx context.Context, actorID string) error {
+	if err := eventstore.ValidateActorID(actorID); err != nil {
+		return err
+	}
+	return notSent(ctx)
+}
+
+// notSent is the error of a context that has ended before anything was sent.
+func notSent(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, ctx.Err())
+}

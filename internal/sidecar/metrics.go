@@ -1,0 +1,110 @@
+package sidecar
+
+import (
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// callMetrics count and time the calls of both protocols.
+type callMetrics struct {
+	total    *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	streams  *prometheus.GaugeVec
+}
+
+// registerMetrics makes the metrics of a server and of its stores.
+func registerMetrics(registry *prometheus.Registry, stores []Store) *callMetrics {
+	calls := &callMetrics{
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aether_sidecar_requests_total",
+			Help: "Calls that have ended, by protocol, route and the status that was answered.",
+		}, []string{"protocol", "route", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "aether_sidecar_request_duration_seconds",
+			Help: "How long calls took that are no streams.",
+			// From a read in memory, 0.1 ms, to the default timeout of a call.
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"protocol", "route"}),
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "aether_sidecar_streams_open",
+			Help: "Streams that are open now.",
+		}, []string{"protocol", "route"}),
+	}
+	registry.MustRegister(calls.total, calls.duration, calls.streams,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for i := range stores {
+		if stores[i].Metrics != nil {
+			registry.MustRegister(newStoreCollector(stores[i].Name, stores[i].Metrics))
+		}
+	}
+	return calls
+}
+
+// begin counts a call in; what it returns counts it out.
+func (m *callMetrics) begin(protocol, route string, stream bool) func(code string) {
+	route = strings.TrimPrefix(route, "/aether.eventstore.v1.")
+	started := time.Now()
+	if stream {
+		m.streams.WithLabelValues(protocol, route).Inc()
+	}
+	return func(code string) {
+		m.total.WithLabelValues(protocol, route, code).Inc()
+		if stream {
+			m.streams.WithLabelValues(protocol, route).Dec()
+			return
+		}
+		m.duration.WithLabelValues(protocol, route).Observe(time.Since(started).Seconds())
+	}
+}
+
+// storeCollector reads what a store counts, at the moment that it is asked for.
+type storeCollector struct {
+	counters []storeCounter
+}
+
+type storeCounter struct {
+	desc  *prometheus.Desc
+	value *atomic.Int64
+}
+
+func newStoreCollector(store string, m *eventstore.Metrics) *storeCollector {
+	c := &storeCollector{}
+	for _, counter := range []struct {
+		name, help string
+		value      *atomic.Int64
+	}{
+		{"events_saved", "Events stored, without duplicates.", &m.EventsSaved},
+		{"duplicates_saved", "Events that an earlier save had stored already.", &m.DuplicatesSaved},
+		{"version_conflicts", "Saves refused with a version conflict.", &m.VersionConflicts},
+		{"save_errors", "Saves that failed for any other reason.", &m.SaveErrors},
+		{"events_read", "Events that reads and subscriptions delivered.", &m.EventsRead},
+		{"replay_errors", "Stored messages met that are no events.", &m.ReplayErrors},
+		{"snapshots_saved", "Snapshots stored.", &m.SnapshotsSaved},
+	} {
+		c.counters = append(c.counters, storeCounter{
+			desc:  prometheus.NewDesc("aether_store_"+counter.name+"_total", counter.help, nil, prometheus.Labels{"store": store}),
+			value: counter.value,
+		})
+	}
+	return c
+}
+
+// Describe is for the registry.
+func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, counter := range c.counters {
+		descs <- counter.desc
+	}
+}
+
+// Collect is for the registry.
+func (c *storeCollector) Collect(metrics chan<- prometheus.Metric) {
+	for _, counter := range c.counters {
+		metrics <- prometheus.MustNewConstMetric(counter.desc, prometheus.CounterValue, float64(counter.value.Load()))
+	}
+}

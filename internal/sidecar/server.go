@@ -1,0 +1,139 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+const (
+	// DefaultMaxBodyBytes bounds the body of one request, which is held in memory
+	// as a whole. The largest event is 1 MiB, 1.3 MiB in base64: 8 MiB takes six of
+	// them, or the largest batch with 8 KiB an event.
+	DefaultMaxBodyBytes = 8 << 20
+	// DefaultRequestTimeout bounds a call that is not a stream. The engine's own
+	// limit for one exchange with NATS is below it, so that a save which fails
+	// says whether its outcome is known.
+	DefaultRequestTimeout = 10 * time.Second
+	// heartbeat is how often a stream of server-sent events says that it lives:
+	// proxies tend to end what is silent for 30 s or more.
+	heartbeat = 15 * time.Second
+	// writeTimeout is how long one write may wait for a client that reads nothing.
+	writeTimeout = 30 * time.Second
+)
+
+// Store is one of the stores that a Server serves.
+type Store struct {
+	// Name is how requests name it.
+	Name string
+	// Namespace is its event namespace; empty where there is none.
+	Namespace string
+	// Store keeps the events.
+	Store eventstore.Store
+	// Metrics is what Store counts into; nil leaves it out of /metrics.
+	Metrics *eventstore.Metrics
+	// Check says why the store cannot serve at this moment; nil says that it
+	// always can.
+	Check func(context.Context) error
+}
+
+// Config is what a Server needs.
+type Config struct {
+	// Stores are served under their names; the first is that of requests which
+	// name none. At least one.
+	Stores []Store
+	// MaxBodyBytes bounds the body of a request; 0 is DefaultMaxBodyBytes.
+	MaxBodyBytes int64
+	// RequestTimeout bounds a call that is not a stream; 0 is
+	// DefaultRequestTimeout.
+	RequestTimeout time.Duration
+	// Logger receives what goes wrong inside, and each call at level debug; nil
+	// logs nothing.
+	Logger *slog.Logger
+}
+
+// Server serves the workload API with Handler, and health and metrics with
+// HealthHandler. Serve runs both.
+type Server struct {
+	config   Config
+	stores   map[string]*Store
+	registry *prometheus.Registry
+	calls    *callMetrics
+	api      http.Handler
+	health   http.Handler
+	// stopping ends when the server stops: streams end with it.
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+// New makes a Server. It fails on a configuration that makes no sense.
+func New(config Config) (*Server, error) {
+	if len(config.Stores) == 0 {
+		return nil, errors.New("serve event stores: there is none: name at least one")
+	}
+	if config.MaxBodyBytes == 0 {
+		config.MaxBodyBytes = DefaultMaxBodyBytes
+	}
+	if config.RequestTimeout == 0 {
+		config.RequestTimeout = DefaultRequestTimeout
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{config: config, stores: map[string]*Store{}, registry: prometheus.NewRegistry()}
+	for i := range config.Stores {
+		store := &config.Stores[i]
+		if _, taken := s.stores[store.Name]; taken || store.Name == "" {
+			return nil, fmt.Errorf("serve event stores: name %q is empty or given twice: give every store a name of its own", store.Name)
+		}
+		s.stores[store.Name] = store
+	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.calls = registerMetrics(s.registry, config.Stores)
+	s.health = s.healthRoutes()
+	s.api = s.recovered(bounded(s.apiRoutes()))
+	return s, nil
+}
+
+// Handler serves the workload API: HTTP/1.1 and HTTP/2.
+func (s *Server) Handler() http.Handler { return s.api }
+
+// HealthHandler serves /healthz, /readyz and /metrics.
+func (s *Server) HealthHandler() http.Handler { return s.health }
+
+// store finds a store by its name, and the first one where the name is empty.
+func (s *Server) store(name string) (*Store, error) {
+	if name == "" {
+		return &s.config.Stores[0], nil
+	}
+	if store, found := s.stores[name]; found {
+		return store, nil
+	}
+	return nil, &unknownStoreError{name: name, served: s.names()}
+}
+
+func (s *Server) names() []string {
+	names := make([]string, len(s.config.Stores))
+	for i := range s.config.Stores {
+		names[i] = s.config.Stores[i].Name
+	}
+	return names
+}
+
+// streamContext is the context of a stream: that of its request, ended when the
+// server stops.
+func (s *Server) streamContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	release := context.AfterFunc(s.stopping, func() { cancel(errStopping) })
+	return ctx, func() { release(); cancel(nil) }
+}
+
+// errStopping is why streams end when the server stops.
+var errStopping = fmt.Errorf("%w: the sidecar stops: connect again", eventstore.ErrUnavailable)
