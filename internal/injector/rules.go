@@ -1,0 +1,200 @@
+package injector
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// Rule is one row of the truth table of injection.
+type Rule struct {
+	// When says in words when the row applies.
+	When string
+	// Outcome is what becomes of the pod then.
+	Outcome Outcome
+
+	// reason is empty when the row does not apply, and else says why for this
+	// pod. What it reads of the pod on the way is kept in the request.
+	reason func(*request) string
+}
+
+// Rules is the truth table of injection: the first row that applies decides.
+// docs/injection.md shows it.
+var Rules = []Rule{
+	{"the pod has no label `" + v1alpha1.LabelEventStore + "`", Skipped, withoutLabel},
+	{"the pod is the API server's mirror of a static pod, which may not use Secrets", Skipped, isMirror},
+	{"the label's value is not the name of an EventStore (a DNS label)", Refused, (*request).readLabel},
+	{"the annotation `" + v1alpha1.AnnotationEventStores + "` holds anything but names of EventStores, separated by commas", Refused, (*request).readStores},
+	{"the annotation `" + v1alpha1.AnnotationSidecarImage + "` is empty or holds white space, or is missing while the operator runs without `--sidecar-image`", Refused, (*request).readImage},
+	{"the annotation `" + v1alpha1.AnnotationSidecarCPULimit + "` is not a quantity above 0", Refused, (*request).readCPULimit},
+	{"the annotation `" + v1alpha1.AnnotationSidecarMemoryLimit + "` is not a quantity above 0", Refused, (*request).readMemoryLimit},
+	{"the annotation `" + v1alpha1.AnnotationSidecarLogLevel + "` is not debug, info, warn or error", Refused, (*request).readLogLevel},
+	{"the pod has `hostNetwork: true`", Refused, onHostNetwork},
+	{"the pod has a container `" + ContainerName + "` that Aether did not add", Refused, (*request).readSidecar},
+	{"the pod has a volume with the name of a volume of the sidecar, and with other content", Refused, (*request).foreignVolume},
+	{"none of the above", Injected, func(*request) string { return "asked for" }},
+}
+
+// request is a pod, and what was read of it so far.
+type request struct {
+	pod    *corev1.Pod
+	config Config
+
+	stores   []string
+	image    string
+	cpu      *resource.Quantity
+	memory   *resource.Quantity
+	logLevel string
+	// existing is the sidecar of an earlier injection.
+	existing *corev1.Container
+}
+
+// decide finds the row that applies.
+func (r *request) decide() (Rule, string) {
+	for _, rule := range Rules {
+		if reason := rule.reason(r); reason != "" {
+			return rule, reason
+		}
+	}
+	panic("the last rule applies always")
+}
+
+func withoutLabel(r *request) string {
+	if _, labelled := r.pod.Labels[v1alpha1.LabelEventStore]; labelled {
+		return ""
+	}
+	return "the pod has no label " + v1alpha1.LabelEventStore
+}
+
+func isMirror(r *request) string {
+	if _, mirror := r.pod.Annotations[corev1.MirrorPodAnnotationKey]; !mirror {
+		return ""
+	}
+	return "the pod is the mirror of a static pod, which may not use Secrets"
+}
+
+func (r *request) readLabel() string {
+	store := r.pod.Labels[v1alpha1.LabelEventStore]
+	r.stores = []string{store}
+	return notAStore("label "+v1alpha1.LabelEventStore, store)
+}
+
+func (r *request) readStores() string {
+	value := r.pod.Annotations[v1alpha1.AnnotationEventStores]
+	if strings.TrimSpace(value) == "" {
+		return ""
+	}
+	for name := range strings.SplitSeq(value, ",") {
+		name = strings.TrimSpace(name)
+		if reason := notAStore("annotation "+v1alpha1.AnnotationEventStores, name); reason != "" {
+			return reason
+		}
+		if !slices.Contains(r.stores, name) {
+			r.stores = append(r.stores, name)
+		}
+	}
+	return ""
+}
+
+func notAStore(key, name string) string {
+	if len(validation.IsDNS1123Label(name)) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s: %q is not the name of an EventStore: give lower case letters, digits and '-', at most 63, with a letter or digit at both ends", key, name)
+}
+
+func (r *request) readImage() string {
+	image, annotated := r.pod.Annotations[v1alpha1.AnnotationSidecarImage]
+	switch {
+	case !annotated && r.config.Image == "":
+		return fmt.Sprintf("no image for the sidecar: start the operator with --sidecar-image, or set the annotation %s", v1alpha1.AnnotationSidecarImage)
+	case !annotated:
+		r.image = r.config.Image
+		return ""
+	case image == "" || strings.ContainsAny(image, " \t\r\n"):
+		return fmt.Sprintf("annotation %s: %q is not an image: give one, such as registry.example/aether-sidecar:1.0, or leave the annotation out", v1alpha1.AnnotationSidecarImage, image)
+	}
+	r.image = image
+	return ""
+}
+
+func (r *request) readCPULimit() (reason string) {
+	r.cpu, reason = r.readQuantity(v1alpha1.AnnotationSidecarCPULimit, "500m")
+	return reason
+}
+
+func (r *request) readMemoryLimit() (reason string) {
+	r.memory, reason = r.readQuantity(v1alpha1.AnnotationSidecarMemoryLimit, "128Mi")
+	return reason
+}
+
+func (r *request) readQuantity(key, example string) (*resource.Quantity, string) {
+	value, annotated := r.pod.Annotations[key]
+	if !annotated {
+		return nil, ""
+	}
+	quantity, err := resource.ParseQuantity(value)
+	if err != nil || quantity.Sign() <= 0 {
+		return nil, fmt.Sprintf("annotation %s: %q is not a quantity above 0: give one, such as %s", key, value, example)
+	}
+	return &quantity, ""
+}
+
+func (r *request) readLogLevel() string {
+	level, annotated := r.pod.Annotations[v1alpha1.AnnotationSidecarLogLevel]
+	if annotated && !slices.Contains([]string{"debug", "info", "warn", "error"}, level) {
+		return fmt.Sprintf("annotation %s: %q is not a log level: give debug, info, warn or error", v1alpha1.AnnotationSidecarLogLevel, level)
+	}
+	r.logLevel = level
+	return ""
+}
+
+func onHostNetwork(r *request) string {
+	if !r.pod.Spec.HostNetwork {
+		return ""
+	}
+	return fmt.Sprintf("spec.hostNetwork is true: ports %d and %d would be the node's, where two pods collide and every process of the node reaches the events of this one; take hostNetwork away, or the label %s",
+		apiPort, healthPort, v1alpha1.LabelEventStore)
+}
+
+// readSidecar finds the sidecar of an earlier injection. Another webhook may
+// have added to it, or changed its image to a mirror of the registry, so only
+// what it cannot work without tells it from a stranger.
+func (r *request) readSidecar() string {
+	for i, container := range r.pod.Spec.InitContainers {
+		always := container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		if isNamedSidecar(container) && always && literal(container.Env, envBindingRoot) == bindingRoot {
+			r.existing = &r.pod.Spec.InitContainers[i]
+			return ""
+		}
+	}
+	if !slices.ContainsFunc(slices.Concat(r.pod.Spec.InitContainers, r.pod.Spec.Containers), isNamedSidecar) {
+		return ""
+	}
+	return fmt.Sprintf("container %s is not the one that Aether adds: give it another name, or take the label %s away", ContainerName, v1alpha1.LabelEventStore)
+}
+
+func (r *request) foreignVolume() string {
+	for _, want := range r.bindingVolumes() {
+		if r.isPreviousBinding(want.Name) {
+			continue
+		}
+		for i, volume := range r.pod.Spec.Volumes {
+			if volume.Name == want.Name && !isWholeSecret(volume, want.Secret.SecretName) {
+				return fmt.Sprintf("spec.volumes[%d]: the name %s belongs to the sidecar's volume for Secret %s: give this volume another name", i, want.Name, want.Secret.SecretName)
+			}
+		}
+	}
+	return ""
+}
+
+func isWholeSecret(volume corev1.Volume, name string) bool {
+	secret := volume.Secret
+	return secret != nil && secret.SecretName == name && len(secret.Items) == 0 && (secret.Optional == nil || !*secret.Optional)
+}

@@ -1,0 +1,183 @@
+package injector
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+const (
+	// ContainerName is the name of the sidecar's container.
+	ContainerName = "aether-sidecar"
+
+	// envBindingRoot is what the Service Binding specification calls the folder
+	// with one folder for each binding.
+	envBindingRoot = "SERVICE_BINDING_ROOT"
+	bindingRoot    = "/bindings"
+	// bindingVolume and an index name a volume: always a DNS label of less than
+	// 63 characters, which a store's name behind a prefix is not.
+	bindingVolume = "aether-binding-"
+
+	// tokenPath is where ServiceAccount admission mounts a token.
+	tokenPath = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+	// nonRoot is the user of the distroless image.
+	nonRoot = int64(65532)
+)
+
+// newSidecar is the container as Aether makes it. imagePullPolicy is left to
+// the API server, which knows what :latest means.
+func (r *request) newSidecar() *corev1.Container {
+	sidecar := &corev1.Container{
+		Name:  ContainerName,
+		Image: r.image,
+		Env: []corev1.EnvVar{
+			{Name: envBindingRoot, Value: bindingRoot},
+			{Name: EnvStores, Value: r.storesValue()},
+		},
+		Ports:         []corev1.ContainerPort{{Name: "aether-health", ContainerPort: healthPort, Protocol: corev1.ProtocolTCP}},
+		Resources:     r.resources(),
+		VolumeMounts:  r.bindingMounts(),
+		RestartPolicy: new(corev1.ContainerRestartPolicyAlways),
+		// A second for each try, since the pod waits for it. Five minutes until a
+		// restart: the sidecar keeps trying to reach NATS by itself, and a restart
+		// would only add the kubelet's growing pauses.
+		StartupProbe: probe("/readyz", 1, 300),
+		// Half a minute without an answer is a process that hangs. There is no
+		// readinessProbe, which would count for the whole pod: NATS out of reach
+		// would take every application out of its Service at once, also for calls
+		// that need no events. The API answers "unavailable" instead.
+		LivenessProbe:            probe("/healthz", 10, 3),
+		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+		SecurityContext:          restricted(),
+	}
+	if r.logLevel != "" {
+		sidecar.Args = []string{"--log-level=" + r.logLevel}
+	}
+	return sidecar
+}
+
+// refreshedSidecar is the sidecar of an earlier injection with the stores of
+// today. What else is in it stays: other webhooks had their reasons. Only a
+// token of Kubernetes goes, which admission mounts into every container when it
+// runs again after us: the sidecar has no use for it.
+func (r *request) refreshedSidecar() *corev1.Container {
+	sidecar := r.existing.DeepCopy()
+	index := slices.IndexFunc(sidecar.Env, func(v corev1.EnvVar) bool { return v.Name == EnvStores })
+	if index < 0 {
+		sidecar.Env = append(sidecar.Env, corev1.EnvVar{Name: EnvStores, Value: r.storesValue()})
+	} else {
+		sidecar.Env[index] = corev1.EnvVar{Name: EnvStores, Value: r.storesValue()}
+	}
+	others := slices.DeleteFunc(sidecar.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return isBindingMount(m) || m.MountPath == tokenPath
+	})
+	sidecar.VolumeMounts = append(r.bindingMounts(), others...)
+	return sidecar
+}
+
+// resources are small: the sidecar holds no events. CPU has no limit unless one
+// is asked for, since a throttled sidecar shows as slow saves.
+func (r *request) resources() corev1.ResourceRequirements {
+	memory := resource.MustParse("64Mi")
+	if r.memory != nil {
+		memory = *r.memory
+	}
+	limits := corev1.ResourceList{corev1.ResourceMemory: memory}
+	if r.cpu != nil {
+		limits[corev1.ResourceCPU] = *r.cpu
+	}
+	requests := corev1.ResourceList{
+		corev1.ResourceCPU:    resource.MustParse("10m"),
+		corev1.ResourceMemory: resource.MustParse("32Mi"),
+	}
+	// The API server refuses a request above its limit.
+	for name, limit := range limits {
+		if request := requests[name]; request.Cmp(limit) > 0 {
+			requests[name] = limit
+		}
+	}
+	return corev1.ResourceRequirements{Requests: requests, Limits: limits}
+}
+
+func probe(path string, period, failures int32) *corev1.Probe {
+	return &corev1.Probe{
+		ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
+			Path: path, Port: intstr.FromInt32(healthPort), Scheme: corev1.URISchemeHTTP,
+		}},
+		PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: 5, SuccessThreshold: 1,
+	}
+}
+
+// restricted passes the Pod Security Standard of that name in any pod.
+func restricted() *corev1.SecurityContext {
+	return &corev1.SecurityContext{
+		RunAsNonRoot:             new(true),
+		RunAsUser:                new(nonRoot),
+		AllowPrivilegeEscalation: new(false),
+		ReadOnlyRootFilesystem:   new(true),
+		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+}
+
+// bindingVolumes are the volumes of the sidecar, one for each store. They are
+// not optional: a kubelet starts the pod when the Secret is there.
+func (r *request) bindingVolumes() []corev1.Volume {
+	var volumes []corev1.Volume
+	for i, store := range r.stores {
+		volumes = append(volumes, corev1.Volume{
+			Name: bindingVolume + strconv.Itoa(i),
+			VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
+				SecretName: v1alpha1.BindingName(store),
+				// What the API server sets by itself; the sidecar's user is not the owner.
+				DefaultMode: new(corev1.SecretVolumeSourceDefaultMode),
+			}},
+		})
+	}
+	return volumes
+}
+
+// bindingMounts are in the sidecar alone: credentials never reach the
+// application's containers.
+func (r *request) bindingMounts() []corev1.VolumeMount {
+	var mounts []corev1.VolumeMount
+	for i, store := range r.stores {
+		mounts = append(mounts, corev1.VolumeMount{
+			Name: bindingVolume + strconv.Itoa(i), MountPath: bindingRoot + "/" + store, ReadOnly: true,
+		})
+	}
+	return mounts
+}
+
+// volumes are those of the pod with those of the sidecar, without what an
+// earlier injection added for other stores.
+func (r *request) volumes() []corev1.Volume {
+	want := r.bindingVolumes()
+	isWanted := func(v corev1.Volume) bool {
+		return slices.ContainsFunc(want, func(w corev1.Volume) bool { return w.Name == v.Name })
+	}
+	var volumes []corev1.Volume
+	for _, volume := range r.pod.Spec.Volumes {
+		if !isWanted(volume) && !r.isPreviousBinding(volume.Name) {
+			volumes = append(volumes, *volume.DeepCopy())
+		}
+	}
+	return append(volumes, want...)
+}
+
+// isPreviousBinding says whether an earlier injection added the volume.
+func (r *request) isPreviousBinding(name string) bool {
+	return r.existing != nil && strings.HasPrefix(name, bindingVolume) &&
+		slices.ContainsFunc(r.existing.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == name && isBindingMount(m) })
+}
+
+func isBindingMount(m corev1.VolumeMount) bool {
+	return strings.HasPrefix(m.MountPath, bindingRoot+"/")
+}
