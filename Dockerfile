@@ -1,0 +1,24 @@
+# Two images, static and without root:
+#   docker build --target operator -t aether-operator .
+#   docker build --target sidecar  -t aether-sidecar .
+FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN --mount=type=cache,target=/go/pkg/mod go mod download
+COPY api api
+COPY internal internal
+COPY cmd cmd
+ARG TARGETOS TARGETARCH
+RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
+    go build -trimpath -ldflags "-s -w" -o /out/ ./cmd/...
+
+FROM gcr.io/distroless/static:nonroot AS operator
+COPY --from=build /out/operator /operator
+USER 65532:65532
+ENTRYPOINT ["/operator"]
+
+FROM gcr.io/distroless/static:nonroot AS sidecar
+COPY --from=build /out/sidecar /aether-sidecar
+USER 65532:65532
+ENTRYPOINT ["/aether-sidecar"]
