@@ -1,0 +1,170 @@
+// Command operator runs the controllers of EventStores and EventStoreClasses.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/controller"
+)
+
+func main() {
+	if err := run(ctrl.SetupSignalHandler(), os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "operator: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// settings are the flags. --kubeconfig is that of controller-runtime.
+type settings struct {
+	leaderElection          bool
+	leaderElectionNamespace string
+	metricsAddress          string
+	metricsSecure           bool
+	probeAddress            string
+	webhookPort             int
+	sidecarImage            string
+	resync                  time.Duration
+	logLevel                slog.Level
+}
+
+// defaultNamespace is where config/default puts the operator.
+const defaultNamespace = "aether-system"
+
+// namespace is where the operator runs; a pod learns it from the downward API.
+func namespace() string {
+	if ns := os.Getenv("POD_NAMESPACE"); ns != "" {
+		return ns
+	}
+	return defaultNamespace
+}
+
+func parse(args []string) (settings, error) {
+	var s settings
+	flags := flag.NewFlagSet("operator", flag.ContinueOnError)
+	ctrl.RegisterFlags(flags)
+	flags.BoolVar(&s.leaderElection, "leader-elect", false, "Let one replica reconcile and the others stand by.")
+	flags.StringVar(&s.leaderElectionNamespace, "leader-election-namespace", namespace(), "The namespace of the lease of the leader.")
+	flags.StringVar(&s.metricsAddress, "metrics-bind-address", ":8443", `Where /metrics is served; "0" turns it off.`)
+	flags.BoolVar(&s.metricsSecure, "metrics-secure", true, "Serve /metrics over HTTPS, to those whom the API server authenticates and authorizes.")
+	flags.StringVar(&s.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served.")
+	flags.IntVar(&s.webhookPort, "webhook-port", 9443, "The port of the webhook that injects the sidecar; 0 turns it off.")
+	flags.StringVar(&s.sidecarImage, "sidecar-image", "aether-sidecar:latest", "The image of the sidecar that is injected.")
+	flags.DurationVar(&s.resync, "resync-interval", controller.DefaultResyncInterval, "How often a settled object is looked at again.")
+	flags.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "What is logged, as JSON on standard error: debug, info, warn or error.")
+	if err := flags.Parse(args); err != nil {
+		return s, err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return s, fmt.Errorf("unexpected argument %q: the operator takes flags only", flags.Arg(0))
+	case s.resync <= 0:
+		return s, fmt.Errorf("--resync-interval is %s: it must be more than 0", s.resync)
+	case s.webhookPort < 0 || s.webhookPort > 65535:
+		return s, fmt.Errorf("--webhook-port is %d: it must be a port, or 0 for none", s.webhookPort)
+	}
+	return s, nil
+}
+
+func run(ctx context.Context, args []string) error {
+	s, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	logs := slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: s.logLevel})
+	ctrl.SetLogger(logr.FromSlogHandler(logs))
+	mgr, err := newManager(s)
+	if err != nil {
+		return err
+	}
+	if err := controller.SetupWithManager(ctx, mgr, controller.Options{ResyncInterval: s.resync}); err != nil {
+		return err
+	}
+	if err := addProbes(mgr); err != nil {
+		return err
+	}
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("run the controllers: %w", err)
+	}
+	return nil
+}
+
+// gracePeriod is how long passes that are under way may take to end: each call
+// out is bounded by seconds.
+var gracePeriod = 20 * time.Second
+
+func newManager(s settings) (manager.Manager, error) {
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w: run in a cluster, or give --kubeconfig", err)
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, err
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         controller.CacheOptions(),
+		Metrics:                       metricsOptions(s),
+		HealthProbeBindAddress:        s.probeAddress,
+		LeaderElection:                s.leaderElection,
+		LeaderElectionID:              "aether-operator.aether.flowmade.one",
+		LeaderElectionNamespace:       s.leaderElectionNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		GracefulShutdownTimeout:       &gracePeriod,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up the manager: %w", err)
+	}
+	return mgr, nil
+}
+
+func metricsOptions(s settings) metricsserver.Options {
+	options := metricsserver.Options{BindAddress: s.metricsAddress, SecureServing: s.metricsSecure}
+	if s.metricsSecure {
+		options.FilterProvider = filters.WithAuthenticationAndAuthorization
+		// HTTP/2 lets a client make a server work for requests it has cancelled.
+		options.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }}
+	}
+	return options
+}
+
+// addProbes: alive is to answer at all, ready is to know the cluster.
+func addProbes(mgr manager.Manager) error {
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("add /healthz: %w", err)
+	}
+	synced := func(request *http.Request) error {
+		// The probe is answered before whoever asks loses patience, 1 s by default.
+		ctx, cancel := context.WithTimeout(request.Context(), 500*time.Millisecond)
+		defer cancel()
+		if !mgr.GetCache().WaitForCacheSync(ctx) {
+			return errors.New("the caches are not filled yet: the API server has not answered")
+		}
+		return nil
+	}
+	if err := mgr.AddReadyzCheck("caches", synced); err != nil {
+		return fmt.Errorf("add /readyz: %w", err)
+	}
+	return nil
+}
