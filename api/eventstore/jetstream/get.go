@@ -1,0 +1,224 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// getRequest asks for messages of a stream, one of them or a batch.
+type getRequest struct {
+	Sequence      uint64 `json:"seq,omitempty"`
+	LastBySubject string `json:"last_by_subj,omitempty"`
+	NextBySubject string `json:"next_by_subj,omitempty"`
+	Batch         int    `json:"batch,omitempty"`
+	MaxBytes      int    `json:"max_bytes,omitempty"`
+}
+
+// leaderGet gets one message from the leader of a stream, nil where there is
+// none. What any save has acknowledged before is in the answer.
+func (s *Store) leaderGet(ctx context.Context, stream string, get getRequest) (*message, error) {
+	var found *message
+	err := s.ask(ctx, s.api+"STREAM.MSG.GET."+stream, get, func(answer *nats.Msg) error {
+		var err error
+		found, err = decodeLeaderAnswer(answer.Data)
+		return err
+	})
+	return found, err
+}
+
+func decodeLeaderAnswer(data []byte) (*message, error) {
+	var answer struct {
+		Error   *apiError `json:"error"`
+		Message *struct {
+			Subject  string `json:"subject"`
+			Sequence uint64 `json:"seq"`
+			Header   []byte `json:"hdrs"`
+			Data     []byte `json:"data"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(data, &answer); err != nil {
+		return nil, fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
+	}
+	switch {
+	case answer.Error != nil && answer.Error.ErrCode == codeNoMessage:
+		return nil, nil
+	case answer.Error != nil:
+		return nil, answer.Error
+	case answer.Message == nil:
+		return nil, fmt.Errorf("%w: the answer holds no message", eventstore.ErrUnavailable)
+	}
+	m := &message{Subject: answer.Message.Subject, Sequence: answer.Message.Sequence, Data: answer.Message.Data}
+	if len(answer.Message.Header) > 0 {
+		// A header that cannot be read is an empty one: the message is malformed,
+		// which is found where it is decoded.
+		m.Header, _ = nats.DecodeHeadersMsg(answer.Message.Header)
+	}
+	return m, nil
+}
+
+// directLast gets the last message of a subject from any replica, nil where it
+// knows of none. The replica may be behind the leader by a few messages.
+func (s *Store) directLast(ctx context.Context, stream, subject string) (*message, error) {
+	var found *message
+	err := s.ask(ctx, s.api+"DIRECT.GET."+stream, getRequest{LastBySubject: subject}, func(answer *nats.Msg) error {
+		var err error
+		switch status(answer) {
+		case "":
+			found, err = decodeDirect(answer)
+		case statusNotFound:
+			found = nil
+		default:
+			err = statusError(answer)
+		}
+		return err
+	})
+	return found, err
+}
+
+// headerSequence is where the server says which message of the stream it is.
+const headerSequence = "Nats-Sequence"
+
+// Statuses of answers without a message.
+const (
+	statusNoResponders = "503"
+	statusNotFound     = "404"
+	statusEndOfBatch   = "204"
+)
+
+// status is the status of an answer without a message. A stored message has a
+// sequence; one that a writer gave a header of this name is no status.
+func status(m *nats.Msg) string {
+	if len(m.Data) > 0 || len(m.Header[headerSequence]) > 0 {
+		return ""
+	}
+	return m.Header.Get("Status")
+}
+
+func statusError(m *nats.Msg) error {
+	return fmt.Errorf("%w: JetStream answers %s %s", eventstore.ErrUnavailable, m.Header.Get("Status"), m.Header.Get("Description"))
+}
+
+// decodeDirect reads a message as a direct get answers it. The server adds its
+// headers after those of the message, so that the last value is the server's
+// even where a writer has used the same name.
+func decodeDirect(answer *nats.Msg) (*message, error) {
+	sequence, err := lastUint(answer.Header, headerSequence)
+	if err != nil {
+		return nil, err
+	}
+	return &message{Subject: lastValue(answer.Header, "Nats-Subject"), Sequence: sequence, Header: answer.Header, Data: answer.Data}, nil
+}
+
+func lastValue(header nats.Header, name string) string {
+	values := header[name]
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
+}
+
+func lastUint(header nats.Header, name string) (uint64, error) {
+	value, err := strconv.ParseUint(lastValue(header, name), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: the answer has no number in header %s: %w", eventstore.ErrUnavailable, name, err)
+	}
+	return value, nil
+}
+
+// Size of a page: large enough that round trips do not count, small enough to
+// hold. The server goes over the bytes by one message at most.
+const (
+	pageMessages = 256
+	pageBytes    = 4 << 20
+)
+
+// errIncomplete: messages of a page got lost on the way, or its end did. What
+// came is thrown away: a short answer would look like a short history.
+var errIncomplete = errors.New("a batch of messages is incomplete")
+
+// page gets messages of a subject from a sequence on, and says whether the
+// replica that answered has more.
+func (s *Store) page(ctx context.Context, stream, subject string, from uint64) ([]*message, bool, error) {
+	body, err := json.Marshal(getRequest{Sequence: from, NextBySubject: subject, Batch: pageMessages, MaxBytes: pageBytes})
+	if err != nil {
+		return nil, false, fmt.Errorf("encode request: %w", err)
+	}
+	for try := 1; ; try++ {
+		messages, more, err := s.tryPage(ctx, &nats.Msg{Subject: s.api + "DIRECT.GET." + stream, Data: body})
+		if err = askAgain(err, try); !errors.Is(err, errAgain) {
+			return messages, more, err
+		}
+		if pauseErr := pause(ctx, retryWait); pauseErr != nil {
+			return nil, false, fmt.Errorf("%w; last try: %v", pauseErr, err)
+		}
+	}
+}
+
+// tryPage has a subscription of its own, so that what is late of one try is not
+// taken for the next.
+func (s *Store) tryPage(ctx context.Context, request *nats.Msg) ([]*message, bool, error) {
+	if ctx.Err() != nil {
+		return nil, false, ended(ctx)
+	}
+	try, cancel := tryContext(ctx)
+	defer cancel()
+	permissions := s.permissions(request.Subject)
+	try, stop := permissions.watch(try)
+	defer stop()
+	request.Reply = s.nc.NewInbox()
+	answers, err := s.nc.SubscribeSync(request.Reply)
+	if err != nil {
+		return nil, false, sendError(err)
+	}
+	// It fails when the connection is closed, and then there is nothing to do.
+	defer func() { _ = answers.Unsubscribe() }()
+	if err := s.nc.PublishMsg(request); err != nil {
+		return nil, false, sendError(err)
+	}
+	messages, more, err := collectPage(try, answers)
+	if denied := permissions.denied(); err != nil && denied != nil {
+		return nil, false, denied
+	}
+	return messages, more, err
+}
+
+// collectPage takes the answers of one request up to the end of the batch. Each
+// names the one before it, so that none can be missing.
+func collectPage(try context.Context, answers *nats.Subscription) ([]*message, bool, error) {
+	var messages []*message
+	var last uint64
+	for {
+		answer, err := answers.NextMsgWithContext(try)
+		if err != nil {
+			return nil, false, fmt.Errorf("%w after %d messages: %w", errIncomplete, len(messages), sendError(err))
+		}
+		switch status(answer) {
+		case "", statusEndOfBatch:
+		case statusNoResponders:
+			return nil, false, errNoResponders
+		case statusNotFound:
+			return nil, false, nil
+		default:
+			return nil, false, statusError(answer)
+		}
+		if before, err := lastUint(answer.Header, "Nats-Last-Sequence"); err != nil || before != last {
+			return nil, false, fmt.Errorf("%w: %w: sequence %d should follow on %d", errNoAnswer, errIncomplete, before, last)
+		}
+		if status(answer) == statusEndOfBatch {
+			pending, err := lastUint(answer.Header, "Nats-Num-Pending")
+			return messages, pending > 0, err
+		}
+		m, err := decodeDirect(answer)
+		if err != nil {
+			return nil, false, err
+		}
+		messages, last = append(messages, m), m.Sequence
+	}
+}

@@ -1,0 +1,152 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// Limits of waiting.
+const (
+	// DefaultTimeout bounds a call whose context has no deadline. A cluster that
+	// loses the leader of a stream elects another within 9 seconds.
+	DefaultTimeout = 15 * time.Second
+	// tryTimeout is how long one answer is waited for before it is asked for
+	// again: the first question may have gone to a server that has just stopped.
+	tryTimeout = 2 * time.Second
+	// retryWait is the mean pause between tries. A try that lost against other
+	// writers comes again sooner, see pause.
+	retryWait = 100 * time.Millisecond
+	// noRespondersTries is how often a stream that nobody answers for is asked
+	// before the call fails: it may be between two leaders.
+	noRespondersTries = 5
+)
+
+// Config says where the events of one store are.
+type Config struct {
+	// Namespace and Store are the names of the store; they make the source of its
+	// events, /{namespace}/{store}. Required.
+	Namespace, Store string
+	// EventsStream and SnapshotsStream are the names of the streams. Required.
+	EventsStream, SnapshotsStream string
+	// Domain is the JetStream domain; empty is that of the server.
+	Domain string
+	// Timeout bounds each call whose context has no deadline; 0 is DefaultTimeout.
+	Timeout time.Duration
+}
+
+func (c Config) validate() error {
+	for _, field := range []struct{ name, value string }{
+		{"Namespace", c.Namespace}, {"Store", c.Store}, {"EventsStream", c.EventsStream}, {"SnapshotsStream", c.SnapshotsStream},
+	} {
+		if field.value == "" || EncodeToken(field.value) != field.value {
+			return fmt.Errorf("open event store: %s is %q: give a name without spaces, dots and wildcards", field.name, field.value)
+		}
+	}
+	if c.EventsStream == c.SnapshotsStream {
+		return fmt.Errorf("open event store: events and snapshots are both in stream %s: they need one each", c.EventsStream)
+	}
+	if EncodeToken(c.Domain) != c.Domain {
+		return fmt.Errorf("open event store: Domain is %q: give a name without spaces, dots and wildcards", c.Domain)
+	}
+	if c.Timeout < 0 {
+		return fmt.Errorf("open event store: Timeout is %s: give a positive one, or 0 for %s", c.Timeout, DefaultTimeout)
+	}
+	return nil
+}
+
+// Store is an eventstore.Store on JetStream. Make one with New.
+type Store struct {
+	nc     *nats.Conn
+	config Config
+	opts   eventstore.Options
+	// api is the prefix of the JetStream API.
+	api string
+
+	mu            sync.Mutex
+	closed        bool
+	subscriptions map[*subscription]struct{}
+}
+
+var _ eventstore.Store = (*Store)(nil)
+
+// New opens a store on a connection. It makes no stream and asks the server
+// nothing; see Check. The connection stays the caller's, and one with
+// nats.MaxReconnects(-1) survives any outage.
+func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error) {
+	if nc == nil {
+		return nil, errors.New("open event store: no NATS connection is given")
+	}
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	if config.Timeout == 0 {
+		config.Timeout = DefaultTimeout
+	}
+	api := "$JS.API."
+	if config.Domain != "" {
+		api = "$JS." + config.Domain + ".API."
+	}
+	return &Store{
+		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api,
+		subscriptions: map[*subscription]struct{}{},
+	}, nil
+}
+
+// Check answers whether the leaders of both streams answer; nil says that
+// events can be saved and read.
+func (s *Store) Check(ctx context.Context) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	for _, stream := range []string{s.config.EventsStream, s.config.SnapshotsStream} {
+		// No message has this subject, and the leader says so at once.
+		if _, err := s.leaderGet(ctx, stream, getRequest{LastBySubject: s.config.EventsStream + ".check"}); err != nil {
+			return fmt.Errorf("check stream %s: %w", stream, err)
+		}
+	}
+	return nil
+}
+
+// Close ends the subscriptions of the store. The connection is the caller's, and
+// calls under way come to their end.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	open := make([]*subscription, 0, len(s.subscriptions))
+	for subscription := range s.subscriptions {
+		open = append(open, subscription)
+	}
+	s.mu.Unlock()
+	for _, subscription := range open {
+		if err := subscription.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errTimeout is the cause of a context that this package has bounded.
+var errTimeout = errors.New("no answer in time")
+
+// bounded gives a context without a deadline the timeout of the store.
+func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, s.config.Timeout, fmt.Errorf("%w: waited %s", errTimeout, s.config.Timeout))
+}
+
+// ended is the error of a context that has ended: of the caller's own, whose
+// error it then is, or of one that bounded has made.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errTimeout) {
+		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, cause)
+	}
+	return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, ctx.Err())
+}

@@ -1,0 +1,158 @@
+package jetstream_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/storetest"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
+)
+
+// servers are shared by the tests that do no harm to them: one alone, and a
+// cluster of three.
+type servers struct {
+	once    sync.Once
+	cluster *natsserver.Cluster
+	err     error
+}
+
+var shared = map[int]*servers{1: {}, 3: {}}
+
+func sharedServers(t *testing.T, size int) *natsserver.Cluster {
+	t.Helper()
+	s := shared[size]
+	s.once.Do(func() {
+		dir, err := os.MkdirTemp("", "nats-")
+		if err != nil {
+			s.err = err
+			return
+		}
+		s.cluster, s.err = natsserver.Start(dir, size)
+		removeLater = append(removeLater, func() {
+			if s.cluster != nil {
+				s.cluster.Stop()
+			}
+			_ = os.RemoveAll(dir)
+		})
+	})
+	if s.err != nil {
+		t.Fatal(s.err)
+	}
+	return s.cluster
+}
+
+var removeLater []func()
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, remove := range removeLater {
+		remove()
+	}
+	os.Exit(code)
+}
+
+var streams atomic.Int64
+
+// config names streams that no other test has.
+func config() jetstream.Config {
+	name := fmt.Sprintf("shop_orders%d", streams.Add(1))
+	return jetstream.Config{
+		Namespace: "shop", Store: "orders", EventsStream: name, SnapshotsStream: name + "_snapshots", Timeout: time.Minute,
+	}
+}
+
+// streamConfigs are the streams as the operator makes them.
+func streamConfigs(c jetstream.Config, replicas int) []natsjs.StreamConfig {
+	return []natsjs.StreamConfig{{
+		Name: c.EventsStream, Subjects: []string{jetstream.EventsSubjects(c.EventsStream)}, Replicas: replicas,
+		Discard: natsjs.DiscardNew, Duplicates: 2 * time.Minute, AllowDirect: true, AllowAtomicPublish: true,
+		RePublish: &natsjs.RePublish{
+			Source: c.EventsStream + ".events.>", Destination: c.EventsStream + ".stored.>", HeadersOnly: true,
+		},
+	}, {
+		Name: c.SnapshotsStream, Subjects: []string{jetstream.SnapshotsSubjects(c.EventsStream)}, Replicas: replicas,
+		Discard: natsjs.DiscardOld, MaxMsgsPerSubject: 1, AllowDirect: true,
+	}}
+}
+
+func createStreams(t *testing.T, nc *nats.Conn, configs ...natsjs.StreamConfig) {
+	t.Helper()
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := deadline(t)
+	for _, c := range configs {
+		if _, err := js.CreateStream(ctx, c); err != nil {
+			t.Fatalf("create stream %s: %v", c.Name, err)
+		}
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		for _, c := range configs {
+			// The servers of some tests are gone by now, and their data with them.
+			_ = js.DeleteStream(ctx, c.Name)
+		}
+	})
+}
+
+// deadline is the context of one test.
+func deadline(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func open(t *testing.T, nc *nats.Conn, c jetstream.Config, opts ...eventstore.Option) *jetstream.Store {
+	t.Helper()
+	store, err := jetstream.New(nc, c, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return store
+}
+
+// newStore makes streams on a server alone and opens them.
+func newStore(t *testing.T, opts ...eventstore.Option) (*jetstream.Store, jetstream.Config, *nats.Conn) {
+	t.Helper()
+	nc := sharedServers(t, 1).Connect(t)
+	c := config()
+	createStreams(t, nc, streamConfigs(c, 1)...)
+	return open(t, nc, c, opts...), c, nc
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name              string
+		servers, replicas int
+	}{{"one server", 1, 1}, {"three servers, one replica", 3, 1}, {"three servers, three replicas", 3, 3}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cluster := sharedServers(t, c.servers)
+			storetest.Run(t, func(t *testing.T, opts ...eventstore.Option) eventstore.Store {
+				nc := cluster.Connect(t)
+				config := config()
+				createStreams(t, nc, streamConfigs(config, c.replicas)...)
+				return open(t, nc, config, opts...)
+			})
+		})
+	}
+}

@@ -1,0 +1,205 @@
+package jetstream
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/versioning"
+)
+
+// Headers of a stored message: CloudEvents 1.0 in binary mode. The values of
+// ce- headers are percent-encoded as the CloudEvents binding for HTTP says,
+// which that for NATS takes over; the others are plain.
+const (
+	headerSpecVersion  = "ce-specversion"
+	headerID           = "ce-id"
+	headerType         = "ce-type"
+	headerSource       = "ce-source"
+	headerSubject      = "ce-subject"
+	headerTime         = "ce-time"
+	headerActorVersion = "ce-actorversion"
+	headerCommandID    = "ce-commandid"
+	headerContentType  = "content-type"
+	headerMetadata     = "aether-meta-"
+
+	specVersion = "1.0"
+	// snapshotType and snapshotContentType mark a message as a snapshot, whose data
+	// has no content type of its own.
+	snapshotType        = "aether.snapshot"
+	snapshotContentType = "application/octet-stream"
+)
+
+// message is a stored message as it was read.
+type message struct {
+	Subject  string
+	Sequence uint64
+	Header   nats.Header
+	Data     []byte
+}
+
+// eventHeader is the header of an event that is complete.
+func eventHeader(source string, e *eventstore.Event) nats.Header {
+	header := cloudEvent(source, e.ID, e.EventType, e.ActorID, e.Version, e.Timestamp)
+	header[nats.MsgIdHdr] = []string{e.ID}
+	header[headerContentType] = []string{versioning.ContentType(e)}
+	if e.CommandID != "" {
+		header[headerCommandID] = []string{encodeValue(e.CommandID)}
+	}
+	for key, value := range e.Metadata {
+		header[headerMetadata+key] = []string{value}
+	}
+	return header
+}
+
+// snapshotHeader is the header of a snapshot that is complete. The id is new
+// each time: a snapshot that replaces another of its version is another message.
+func snapshotHeader(source, id string, s *eventstore.Snapshot) nats.Header {
+	header := cloudEvent(source, id, snapshotType, s.ActorID, s.Version, s.Timestamp)
+	header[headerContentType] = []string{snapshotContentType}
+	return header
+}
+
+func cloudEvent(source, id, kind, actorID string, version int64, at time.Time) nats.Header {
+	return nats.Header{
+		headerSpecVersion:  {specVersion},
+		headerID:           {encodeValue(id)},
+		headerType:         {encodeValue(kind)},
+		headerSource:       {encodeValue(source)},
+		headerSubject:      {encodeValue(actorID)},
+		headerTime:         {at.UTC().Format(time.RFC3339Nano)},
+		headerActorVersion: {strconv.FormatInt(version, 10)},
+	}
+}
+
+// decodeEvent is the event that a message holds. The actor is that of the
+// subject, which is what JetStream has checked.
+func decodeEvent(m *message) (eventstore.Event, error) {
+	actorID, version, at, err := decodeCloudEvent(m)
+	if err != nil {
+		return eventstore.Event{}, err
+	}
+	e := eventstore.Event{ActorID: actorID, Version: version, Timestamp: at, Data: m.Data, Sequence: m.Sequence}
+	for _, field := range []struct {
+		header string
+		value  *string
+		must   bool
+	}{{headerID, &e.ID, true}, {headerType, &e.EventType, true}, {headerCommandID, &e.CommandID, false}} {
+		if *field.value, err = decodeValue(m.Header, field.header); err != nil {
+			return eventstore.Event{}, err
+		}
+		if field.must && *field.value == "" {
+			return eventstore.Event{}, fmt.Errorf("header %s is missing", field.header)
+		}
+	}
+	e.ContentType = m.Header.Get(headerContentType)
+	if e.ContentType == "" {
+		e.ContentType = eventstore.ContentTypeJSON
+	}
+	for header, values := range m.Header {
+		if key, is := strings.CutPrefix(header, headerMetadata); is && len(values) > 0 {
+			if e.Metadata == nil {
+				e.Metadata = map[string]string{}
+			}
+			e.Metadata[key] = values[0]
+		}
+	}
+	return e, nil
+}
+
+func decodeSnapshot(m *message) (eventstore.Snapshot, error) {
+	actorID, version, at, err := decodeCloudEvent(m)
+	if err != nil {
+		return eventstore.Snapshot{}, err
+	}
+	return eventstore.Snapshot{ActorID: actorID, Version: version, Timestamp: at, Data: m.Data}, nil
+}
+
+// decodeCloudEvent reads what events and snapshots share.
+func decodeCloudEvent(m *message) (actorID string, version int64, at time.Time, err error) {
+	if got := m.Header.Get(headerSpecVersion); got != specVersion {
+		return "", 0, at, fmt.Errorf("header %s is %q, not %s", headerSpecVersion, got, specVersion)
+	}
+	if actorID, err = decodeActor(m.Subject); err != nil {
+		return "", 0, at, err
+	}
+	subject, err := decodeValue(m.Header, headerSubject)
+	if err != nil {
+		return "", 0, at, err
+	}
+	if subject != actorID {
+		return "", 0, at, fmt.Errorf("header %s is %q, and the message is of actor %q", headerSubject, subject, actorID)
+	}
+	if version, err = strconv.ParseInt(m.Header.Get(headerActorVersion), 10, 64); err != nil || version < 1 {
+		return "", 0, at, fmt.Errorf("header %s is %q, not a version from 1", headerActorVersion, m.Header.Get(headerActorVersion))
+	}
+	if at, err = time.Parse(time.RFC3339Nano, m.Header.Get(headerTime)); err != nil {
+		return "", 0, at, fmt.Errorf("header %s is %q, not a time: %w", headerTime, m.Header.Get(headerTime), err)
+	}
+	return actorID, version, at.UTC(), nil
+}
+
+// decodeActor is the actor of a subject {stream}.{kind}.{actorType}.{actorId}.
+func decodeActor(subject string) (string, error) {
+	tokens := strings.Split(subject, ".")
+	if len(tokens) != 4 {
+		return "", fmt.Errorf("subject %q has not the form {stream}.events.{actorType}.{actorId}", subject)
+	}
+	actorID, err := DecodeToken(tokens[3])
+	if err != nil {
+		return "", err
+	}
+	if actorTokens(actorID) != tokens[2]+"."+tokens[3] {
+		return "", fmt.Errorf("subject %q has another actor type than actor %q", subject, actorID)
+	}
+	return actorID, eventstore.ValidateActorID(actorID)
+}
+
+// encodeValue percent-encodes what may not stand in a header of CloudEvents:
+// space, '"', '%', and everything that is not printable ASCII.
+func encodeValue(text string) string {
+	var value strings.Builder
+	for _, b := range []byte(text) {
+		if b <= ' ' || b >= 0x7f || b == '"' || b == '%' {
+			value.WriteByte('%')
+			value.WriteByte(upperHex[b>>4])
+			value.WriteByte(upperHex[b&0xf])
+		} else {
+			value.WriteByte(b)
+		}
+	}
+	return value.String()
+}
+
+var errPercent = errors.New("has a % without two hexadecimal digits after it")
+
+// decodeValue is the value of a header; what another writer has left plain stays
+// as it is.
+func decodeValue(header nats.Header, name string) (string, error) {
+	encoded := header.Get(name)
+	if !strings.Contains(encoded, "%") {
+		return encoded, nil
+	}
+	var text strings.Builder
+	for i := 0; i < len(encoded); i++ {
+		if encoded[i] != '%' {
+			text.WriteByte(encoded[i])
+			continue
+		}
+		if i+2 >= len(encoded) {
+			return "", fmt.Errorf("header %s %w", name, errPercent)
+		}
+		b, err := strconv.ParseUint(encoded[i+1:i+3], 16, 8)
+		if err != nil {
+			return "", fmt.Errorf("header %s %w", name, errPercent)
+		}
+		text.WriteByte(byte(b))
+		i += 2
+	}
+	return text.String(), nil
+}

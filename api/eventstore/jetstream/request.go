@@ -1,0 +1,261 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// How the answer to one request fails to come, beside a context that ends.
+var (
+	// errNoResponders: nobody listens on the subject. Nothing has happened.
+	errNoResponders = errors.New("nobody answers: the stream does not exist, or has no leader")
+	// errNoAnswer: the request was sent and no answer came. It may have had its
+	// effect.
+	errNoAnswer = errors.New("no answer came")
+)
+
+// apiError is what JetStream answers to what it refuses.
+type apiError struct {
+	Code        int    `json:"code"`
+	ErrCode     int    `json:"err_code"`
+	Description string `json:"description"`
+}
+
+// Error is the server's own text.
+func (e *apiError) Error() string {
+	return fmt.Sprintf("JetStream error %d: %s", e.ErrCode, e.Description)
+}
+
+// JetStream's error codes, as far as something follows from them.
+const (
+	codeAccountResources  = 10002
+	codeClusterNotAvail   = 10008
+	codeClusterNotLeader  = 10009
+	codeInsufficient      = 10023
+	codeMemoryResources   = 10028
+	codeNoMessage         = 10037
+	codeStorageResources  = 10047
+	codeMessageTooLarge   = 10054
+	codeStreamNotFound    = 10059
+	codeWrongSequence     = 10071
+	codeWrongLastID       = 10070
+	codeStoreFailed       = 10077
+	codeHeaderTooLarge    = 10097
+	codeRollupFailed      = 10111
+	codeIDInProcess       = 10158
+	codeSequenceNotReady  = 10163
+	codeWrongSequenceAlso = 10164
+	codeTooManyRequests   = 10167
+	codeBatchIncomplete   = 10176
+	codeBatchTooLarge     = 10199
+	codeBatchDuplicate    = 10201
+	codeTooManyBatches    = 10210
+)
+
+// Unwrap is the error of package eventstore that the code stands for.
+func (e *apiError) Unwrap() error {
+	switch e.ErrCode {
+	case codeAccountResources, codeInsufficient, codeMemoryResources, codeStorageResources:
+		return eventstore.ErrStoreFull
+	case codeMessageTooLarge, codeHeaderTooLarge, codeBatchTooLarge:
+		return eventstore.ErrTooLarge
+	case codeStoreFailed:
+		// One code for all reasons; the text alone tells them apart.
+		if strings.Contains(e.Description, "too large") {
+			return eventstore.ErrTooLarge
+		}
+		if strings.Contains(e.Description, "maximum") {
+			return eventstore.ErrStoreFull
+		}
+	}
+	return eventstore.ErrUnavailable
+}
+
+// passing says that the same request can succeed a little later.
+func (e *apiError) passing() bool {
+	switch e.ErrCode {
+	case codeClusterNotAvail, codeClusterNotLeader, codeTooManyRequests, codeBatchIncomplete, codeTooManyBatches:
+		return true
+	}
+	return false
+}
+
+// request sends one message and waits for one answer, at most tryTimeout. Its
+// errors: errNoResponders, errNoAnswer, and those of package eventstore, with
+// which nothing was sent or stored. A context that ends after the message was
+// sent is errNoAnswer too.
+func (s *Store) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
+	if ctx.Err() != nil {
+		return nil, ended(ctx)
+	}
+	try, cancel := tryContext(ctx)
+	defer cancel()
+	permissions := s.permissions(msg.Subject)
+	try, stop := permissions.watch(try)
+	defer stop()
+	answer, err := s.nc.RequestMsgWithContext(try, msg)
+	if err == nil {
+		return answer, nil
+	}
+	if denied := permissions.denied(); denied != nil {
+		return nil, denied
+	}
+	return nil, sendError(err)
+}
+
+// sendError is why a message was not answered, or not even sent.
+func sendError(err error) error {
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return errNoResponders
+	case errors.Is(err, nats.ErrMaxPayload):
+		return fmt.Errorf("%w: the server takes no message of this size: %w", eventstore.ErrTooLarge, err)
+	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining),
+		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrHeadersNotSupported):
+		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w", errNoAnswer, err)
+}
+
+// tryContext bounds one try, and leaves a third of what time there is to find
+// out what has become of it.
+func tryContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	wait := tryTimeout
+	if deadline, has := ctx.Deadline(); has {
+		wait = min(wait, time.Until(deadline)*2/3)
+	}
+	return context.WithTimeout(ctx, wait)
+}
+
+// permissionPoll is how often a request that waits looks for a violation. Most
+// are answered long before the first look.
+const permissionPoll = 20 * time.Millisecond
+
+// permissions sees that the server refuses to take messages on some subjects.
+// NATS tells this to the connection, not to the request, which waits in vain.
+// Only an error that is new counts: the connection keeps the last one for ever.
+type permissions struct {
+	nc       *nats.Conn
+	subjects []string
+	before   error
+}
+
+func (s *Store) permissions(subjects ...string) *permissions {
+	return &permissions{nc: s.nc, subjects: subjects, before: s.nc.LastError()}
+}
+
+// denied is ErrPermissionDenied once the server has refused.
+func (p *permissions) denied() error {
+	now := p.nc.LastError()
+	if now == nil || now == p.before || !errors.Is(now, nats.ErrPermissionViolation) {
+		return nil
+	}
+	text := now.Error()
+	for _, subject := range p.subjects {
+		if strings.Contains(text, fmt.Sprintf("Publish to %q", subject)) {
+			return fmt.Errorf("%w: publish to %s: grant it to the user of this connection", eventstore.ErrPermissionDenied, subject)
+		}
+	}
+	return nil
+}
+
+// watch ends the context when the server has refused.
+func (p *permissions) watch(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	var mu sync.Mutex
+	var timer *time.Timer
+	look := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if p.denied() != nil {
+			cancel()
+		}
+		if ctx.Err() == nil {
+			timer.Reset(permissionPoll)
+		}
+	}
+	mu.Lock()
+	timer = time.AfterFunc(permissionPoll, look)
+	mu.Unlock()
+	return ctx, func() {
+		cancel()
+		mu.Lock()
+		defer mu.Unlock()
+		timer.Stop()
+	}
+}
+
+// ask is request for what changes nothing: it asks until an answer comes or the
+// context ends, and answers the server's refusal as an error.
+func (s *Store) ask(ctx context.Context, subject string, body any, answer func(*nats.Msg) error) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	for try := 1; ; try++ {
+		msg, err := s.request(ctx, &nats.Msg{Subject: subject, Data: data})
+		if err == nil {
+			err = answer(msg)
+		}
+		if err = askAgain(err, try); !errors.Is(err, errAgain) {
+			return err
+		}
+		if pauseErr := pause(ctx, retryWait); pauseErr != nil {
+			return fmt.Errorf("%w; last try: %v", pauseErr, err)
+		}
+	}
+}
+
+// errAgain marks an error after which the same request may succeed.
+var errAgain = errors.New("try again")
+
+// askAgain marks what is worth another try and changes nothing else.
+func askAgain(err error, try int) error {
+	var refused *apiError
+	switch {
+	case errors.Is(err, errNoAnswer), errors.As(err, &refused) && refused.passing():
+		return fmt.Errorf("%w: %w", errAgain, err)
+	case errors.Is(err, errNoResponders):
+		if try < noRespondersTries {
+			return fmt.Errorf("%w: %w", errAgain, err)
+		}
+		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+	}
+	return err
+}
+
+// conflictWait is the mean pause after a try that lost against another writer:
+// about as long as the write of that one takes on a replicated stream.
+const conflictWait = 2 * time.Millisecond
+
+// waitAfter is the mean pause after a try that failed with err.
+func waitAfter(err error) time.Duration {
+	var refused *apiError
+	if errors.Is(err, errNoAnswer) || errors.Is(err, errNoResponders) || errors.As(err, &refused) && refused.passing() {
+		return retryWait
+	}
+	return conflictWait
+}
+
+// pause waits for about the mean, spread so that writers who met once do not
+// meet again.
+func pause(ctx context.Context, mean time.Duration) error {
+	timer := time.NewTimer(mean/2 + rand.N(mean))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ended(ctx)
+	}
+}

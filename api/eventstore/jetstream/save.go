@@ -1,0 +1,367 @@
+package jetstream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/outcome"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/versioning"
+)
+
+// SaveEvent stores one event.
+func (s *Store) SaveEvent(ctx context.Context, event eventstore.Event, opts ...eventstore.SaveOption) (eventstore.Saved, error) {
+	saved, err := s.SaveEvents(ctx, []eventstore.Event{event}, opts...)
+	if err != nil {
+		return eventstore.Saved{}, err
+	}
+	return saved[0], nil
+}
+
+// SaveEvents stores events, all or none.
+func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts ...eventstore.SaveOption) ([]eventstore.Saved, error) {
+	events = s.complete(events)
+	saved, err := s.save(ctx, events, eventstore.NewSaveOptions(opts...))
+	if err != nil {
+		outcome.Failed(&s.opts, err)
+		if len(events) == 1 {
+			return nil, fmt.Errorf("save event %q of actor %q in stream %s: %w", events[0].ID, events[0].ActorID, s.config.EventsStream, err)
+		}
+		return nil, fmt.Errorf("save %d events in stream %s: %w", len(events), s.config.EventsStream, err)
+	}
+	outcome.Saved(&s.opts, events, saved)
+	return saved, nil
+}
+
+// complete gives a copy of each event its defaults but the version.
+func (s *Store) complete(events []eventstore.Event) []eventstore.Event {
+	events = slices.Clone(events)
+	for i := range events {
+		if events[i].Timestamp.IsZero() {
+			events[i].Timestamp = s.opts.Now()
+		}
+	}
+	return events
+}
+
+// save tries until the events are stored, refused, or the context ends.
+func (s *Store) save(ctx context.Context, events []eventstore.Event, opts eventstore.SaveOptions) ([]eventstore.Saved, error) {
+	if err := versioning.ValidateBatch(events, opts); err != nil {
+		return nil, err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	a := &attempt{store: s, events: events, opts: opts, stored: map[string]*eventstore.Event{}}
+	silent := 0
+	for {
+		saved, err := a.try(ctx)
+		a.sent = a.sent || errors.Is(err, errNoAnswer)
+		if errors.Is(err, errNoResponders) {
+			silent++
+		}
+		if err = askAgain(err, silent); !errors.Is(err, errAgain) {
+			return saved, settle(err, a.sent)
+		}
+		// From here on somebody else may have been first: only the leader knows.
+		a.fromLeader = true
+		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {
+			return nil, settle(fmt.Errorf("%w; last try: %v", pauseErr, err), a.sent)
+		}
+	}
+}
+
+// attempt is what one save has learned so far.
+type attempt struct {
+	store  *Store
+	events []eventstore.Event
+	opts   eventstore.SaveOptions
+	// heads are where the actors stood, at the last look.
+	heads map[string]head
+	// first are the sequences of the heads at the first look: what of ours is
+	// stored above them came from this save, where an answer was lost.
+	first map[string]uint64
+	// stored are events that were found stored, by the id of ours.
+	stored map[string]*eventstore.Event
+	// fromLeader reads the heads from the leader.
+	fromLeader bool
+	// sent says that a message was sent whose answer never came.
+	sent bool
+}
+
+// try looks, decides and writes once. An error that is errAgain wants another.
+func (a *attempt) try(ctx context.Context) ([]eventstore.Saved, error) {
+	if err := a.look(ctx); err != nil {
+		return nil, err
+	}
+	saved, err := a.decide()
+	var conflict *conflictError
+	if errors.As(err, &conflict) {
+		return nil, a.explain(ctx, conflict)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := a.write(ctx, saved); err != nil {
+		return nil, err
+	}
+	return saved, nil
+}
+
+// look reads where the actors stand.
+func (a *attempt) look(ctx context.Context) error {
+	a.heads = map[string]head{}
+	for i := range a.events {
+		actorID := a.events[i].ActorID
+		if _, known := a.heads[actorID]; known {
+			continue
+		}
+		head, err := a.store.head(ctx, actorID, a.fromLeader)
+		if err != nil {
+			return err
+		}
+		a.heads[actorID] = head
+	}
+	if a.first == nil {
+		a.first = map[string]uint64{}
+		for actorID, head := range a.heads {
+			a.first[actorID] = head.sequence
+		}
+	}
+	return nil
+}
+
+// conflictError is a version conflict that is not yet explained: the event may
+// be stored already.
+type conflictError struct {
+	index int
+	err   error
+}
+
+// Error is the text of the conflict.
+func (e *conflictError) Error() string { return e.err.Error() }
+
+// decide gives every event its version, or finds it stored. Sequences of events
+// that are to be stored are 0. It is pure.
+func (a *attempt) decide() ([]eventstore.Saved, error) {
+	saved := make([]eventstore.Saved, len(a.events))
+	latest := map[string]int64{}
+	for i := range a.events {
+		e := &a.events[i]
+		if stored := a.stored[e.ID]; stored != nil {
+			if !versioning.Same(stored, e) {
+				return nil, versioning.Duplicate(stored)
+			}
+			ours := a.sent && stored.Sequence > a.first[e.ActorID]
+			saved[i] = eventstore.Saved{ID: e.ID, ActorID: e.ActorID, Version: stored.Version, Sequence: stored.Sequence, Duplicate: !ours}
+			continue
+		}
+		expected, current := eventstore.ExpectAny, latest[e.ActorID]
+		if current == 0 {
+			expected, current = a.opts.ExpectedOf(e.ActorID), a.heads[e.ActorID].version
+		}
+		version, err := versioning.Assign(e, expected, current)
+		if err != nil {
+			return nil, &conflictError{index: i, err: err}
+		}
+		latest[e.ActorID] = version
+		saved[i] = eventstore.Saved{ID: e.ID, ActorID: e.ActorID, Version: version}
+	}
+	return saved, nil
+}
+
+// write stores what decide has found to be new, and fills in the sequences.
+func (a *attempt) write(ctx context.Context, saved []eventstore.Saved) error {
+	var messages []*nats.Msg
+	var indexes []int
+	checked := map[string]bool{}
+	for i := range saved {
+		if saved[i].Sequence != 0 {
+			continue
+		}
+		event := a.events[i]
+		event.Version = saved[i].Version
+		msg := a.store.eventMessage(&event)
+		// Inside a batch only the first message of a subject can be checked.
+		if !checked[event.ActorID] {
+			msg.Header[nats.ExpectedLastSubjSeqHdr] = []string{strconv.FormatUint(a.heads[event.ActorID].sequence, 10)}
+			checked[event.ActorID] = true
+		}
+		messages, indexes = append(messages, msg), append(indexes, i)
+	}
+	switch len(messages) {
+	case 0:
+		return nil
+	case 1:
+		return a.writeOne(ctx, messages[0], &saved[indexes[0]], indexes[0])
+	}
+	last, err := a.store.publishBatch(ctx, messages)
+	if err != nil {
+		return a.refused(ctx, err)
+	}
+	for n, i := range indexes {
+		saved[i].Sequence = last - uint64(len(indexes)-1-n)
+	}
+	return nil
+}
+
+func (a *attempt) writeOne(ctx context.Context, msg *nats.Msg, saved *eventstore.Saved, index int) error {
+	ack, err := a.store.publish(ctx, msg)
+	if err != nil {
+		return a.refused(ctx, err)
+	}
+	if ack.Duplicate {
+		return a.recall(ctx, index, ack.Sequence)
+	}
+	saved.Sequence = ack.Sequence
+	return nil
+}
+
+func (s *Store) eventMessage(event *eventstore.Event) *nats.Msg {
+	header := eventHeader(s.source(), event)
+	header[nats.ExpectedStreamHdr] = []string{s.config.EventsStream}
+	return &nats.Msg{Subject: EventsSubject(s.config.EventsStream, event.ActorID), Header: header, Data: event.Data}
+}
+
+// refused says what follows from a write that failed.
+func (a *attempt) refused(ctx context.Context, err error) error {
+	switch {
+	case isConflict(err):
+		return fmt.Errorf("%w: %w", errAgain, err)
+	case errCode(err) == codeBatchDuplicate:
+		return a.findDuplicates(ctx, err)
+	case errCode(err) == codeStoreFailed && errors.Is(err, eventstore.ErrUnavailable):
+		// The server could not write. Whether another replica has is not said.
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	return err
+}
+
+// recall remembers the stored message at a sequence as the one that has the id
+// of an event, and asks for another try, which finds it there.
+func (a *attempt) recall(ctx context.Context, index int, sequence uint64) error {
+	m, err := a.store.leaderGet(ctx, a.store.config.EventsStream, getRequest{Sequence: sequence})
+	if err != nil {
+		return err
+	}
+	e := &a.events[index]
+	taken := &eventstore.DuplicateEventError{EventID: e.ID, Sequence: sequence}
+	if m == nil {
+		// Stored, and erased inside the duplicate window: nothing to compare with.
+		return fmt.Errorf("%w (it is no longer stored)", taken)
+	}
+	stored, err := decodeEvent(m)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", taken, &eventstore.ReplayError{Sequence: m.Sequence, RawData: m.Data, Err: err})
+	}
+	// The server knows it by another header, which another writer may fill
+	// otherwise.
+	stored.ID = e.ID
+	a.stored[e.ID] = &stored
+	return fmt.Errorf("%w: event %q is stored at sequence %d", errAgain, e.ID, sequence)
+}
+
+// explain finds out whether the event behind a version conflict is stored
+// already; if not, the conflict stands.
+func (a *attempt) explain(ctx context.Context, conflict *conflictError) error {
+	if !a.fromLeader {
+		return fmt.Errorf("%w: %w", errAgain, conflict.err)
+	}
+	e := &a.events[conflict.index]
+	if e.Version > 0 {
+		if found, err := a.findByVersion(ctx, e); err != nil || found {
+			return again(err, e.ID)
+		}
+	}
+	sequence, err := a.store.sequenceOfID(ctx, e)
+	if err != nil {
+		return err
+	}
+	if sequence != 0 {
+		return a.recall(ctx, conflict.index, sequence)
+	}
+	return conflict.err
+}
+
+func again(err error, id string) error {
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: event %q is stored", errAgain, id)
+}
+
+// findByVersion looks for events of the save among what its actor has from a
+// version on. That works for as long as they are stored.
+func (a *attempt) findByVersion(ctx context.Context, e *eventstore.Event) (bool, error) {
+	ours := map[string]bool{}
+	for i := range a.events {
+		ours[a.events[i].ID] = true
+	}
+	for m, err := range a.store.messages(ctx, EventsSubject(a.store.config.EventsStream, e.ActorID), e.Version-1) {
+		if err != nil {
+			return false, err
+		}
+		if stored, err := decodeEvent(m); err == nil && ours[stored.ID] {
+			a.stored[stored.ID] = &stored
+		}
+	}
+	return a.stored[e.ID] != nil, nil
+}
+
+// findDuplicates looks for the events whose ids made JetStream refuse a batch:
+// it does not say which.
+func (a *attempt) findDuplicates(ctx context.Context, refusal error) error {
+	for i := range a.events {
+		if a.stored[a.events[i].ID] != nil {
+			continue
+		}
+		sequence, err := a.store.sequenceOfID(ctx, &a.events[i])
+		if err != nil {
+			return err
+		}
+		if sequence == 0 {
+			continue
+		}
+		if err := a.recall(ctx, i, sequence); !errors.Is(err, errAgain) {
+			return err
+		}
+	}
+	// None found: the id has left the window in between, and another try succeeds.
+	return fmt.Errorf("%w: %w", errAgain, refusal)
+}
+
+// sequenceOfID answers the sequence of the message whose id is that of an event,
+// inside the duplicate window; 0 for none. It publishes what can never be
+// stored: JetStream looks for the id first, and then refuses a rollup that does
+// not exist, and a last message that was never there.
+func (s *Store) sequenceOfID(ctx context.Context, event *eventstore.Event) (uint64, error) {
+	for try := 1; ; try++ {
+		ack, err := s.publish(ctx, &nats.Msg{Subject: EventsSubject(s.config.EventsStream, event.ActorID), Header: nats.Header{
+			nats.MsgIdHdr:             {event.ID},
+			nats.ExpectedStreamHdr:    {s.config.EventsStream},
+			nats.MsgRollup:            {"never"},
+			nats.ExpectedLastMsgIdHdr: {"never " + rand.Text()},
+		}})
+		switch {
+		case err == nil && ack.Duplicate:
+			return ack.Sequence, nil
+		case err == nil:
+			return 0, fmt.Errorf("%w: JetStream stored a message that it must refuse, at sequence %d", eventstore.ErrUnavailable, ack.Sequence)
+		case errCode(err) == codeRollupFailed, errCode(err) == codeWrongLastID:
+			return 0, nil
+		case isConflict(err):
+			err = fmt.Errorf("%w: %w", errAgain, err)
+		}
+		if err = askAgain(err, try); !errors.Is(err, errAgain) {
+			return 0, err
+		}
+		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {
+			return 0, fmt.Errorf("%w; last try: %v", pauseErr, err)
+		}
+	}
+}

@@ -1,0 +1,310 @@
+package jetstream
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// How a subscription asks the server for messages.
+const (
+	// heartbeat is how often the server says that it is there while it has no
+	// message. Two that are missing mean that the request or the consumer is lost.
+	// The default of the client would notice after 10 seconds, and on a replicated
+	// stream the first request is lost about once in a hundred times.
+	heartbeat = 500 * time.Millisecond
+	// pullExpires is how long one request for messages holds.
+	pullExpires = 30 * time.Second
+	// inactiveThreshold is how long the server keeps a consumer that nobody asks:
+	// one that is lost or closed is gone soon after. One whose subscriber works
+	// for longer on a single event is made again.
+	inactiveThreshold = 10*time.Second + pullExpires
+)
+
+// subscription is an ordered consumer: one in the server's memory, made again
+// after the last event delivered whenever anything is amiss.
+//
+// The client library has one as well. It asks for messages in a goroutine of
+// its own and makes a consumer again without regard to the context of who
+// waits; here all happens inside Next.
+type subscription struct {
+	store  *Store
+	opts   eventstore.SubscribeOptions
+	filter string
+	// life ends with Close.
+	life context.Context
+	end  context.CancelFunc
+
+	// mu is held by Next, and by Close once life has ended.
+	mu sync.Mutex
+	// next is the first sequence that was not delivered.
+	next uint64
+	// answers is where messages arrive; nil when a consumer must be made.
+	answers *nats.Subscription
+	inbox   string
+	// consumer is the name of the consumer, delivered the number of messages that
+	// it has sent.
+	consumer  string
+	delivered uint64
+	// pulls counts the requests for messages, reply is where the last one wants
+	// its answers, and wanted is how many more it allows.
+	pulls  int
+	reply  string
+	wanted int
+}
+
+// Subscribe follows the store. Filters on actors are the server's work, one on
+// event types is done here.
+func (s *Store) Subscribe(ctx context.Context, opts eventstore.SubscribeOptions) (eventstore.Subscription, error) {
+	sub, err := s.subscribe(ctx, opts)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to stream %s: %w", s.config.EventsStream, err)
+	}
+	return sub, nil
+}
+
+func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions) (*subscription, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	if ctx.Err() != nil {
+		return nil, ended(ctx)
+	}
+	sub := &subscription{store: s, opts: opts, filter: EventsSubjects(s.config.EventsStream), next: max(opts.FromSequence, 1)}
+	switch {
+	case opts.ActorID != "":
+		sub.filter = EventsSubject(s.config.EventsStream, opts.ActorID)
+	case opts.ActorType != "":
+		sub.filter = actorTypeSubjects(s.config.EventsStream, opts.ActorType)
+	}
+	if opts.FromNow {
+		last, err := s.leaderGet(ctx, s.config.EventsStream, getRequest{LastBySubject: ">"})
+		if err != nil {
+			return nil, err
+		}
+		if last != nil {
+			sub.next = last.Sequence + 1
+		}
+	}
+	// Not of ctx, which is for this call.
+	sub.life, sub.end = context.WithCancel(context.WithoutCancel(ctx))
+	if err := sub.start(ctx); err != nil {
+		sub.end()
+		return nil, err
+	}
+	return sub, s.register(sub)
+}
+
+func (s *Store) register(sub *subscription) error {
+	s.mu.Lock()
+	if !s.closed {
+		s.subscriptions[sub] = struct{}{}
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	return errors.Join(fmt.Errorf("%w: the store was closed", eventstore.ErrSubscriptionClosed), sub.Close())
+}
+
+// start makes the consumer, trying until the context ends.
+func (s *subscription) start(ctx context.Context) error {
+	s.stop()
+	name := "aether-" + rand.Text()
+	request := map[string]any{"stream_name": s.store.config.EventsStream, "action": "create", "config": map[string]any{
+		"name": name, "deliver_policy": "by_start_sequence", "opt_start_seq": s.next, "filter_subject": s.filter,
+		"ack_policy": "none", "replay_policy": "instant", "inactive_threshold": inactiveThreshold, "num_replicas": 1, "mem_storage": true,
+	}}
+	subject := s.store.api + "CONSUMER.CREATE." + s.store.config.EventsStream + "." + name + "." + s.filter
+	err := s.store.ask(ctx, subject, request, func(answer *nats.Msg) error {
+		var created struct {
+			Error *apiError `json:"error"`
+		}
+		if err := json.Unmarshal(answer.Data, &created); err != nil {
+			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
+		}
+		if created.Error != nil {
+			return created.Error
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	inbox := s.store.nc.NewInbox()
+	answers, err := s.store.nc.SubscribeSync(inbox + ".*")
+	if err != nil {
+		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+	}
+	s.answers, s.inbox, s.consumer, s.delivered = answers, inbox, name, 0
+	return s.pull()
+}
+
+// stop gives the consumer up. The server removes it soon: whoever deletes one
+// needs a permission more.
+func (s *subscription) stop() {
+	if s.answers != nil {
+		// It fails when the connection is closed, and then there is nothing to do.
+		_ = s.answers.Unsubscribe()
+		s.answers = nil
+	}
+}
+
+// pull asks for the next messages: as many as wait here at most.
+func (s *subscription) pull() error {
+	request, err := json.Marshal(map[string]any{
+		"batch": pageMessages, "max_bytes": pageBytes, "expires": pullExpires, "idle_heartbeat": heartbeat,
+	})
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	s.pulls++
+	s.reply, s.wanted = s.inbox+"."+strconv.Itoa(s.pulls), pageMessages
+	msg := &nats.Msg{Subject: s.store.api + "CONSUMER.MSG.NEXT." + s.store.config.EventsStream + "." + s.consumer, Reply: s.reply, Data: request}
+	if err := s.store.nc.PublishMsg(msg); err != nil {
+		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Next waits for the next event that passes the filters.
+func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
+	event, err := s.wait(waiting)
+	var replay *eventstore.ReplayError
+	switch {
+	case err == nil:
+		s.store.opts.Metrics.EventsRead.Add(1)
+		return event, nil
+	case errors.As(err, &replay):
+		s.store.opts.Metrics.ReplayErrors.Add(1)
+		return eventstore.Event{}, replay
+	case s.life.Err() != nil:
+		err = eventstore.ErrSubscriptionClosed
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	}
+	return eventstore.Event{}, fmt.Errorf("follow stream %s from sequence %d: %w", s.store.config.EventsStream, s.next, err)
+}
+
+// wait takes messages until one is for the subscriber.
+func (s *subscription) wait(ctx context.Context) (eventstore.Event, error) {
+	for {
+		if ctx.Err() != nil {
+			return eventstore.Event{}, ctx.Err()
+		}
+		if s.answers == nil {
+			if err := s.restart(ctx); err != nil {
+				return eventstore.Event{}, err
+			}
+		}
+		m, err := s.take(ctx)
+		if err != nil {
+			return eventstore.Event{}, err
+		}
+		if m == nil || m.Sequence < s.next {
+			continue
+		}
+		s.next = m.Sequence + 1
+		event, err := decodeEvent(m)
+		if err != nil {
+			return eventstore.Event{}, &eventstore.ReplayError{Sequence: m.Sequence, RawData: m.Data, Err: err}
+		}
+		if s.opts.Matches(&event) {
+			return event, nil
+		}
+	}
+}
+
+// restart makes a consumer again, for as long as the stream is there and the
+// context lasts.
+func (s *subscription) restart(ctx context.Context) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, tryTimeout)
+		err := s.start(try)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if s.store.nc.IsClosed() || errCode(err) == codeStreamNotFound || !errors.Is(err, eventstore.ErrUnavailable) {
+			return err
+		}
+		if err := pause(ctx, retryWait); err != nil {
+			return err
+		}
+	}
+}
+
+// take waits for one message of the consumer. Without one and without an error
+// the caller goes on: with a new consumer where there is none any more.
+func (s *subscription) take(ctx context.Context) (*message, error) {
+	wait, cancel := context.WithTimeout(ctx, 2*heartbeat)
+	defer cancel()
+	msg, err := s.answers.NextMsgWithContext(wait)
+	if ctx.Err() != nil && err != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		s.stop()
+		return nil, nil
+	}
+	if msg.Header.Get("Status") != "" && !strings.HasPrefix(msg.Reply, "$JS.ACK.") {
+		return nil, s.heed(msg)
+	}
+	metadata, err := msg.Metadata()
+	if err != nil || metadata.Sequence.Consumer != s.delivered+1 {
+		// Messages got lost on the way, or came from elsewhere.
+		s.stop()
+		return nil, nil
+	}
+	s.delivered++
+	if s.wanted--; s.wanted == 0 {
+		if err := s.pull(); err != nil {
+			return nil, err
+		}
+	}
+	return &message{Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data}, nil
+}
+
+// heed does what a message without an event asks for.
+func (s *subscription) heed(msg *nats.Msg) error {
+	description := strings.ToLower(msg.Header.Get("Description"))
+	switch code := msg.Header.Get("Status"); {
+	case code == "100", msg.Subject != s.reply:
+		// A heartbeat, or the end of a request that another has replaced.
+	case code == "404", code == "408", code == "409" && (strings.Contains(description, "batch completed") || strings.Contains(description, "maxbytes")):
+		// The request has come to its end.
+		return s.pull()
+	default:
+		s.stop()
+	}
+	return nil
+}
+
+// Close ends the subscription.
+func (s *subscription) Close() error {
+	s.end()
+	// Next returns as soon as life has ended.
+	s.mu.Lock()
+	s.stop()
+	s.mu.Unlock()
+	s.store.mu.Lock()
+	delete(s.store.subscriptions, s)
+	s.store.mu.Unlock()
+	return nil
+}
