@@ -28,8 +28,8 @@ func registerMetrics(registry *prometheus.Registry, stores []Store) *callMetrics
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "aether_sidecar_request_duration_seconds",
 			Help: "How long calls took that are no streams.",
-			// From a read in memory, 0.1 ms, to the default timeout of a call.
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			// From a read in memory, 0.1 ms, to the default timeout of a call, 15 s.
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15},
 		}, []string{"protocol", "route"}),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "aether_sidecar_streams_open",

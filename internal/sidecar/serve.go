@@ -15,7 +15,7 @@ import (
 const (
 	// stopTimeout bounds how long a stop waits for calls under way: more than
 	// DefaultRequestTimeout, less than the 30 s that a pod has by default.
-	stopTimeout = 15 * time.Second
+	stopTimeout = 20 * time.Second
 	// headerTimeout is how long the headers of a request may take.
 	headerTimeout = 10 * time.Second
 	// idleTimeout is how long a connection is kept that nobody uses.
@@ -27,7 +27,7 @@ const (
 
 // Serve serves the API on each of the listeners api, and health and metrics on
 // health, until ctx ends. Then it accepts no more, ends streams, and returns
-// when the calls under way have been answered, or after 15 s with an error. It
+// when the calls under way have been answered, or after 20 s with an error. It
 // closes the listeners.
 func (s *Server) Serve(ctx context.Context, api []net.Listener, health net.Listener) error {
 	apiServer := s.httpServer(s.api)

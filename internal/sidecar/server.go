@@ -18,10 +18,10 @@ const (
 	// as a whole. The largest event is 1 MiB, 1.3 MiB in base64: 8 MiB takes six of
 	// them, or the largest batch with 8 KiB an event.
 	DefaultMaxBodyBytes = 8 << 20
-	// DefaultRequestTimeout bounds a call that is not a stream. The engine's own
-	// limit for one exchange with NATS is below it, so that a save which fails
-	// says whether its outcome is known.
-	DefaultRequestTimeout = 10 * time.Second
+	// DefaultRequestTimeout bounds a call that is not a stream. A cluster that
+	// loses the leader of a stream elects another within 9 s: a save in that moment
+	// takes longer, and does not fail.
+	DefaultRequestTimeout = 15 * time.Second
 	// heartbeat is how often a stream of server-sent events says that it lives:
 	// proxies tend to end what is silent for 30 s or more.
 	heartbeat = 15 * time.Second

@@ -21,8 +21,8 @@ import (
 
 const (
 	// callTimeout bounds a call whose context has no deadline. The sidecar bounds
-	// it to 10 s by itself; the rest is for its answer to arrive.
-	callTimeout = 15 * time.Second
+	// it to 15 s by itself; the rest is for its answer to arrive.
+	callTimeout = 20 * time.Second
 	// silenceTimeout bounds how long a read may wait for its next event.
 	silenceTimeout = 30 * time.Second
 	// pingInterval is how often a silent connection is tried, so that a
