@@ -1,0 +1,114 @@
+// Package webhook puts package injector behind the API server's admission, and
+// keeps the certificate that the API server asks for, without cert-manager.
+package webhook
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
+)
+
+// Names of the objects of config/ that this package works with.
+const (
+	// Path is where the webhook for pods is served.
+	Path = "/mutate--v1-pod"
+	// ConfigurationName is the MutatingWebhookConfiguration whose caBundle is kept.
+	ConfigurationName = "aether-injector"
+	// ServiceName is the Service, in the operator's namespace, that the API server
+	// dials.
+	ServiceName = "aether-webhook"
+	// SecretName is the Secret, in the operator's namespace, with the CA that all
+	// replicas share. It is made when it is not there.
+	SecretName = "aether-webhook-ca"
+	// DefaultNamespace is the operator's namespace in config/default.
+	DefaultNamespace = "aether-system"
+)
+
+const (
+	// DefaultCheckInterval costs two reads a replica. It bounds how long labelled
+	// pods are refused after somebody has reset the caBundle.
+	DefaultCheckInterval = time.Minute
+	// DefaultCertificateLifetime is that of a serving certificate, which only ever
+	// is in the memory of one replica. It is renewed in the last third.
+	DefaultCertificateLifetime = 30 * 24 * time.Hour
+	// DefaultAuthorityLifetime is that of the CA. It is renewed in the last third.
+	DefaultAuthorityLifetime = 10 * 365 * 24 * time.Hour
+)
+
+// Options are the settings of the webhook. The zero value of each is its default.
+type Options struct {
+	// SidecarImage is the image of the sidecar where a pod names none. Without
+	// it, pods that name none are refused.
+	SidecarImage string
+	// Namespace is where the operator runs: the CA's Secret and the Service are
+	// there. Defaults to POD_NAMESPACE, to the namespace of the pod's
+	// ServiceAccount, to DefaultNamespace.
+	Namespace string
+	// CheckInterval is the pause between two looks at the CA, the caBundle and the
+	// serving certificate.
+	CheckInterval time.Duration
+	// CertificateLifetime is that of the serving certificate, with a granularity
+	// of a second. It must be longer than CheckInterval by far.
+	CertificateLifetime time.Duration
+	// AuthorityLifetime is that of the CA, longer than CertificateLifetime.
+	AuthorityLifetime time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	o.Namespace = cmp.Or(o.Namespace, operatorNamespace())
+	o.CheckInterval = cmp.Or(o.CheckInterval, DefaultCheckInterval)
+	o.CertificateLifetime = cmp.Or(o.CertificateLifetime, DefaultCertificateLifetime)
+	o.AuthorityLifetime = cmp.Or(o.AuthorityLifetime, DefaultAuthorityLifetime)
+	return o
+}
+
+// namespaceFile is where a kubelet writes the namespace of a pod.
+const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+func operatorNamespace() string {
+	if namespace := os.Getenv("POD_NAMESPACE"); namespace != "" {
+		return namespace
+	}
+	// Outside of a cluster the file is not there.
+	if content, err := os.ReadFile(namespaceFile); err == nil {
+		return cmp.Or(strings.TrimSpace(string(content)), DefaultNamespace)
+	}
+	return DefaultNamespace
+}
+
+// SetupWithManager serves the webhook for pods on the manager's webhook server,
+// gives that server its certificate, and adds the check "webhook" to /readyz: a
+// handshake works, and the API server trusts it. All of it works on each
+// replica, the leader or not.
+//
+// The port is that of the manager's WebhookServer, 9443 where none is given.
+func SetupWithManager(mgr ctrl.Manager, options Options) error {
+	options = options.withDefaults()
+	server, ok := mgr.GetWebhookServer().(*webhook.DefaultServer)
+	if !ok {
+		return fmt.Errorf("set up the webhook: the manager's webhook server is a %T, which takes no certificate: use webhook.NewServer of controller-runtime", mgr.GetWebhookServer())
+	}
+	certificates := newCertificates(mgr, server, options)
+	server.Options.TLSOpts = append(server.Options.TLSOpts, certificates.configureTLS)
+	server.Register(Path, &admission.Webhook{Handler: &podHandler{
+		decoder: admission.NewDecoder(mgr.GetScheme()),
+		cached:  mgr.GetClient(),
+		live:    mgr.GetAPIReader(),
+		config:  injector.Config{Image: options.SidecarImage},
+	}})
+	if err := mgr.Add(certificates); err != nil {
+		return fmt.Errorf("add the webhook's certificates to the manager: %w", err)
+	}
+	if err := mgr.AddReadyzCheck("webhook", certificates.ready); err != nil {
+		return fmt.Errorf("add the webhook to /readyz: %w", err)
+	}
+	return nil
+}
