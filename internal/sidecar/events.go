@@ -135,7 +135,7 @@ func (s *Server) streamEvents(c *call, fromVersion int64) error {
 			panic(http.ErrAbortHandler)
 		}
 	}
-	for event, err := range c.store.Store.Events(ctx, c.actorID, fromVersion) {
+	for event, err := range s.replay(ctx, c.store, c.actorID, fromVersion) {
 		var replay *eventstore.ReplayError
 		switch {
 		case err == nil:

@@ -173,7 +173,7 @@ func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.Stream
 	if err != nil {
 		return err
 	}
-	for event, err := range store.Store.Events(ctx, request.GetActorId(), request.GetFromVersion()) {
+	for event, err := range s.server.replay(ctx, store, request.GetActorId(), request.GetFromVersion()) {
 		message := &eventstorev1.StreamEventsResponse{}
 		var replay *eventstore.ReplayError
 		switch {
