@@ -1,0 +1,181 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	jsonpatch "github.com/evanphx/json-patch/v5"
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
+)
+
+// broken is a reader that cannot reach the API server.
+type broken struct{ client.Reader }
+
+func (broken) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
+	return errors.New("connection refused")
+}
+
+func newHandler() *podHandler {
+	return &podHandler{
+		decoder: admission.NewDecoder(testenv.Scheme()), cached: broken{}, live: broken{},
+		config: injector.Config{Image: image},
+	}
+}
+
+func creation(raw string) admission.Request {
+	return admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{
+		UID: "1", Namespace: "shop", Operation: admissionv1.Create, Object: runtime.RawExtension{Raw: []byte(raw)},
+	}}
+}
+
+// patched applies the patch of an answer, as the API server does.
+func patched(t *testing.T, raw string, response admission.Response) []byte {
+	t.Helper()
+	operations, err := json.Marshal(response.Patches)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := jsonpatch.DecodePatch(operations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := patch.Apply([]byte(raw))
+	if err != nil {
+		t.Fatalf("apply %s: %v", operations, err)
+	}
+	return content
+}
+
+// TestFieldsOfALaterKubernetes: the API server may know more of a pod than this
+// build, and containers move when the sidecar comes first.
+func TestFieldsOfALaterKubernetes(t *testing.T) {
+	t.Parallel()
+	const raw = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"aether.flowmade.one/eventstore":"orders"}},"spec":{
+		"future":{"a":1},
+		"initContainers":[{"name":"first","image":"i","future":"of first"}],
+		"containers":[{"name":"app","image":"i","future":"of app","env":[{"name":"A","valueFrom":{"futureRef":{"b":2}}}]}],
+		"volumes":[{"name":"v","futureVolume":{"c":3}}]}}`
+	response := newHandler().Handle(t.Context(), creation(raw))
+	if !response.Allowed {
+		t.Fatalf("%+v", response.Result)
+	}
+	if len(response.Warnings) != 0 {
+		t.Errorf("warnings, while the stores cannot be looked up: %q", response.Warnings)
+	}
+	type container struct {
+		Name, Future string
+		Env          []map[string]any
+	}
+	var got struct {
+		Spec struct {
+			Future                     map[string]any
+			InitContainers, Containers []container
+			Volumes                    []map[string]any
+		}
+	}
+	if err := json.Unmarshal(patched(t, raw, response), &got); err != nil {
+		t.Fatal(err)
+	}
+	first, second, app := got.Spec.InitContainers[0], got.Spec.InitContainers[1], got.Spec.Containers[0]
+	if got.Spec.Future["a"] != 1.0 || first.Name != injector.ContainerName || first.Future != "" ||
+		second.Future != "of first" || app.Future != "of app" {
+		t.Errorf("fields were lost or moved: %+v", got.Spec)
+	}
+	if len(app.Env) != 3 || app.Env[2]["valueFrom"].(map[string]any)["futureRef"] == nil {
+		t.Errorf("environment: %v", app.Env)
+	}
+	if len(got.Spec.Volumes) != 2 || got.Spec.Volumes[0]["futureVolume"] == nil {
+		t.Errorf("volumes: %v", got.Spec.Volumes)
+	}
+}
+
+// TestVariablesOfOneName: they are allowed, and the last one counts.
+func TestVariablesOfOneName(t *testing.T) {
+	t.Parallel()
+	const raw = `{"metadata":{"name":"p","labels":{"aether.flowmade.one/eventstore":"orders"}},"spec":{
+		"containers":[{"name":"app","image":"i","env":[{"name":"A","value":"1"},{"name":"B","value":"$(A)"},{"name":"A","value":"2"}]}]}}`
+	var before, got corev1.Pod
+	if err := json.Unmarshal([]byte(raw), &before); err != nil {
+		t.Fatal(err)
+	}
+	want, err := injector.Inject(&before, injector.Config{Image: image})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(patched(t, raw, newHandler().Handle(t.Context(), creation(raw))), &got); err != nil {
+		t.Fatal(err)
+	}
+	if !equality.Semantic.DeepEqual(&got, want.Pod) {
+		t.Errorf("got %+v, want %+v", got.Spec.Containers, want.Pod.Spec.Containers)
+	}
+}
+
+func TestOtherOperationsAreAllowed(t *testing.T) {
+	t.Parallel()
+	update, status := creation("{"), creation("{")
+	update.Operation, status.SubResource = admissionv1.Update, "status"
+	for _, request := range []admission.Request{update, status} {
+		if response := newHandler().Handle(t.Context(), request); !response.Allowed || len(response.Patches) != 0 {
+			t.Errorf("%s of pods/%s: %+v", request.Operation, request.SubResource, response)
+		}
+	}
+}
+
+// FuzzRequest sends any bytes to the webhook: it answers, and never with a patch
+// that does not apply.
+func FuzzRequest(f *testing.F) {
+	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":{}}}`))
+	f.Add([]byte(`{"request":null}`))
+	f.Add([]byte(`[`))
+	handler := &admission.Webhook{Handler: newHandler()}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, Path, bytes.NewReader(body))
+		request.Header.Set("Content-Type", "application/json")
+		recorder := httptest.NewRecorder()
+		handler.ServeHTTP(recorder, request)
+		if !json.Valid(recorder.Body.Bytes()) {
+			t.Errorf("the answer is no JSON: %q", recorder.Body)
+		}
+	})
+}
+
+// FuzzPod sends any pod: the answer's patch applies, and makes what Inject makes.
+func FuzzPod(f *testing.F) {
+	f.Add(`{"metadata":{"labels":{"aether.flowmade.one/eventstore":"orders"},"annotations":{"aether.flowmade.one/eventstores":"a,b"}},"spec":{"containers":[{"name":"app"},{"name":"app"}]}}`)
+	f.Add(`{"metadata":{"labels":{"aether.flowmade.one/eventstore":"orders"}},"spec":{"initContainers":[{"name":"aether-sidecar","restartPolicy":"Always","env":[{"name":"SERVICE_BINDING_ROOT","value":"/bindings"}],"volumeMounts":[{"name":"aether-binding-0","mountPath":"/bindings/x"}]}],"containers":null,"volumes":[{"name":"aether-binding-0"},{"name":"aether-binding-0"}]}}`)
+	f.Add(`{"metadata":{"labels":{"aether.flowmade.one/eventstore":"orders"}},"spec":null}`)
+	f.Add(`null`)
+	f.Fuzz(func(t *testing.T, raw string) {
+		var before corev1.Pod
+		response := newHandler().Handle(t.Context(), creation(raw))
+		if json.Unmarshal([]byte(raw), &before) != nil || !response.Allowed || len(response.Patches) == 0 {
+			return
+		}
+		want, err := injector.Inject(&before, injector.Config{Image: image})
+		if err != nil {
+			t.Fatalf("%s was patched and must be refused: %v", raw, err)
+		}
+		var got corev1.Pod
+		if err := json.Unmarshal(patched(t, raw, response), &got); err != nil {
+			t.Fatalf("%s became no pod: %v", raw, err)
+		}
+		// A key in another case is another key to the API server, and the same to Go.
+		if !strings.Contains(raw, `\`) && !equality.Semantic.DeepEqual(got.Spec, want.Pod.Spec) {
+			t.Errorf("%s became\n%+v, want\n%+v", raw, got.Spec, want.Pod.Spec)
+		}
+	})
+}
