@@ -20,9 +20,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/controller"
+	injection "git.flowmade.one/flowmade-one/aether-operator/internal/webhook"
 )
 
 func main() {
@@ -100,6 +102,11 @@ func run(ctx context.Context, args []string) error {
 	if err := controller.SetupWithManager(ctx, mgr, controller.Options{ResyncInterval: s.resync}); err != nil {
 		return err
 	}
+	if s.webhookPort != 0 {
+		if err := injection.SetupWithManager(mgr, injection.Options{SidecarImage: s.sidecarImage}); err != nil {
+			return err
+		}
+	}
 	if err := addProbes(mgr); err != nil {
 		return err
 	}
@@ -126,6 +133,7 @@ func newManager(s settings) (manager.Manager, error) {
 		Scheme:                        scheme,
 		Cache:                         controller.CacheOptions(),
 		Metrics:                       metricsOptions(s),
+		WebhookServer:                 webhook.NewServer(webhook.Options{Port: s.webhookPort}),
 		HealthProbeBindAddress:        s.probeAddress,
 		LeaderElection:                s.leaderElection,
 		LeaderElectionID:              "aether-operator.aether.flowmade.one",

@@ -15,16 +15,16 @@ import (
 func (d *demo) breakThings(ctx context.Context) error {
 	const writers = 4
 	before := len(d.app.acknowledged)
-	faults, ctx := errgroup.WithContext(ctx)
+	saving, savingCtx := errgroup.WithContext(ctx)
 	broken := make(chan struct{})
 	for writer := range writers {
-		faults.Go(func() error { return d.app.writeUntil(ctx, broken, writer) })
+		saving.Go(func() error { return d.app.writeUntil(savingCtx, broken, writer) })
 	}
-	faults.Go(func() error {
+	saving.Go(func() error {
 		defer close(broken)
-		return d.inject(ctx)
+		return d.inject(savingCtx)
 	})
-	if err := faults.Wait(); err != nil {
+	if err := saving.Wait(); err != nil {
 		return err
 	}
 	checked, err := d.app.checkAcknowledged(ctx)

@@ -17,11 +17,16 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 func main() {
 	stay := flag.Bool("stay", false, "do the set-up, stay up until Ctrl-C, and clean up")
 	flag.Parse()
+	// What envtest logs is of no interest to who watches.
+	log.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Stdout, *stay); err != nil {

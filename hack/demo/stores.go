@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -67,8 +68,11 @@ func (d *demo) printStores(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	path := d.system.kubernetes.Config.Host + "/apis/" + v1alpha1.GroupVersion.String() + "/eventstores"
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
+	address, err := url.JoinPath(d.system.kubernetes.Config.Host, "apis", v1alpha1.GroupVersion.String(), "eventstores")
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return err
 	}
@@ -78,6 +82,9 @@ func (d *demo) printStores(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("list the EventStores as a table: the API server answers %s", response.Status)
+	}
 	var table metav1.Table
 	if err := json.NewDecoder(response.Body).Decode(&table); err != nil {
 		return fmt.Errorf("read the table of EventStores: %w", err)

@@ -55,8 +55,8 @@ func (s *system) build(ctx context.Context) (err error) {
 		return err
 	}
 	s.say("kube-apiserver and etcd: %s", assets)
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", s.dir+"/bin/", "./cmd/...")
-	build.Dir, build.Env = s.root, append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.CommandContext(ctx, "go", "build", "-o", s.dir+"/bin/", "./cmd/...")
+	build.Dir = s.root
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", build, err, out)
 	}
@@ -131,11 +131,14 @@ func (s *system) apply(ctx context.Context, path string, edit func(*unstructured
 		return 0, fmt.Errorf("render %s: %w", path, err)
 	}
 	for _, resource := range rendered.Resources() {
-		content, err := resource.Map()
+		content, err := resource.MarshalJSON()
 		if err != nil {
 			return 0, fmt.Errorf("render %s of %s: %w", resource.CurId(), path, err)
 		}
-		object := &unstructured.Unstructured{Object: content}
+		object := &unstructured.Unstructured{}
+		if err := object.UnmarshalJSON(content); err != nil {
+			return 0, fmt.Errorf("read %s of %s: %w", resource.CurId(), path, err)
+		}
 		if err := edit(object); err != nil {
 			return 0, fmt.Errorf("adapt %s %s: %w", object.GetKind(), object.GetName(), err)
 		}
