@@ -19,6 +19,7 @@ import (
 )
 
 func main() {
+	limitMemory("/sys/fs/cgroup/memory.max")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	// A second signal ends the program at once.
 	context.AfterFunc(ctx, stop)

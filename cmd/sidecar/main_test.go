@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -291,4 +292,24 @@ func TestRedacted(t *testing.T) {
 
 func newEvent(id, actorID string) eventstore.Event {
 	return eventstore.Event{ID: id, EventType: "Tested", ActorID: actorID, Data: []byte(`{"n":1.50}`)}
+}
+
+// Not parallel: the limit is that of the whole process.
+func TestLimitMemory(t *testing.T) {
+	t.Setenv("GOMEMLIMIT", "")
+	before := debug.SetMemoryLimit(-1)
+	t.Cleanup(func() { debug.SetMemoryLimit(before) })
+	file := filepath.Join(t.TempDir(), "memory.max")
+	for _, c := range []struct {
+		content string
+		want    int64
+	}{{"max\n", before}, {"", before}, {"4294967296\n", 4294967296 / 10 * 9}} {
+		if err := os.WriteFile(file, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		limitMemory(file)
+		if got := debug.SetMemoryLimit(-1); got != c.want {
+			t.Errorf("limit of %q is %d, want %d", c.content, got, c.want)
+		}
+	}
 }

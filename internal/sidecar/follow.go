@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -33,7 +34,7 @@ func (s *Server) followEvents(c *call) error {
 	header.Set("Content-Type", "text/event-stream")
 	// nginx would collect what should arrive at once.
 	header.Set("X-Accel-Buffering", "no")
-	stream := &eventStream{w: c.w, control: http.NewResponseController(c.w)}
+	stream := &eventStream{w: c.w, control: http.NewResponseController(c.w), heartbeat: s.heartbeat}
 	stream.write("retry: %d\n\n", retryMilliseconds)
 	stream.follow(ctx, subscription)
 	return nil
@@ -82,7 +83,9 @@ func followOptions(c *call) (eventstore.SubscribeOptions, error) {
 type eventStream struct {
 	w       io.Writer
 	control *http.ResponseController
-	err     error
+	// heartbeat is how long there may be silence.
+	heartbeat time.Duration
+	err       error
 }
 
 func (s *eventStream) write(format string, args ...any) {
@@ -98,7 +101,7 @@ func (s *eventStream) write(format string, args ...any) {
 // browsers hand named ones only to listeners of that name.
 func (s *eventStream) follow(ctx context.Context, subscription eventstore.Subscription) {
 	for s.err == nil && ctx.Err() == nil {
-		event, err := nextOrHeartbeat(ctx, subscription)
+		event, err := nextOrHeartbeat(ctx, subscription, s.heartbeat)
 		var replay *eventstore.ReplayError
 		switch {
 		case errors.Is(err, errHeartbeat):
@@ -128,9 +131,9 @@ func (s *eventStream) writeDocument(head string, document any) {
 }
 
 // errHeartbeat: nothing came for a while.
-var errHeartbeat = errors.New("no event for " + heartbeat.String())
+var errHeartbeat = errors.New("no event for a while")
 
-func nextOrHeartbeat(ctx context.Context, subscription eventstore.Subscription) (eventstore.Event, error) {
+func nextOrHeartbeat(ctx context.Context, subscription eventstore.Subscription, heartbeat time.Duration) (eventstore.Event, error) {
 	waiting, cancel := context.WithTimeout(ctx, heartbeat)
 	defer cancel()
 	event, err := subscription.Next(waiting)

@@ -126,7 +126,7 @@ func TestFollowNegotiatesAndRefuses(t *testing.T) {
 // thing that a client hears.
 func TestFollowThatFails(t *testing.T) {
 	t.Parallel()
-	r := serveFaulty(t, &faulty{before: []item{anEvent, aReplayError}, err: aFailure})
+	r := serveFaulty(t, &faulty{before: []item{anEvent, aReplayError}, err: errAtLast})
 	f := r.follow("")
 	f.want(7)
 	if e, _ := f.event(); e.name != "replay-error" || e.id != "8" || !strings.Contains(e.data, `"rawData":"/w=="`) {

@@ -383,7 +383,7 @@ func TestNDJSON(t *testing.T) {
 // A stream that fails in the middle cannot be taken for one that is whole.
 func TestNDJSONThatFails(t *testing.T) {
 	t.Parallel()
-	r := serveFaulty(t, &faulty{before: []item{anEvent, aReplayError}, err: aFailure})
+	r := serveFaulty(t, &faulty{before: []item{anEvent, aReplayError}, err: errAtLast})
 	response := r.open(t.Context(), "GET "+order1+"/events", "", "Accept: application/x-ndjson")
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
@@ -398,7 +398,7 @@ func TestNDJSONThatFails(t *testing.T) {
 	if !strings.HasPrefix(got[2], `{"problem":{`) || !strings.Contains(got[2], `"code":"unavailable"`) {
 		t.Errorf("the last line is %s", got[2])
 	}
-	early := serveFaulty(t, &faulty{err: aFailure})
+	early := serveFaulty(t, &faulty{err: errAtLast})
 	early.wantProblem(early.do("GET "+order1+"/events", "", "Accept: application/x-ndjson"), 503, "unavailable", "")
 }
 

@@ -55,21 +55,45 @@ func validateBody(body []byte) error {
 }
 
 // decodeArray returns the elements of a JSON array, and the one document where
-// it is no array. The document is valid.
+// it is no array. The document is valid; what is returned are parts of it.
 func decodeArray(document json.RawMessage) ([]json.RawMessage, error) {
 	if document = bytes.TrimSpace(document); document[0] != '[' {
 		return []json.RawMessage{document}, nil
 	}
-	var elements []json.RawMessage
-	if err := json.Unmarshal(document, &elements); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(document))
+	if _, err := decoder.Token(); err != nil {
 		return nil, invalid(bodyField, "is no array: %v", err)
+	}
+	var elements []json.RawMessage
+	for decoder.More() {
+		element, err := nextValue(decoder, document)
+		if err != nil {
+			return nil, invalid(bodyField, "is no array: %v", err)
+		}
+		elements = append(elements, element)
 	}
 	return elements, nil
 }
 
+// nextValue returns the next value of a decoder that reads document, as a part
+// of that. A copy of each would take the memory of a small pod several times.
+func nextValue(decoder *json.Decoder, document []byte) (json.RawMessage, error) {
+	start := decoder.InputOffset()
+	if err := decoder.Decode(&skipped{}); err != nil {
+		return nil, err
+	}
+	return bytes.TrimLeft(document[start:decoder.InputOffset()], " \t\r\n,:"), nil
+}
+
+// skipped is a value that nothing is kept of.
+type skipped struct{}
+
+// UnmarshalJSON is for package json.
+func (*skipped) UnmarshalJSON([]byte) error { return nil }
+
 // decodeObject returns the members of a JSON object, whose names are all known
-// and all different. The document is valid. prefix names where it is, as
-// "metadata." does.
+// and all different. The document is valid; the values are parts of it. prefix
+// names where it is, as "metadata." does.
 func decodeObject(document json.RawMessage, prefix string, known []string) ([]member, error) {
 	decoder := json.NewDecoder(bytes.NewReader(document))
 	if opening, err := decoder.Token(); err != nil || opening != json.Delim('{') {
@@ -82,7 +106,7 @@ func decodeObject(document json.RawMessage, prefix string, known []string) ([]me
 			return nil, invalid(whole(prefix), "is not valid JSON: %v", err)
 		}
 		m := member{name: fmt.Sprint(name)}
-		if err := decoder.Decode(&m.value); err != nil {
+		if m.value, err = nextValue(decoder, document); err != nil {
 			return nil, invalid(prefix+m.name, "is not valid JSON: %v", err)
 		}
 		if known != nil && !slices.Contains(known, m.name) {

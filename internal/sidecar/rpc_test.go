@@ -248,7 +248,7 @@ func TestRPCFailuresOfAStore(t *testing.T) {
 
 func TestRPCReplayErrors(t *testing.T) {
 	t.Parallel()
-	r := serveFaulty(t, &faulty{before: []item{anEvent, aReplayError}, err: aFailure})
+	r := serveFaulty(t, &faulty{before: []item{anEvent, aReplayError}, err: errAtLast})
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	want := &eventstorev1.ReplayError{Sequence: 8, RawData: []byte{0xff}, Error: "has no id"}

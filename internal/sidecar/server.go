@@ -68,6 +68,8 @@ type Server struct {
 	calls    *callMetrics
 	api      http.Handler
 	health   http.Handler
+	// heartbeat is the constant, but in a test.
+	heartbeat time.Duration
 	// stopping ends when the server stops: streams end with it.
 	stopping context.Context
 	stop     context.CancelFunc
@@ -87,7 +89,7 @@ func New(config Config) (*Server, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{config: config, stores: map[string]*Store{}, registry: prometheus.NewRegistry()}
+	s := &Server{config: config, stores: map[string]*Store{}, registry: prometheus.NewRegistry(), heartbeat: heartbeat}
 	for i := range config.Stores {
 		store := &config.Stores[i]
 		if _, taken := s.stores[store.Name]; taken || store.Name == "" {

@@ -239,7 +239,7 @@ var (
 	anEvent = item{event: eventstore.Event{ID: "e-1", EventType: "T", ActorID: "order-1", Version: 1, Data: []byte("1"), Sequence: 7,
 		Timestamp: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)}}
 	aReplayError = item{err: &eventstore.ReplayError{Sequence: 8, RawData: []byte{0xff}, Err: errors.New("has no id")}}
-	aFailure     = fmt.Errorf("read on: %w", eventstore.ErrUnavailable)
+	errAtLast    = fmt.Errorf("read on: %w", eventstore.ErrUnavailable)
 )
 
 func TestNewRefuses(t *testing.T) {
