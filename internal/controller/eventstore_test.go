@@ -223,7 +223,7 @@ var _ = Describe("An EventStore", func() {
 		// Each of these wakes the reconciler and changes nothing that it looks at.
 		for _, value := range []string{"1", "2", "3", "4"} {
 			before[0] = annotate(ctx, store, value)
-			Consistently(settled).WithContext(ctx).WithTimeout(500 * time.Millisecond).Should(Equal(before))
+			Consistently(settled).WithContext(ctx).WithTimeout(consistentTime).Should(Equal(before))
 		}
 	})
 })

@@ -1,0 +1,136 @@
+package controller_test
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/types"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// accept lets the current generation of a store destroy data.
+func accept(s *v1alpha1.EventStore) {
+	if s.Annotations == nil {
+		s.Annotations = map[string]string{}
+	}
+	s.Annotations[v1alpha1.AnnotationAcceptDataLoss] = strconv.FormatInt(s.Generation, 10)
+}
+
+// consistentTime is how long what must not happen is waited for: many times what
+// a pass takes.
+const consistentTime = 500 * time.Millisecond
+
+var _ = Describe("Data", func() {
+	var store *v1alpha1.EventStore
+	var api jetstream.JetStream
+	BeforeEach(func(ctx context.Context) {
+		class := newClass(ctx, single.URLs())
+		api = js(single)
+		store = create(ctx, newStore(newNamespace(ctx), class.Name))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+	})
+	// hold saves events and waits until the status knows.
+	hold := func(ctx context.Context, count int) {
+		GinkgoHelper()
+		publish(ctx, api, store, count)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(HaveField("Status.Streams", ContainElement(HaveField("LastSequence", BeNumerically(">", 0)))))
+	}
+	lost := func(reason string) types.GomegaMatcher {
+		return And(beStalled(reason), haveCondition(v1alpha1.ConditionDataLoss, metav1.ConditionTrue, reason))
+	}
+
+	It("is kept from a shorter retention until a person accepts the loss", func(ctx context.Context) {
+		hold(ctx, 10)
+		// Older than the new age by the time it is looked at.
+		Eventually(func() float64 {
+			info := streamInfo(ctx, api, store.EventsStreamName())
+			return info.TimeStamp.Sub(info.State.LastTime).Seconds()
+		}).Should(BeNumerically(">", 2))
+		publish(ctx, api, store, 5)
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "2s" })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(
+			beStalled(v1alpha1.ReasonWouldDestroyEvents),
+			haveCondition(v1alpha1.ConditionDataLossPrevented, metav1.ConditionTrue, v1alpha1.ReasonWouldDestroyEvents),
+			sayWhy(And(MatchRegexp(`1[0-5] of 15 messages`), ContainSubstring(v1alpha1.AnnotationAcceptDataLoss+"=2")))))
+		Expect(streamInfo(ctx, api, store.EventsStreamName())).To(And(
+			HaveField("State.Msgs", BeEquivalentTo(15)), HaveField("Config.MaxAge.Hours()", BeEquivalentTo(365*24))))
+
+		By("accepting the loss of another generation")
+		change(ctx, store, func(s *v1alpha1.EventStore) {
+			accept(s)
+			s.Annotations[v1alpha1.AnnotationAcceptDataLoss] = "1"
+		})
+		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(beStalled(v1alpha1.ReasonWouldDestroyEvents))
+
+		By("accepting the loss of this generation")
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLossPrevented)))
+		Eventually(func() uint64 { return streamInfo(ctx, api, store.EventsStreamName()).State.Msgs }).Should(BeZero())
+	})
+
+	It("that is kept from a shorter retention is free again when the change is taken back", func(ctx context.Context) {
+		hold(ctx, 1)
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "1s" })
+		Eventually(func(g Gomega) {
+			annotate(ctx, store, unique("poke"))
+			info := streamInfo(ctx, api, store.EventsStreamName())
+			g.Expect(info.Config.MaxAge.Hours() > 1 || info.State.Msgs == 0).To(BeTrue())
+			g.Expect(read(ctx, store)(g).Status.ObservedGeneration).To(BeEquivalentTo(2))
+		}).Should(Succeed())
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "365d" })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLossPrevented)))
+	})
+
+	It("that never was: an empty stream that is deleted comes back at once", func(ctx context.Context) {
+		created := read(ctx, store)(Default).Status.Streams[0].Created
+		for _, name := range []string{store.EventsStreamName(), store.SnapshotsStreamName()} {
+			Expect(api.DeleteStream(ctx, name)).To(Succeed())
+		}
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss),
+			HaveField("Status.Streams", ContainElement(HaveField("Created", Not(Equal(created)))))))
+		streamInfo(ctx, api, store.EventsStreamName())
+		streamInfo(ctx, api, store.SnapshotsStreamName())
+	})
+
+	It("that is gone with its stream is told, and the stream made again only when a person accepts it", func(ctx context.Context) {
+		hold(ctx, 3)
+		before := read(ctx, store)(Default).Status.Streams
+		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamMissing))
+		annotate(ctx, store, "1")
+		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(lost(v1alpha1.ReasonStreamMissing))
+		_, err := api.Stream(ctx, store.EventsStreamName())
+		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
+		Expect(read(ctx, store)(Default).Status.Streams).To(Equal(before), "what was there stays on record")
+
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
+
+		By("losing it once more: what was accepted was one loss")
+		hold(ctx, 3)
+		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamMissing))
+		change(ctx, store, func(s *v1alpha1.EventStore) { delete(s.Annotations, v1alpha1.AnnotationAcceptDataLoss) })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(HaveField("Status.AcceptedDataLoss", BeZero()))
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+	})
+
+	It("of a stream that was made again is told", func(ctx context.Context) {
+		hold(ctx, 3)
+		config := streamInfo(ctx, api, store.EventsStreamName()).Config
+		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamMissing))
+		_, err := api.CreateStream(ctx, config)
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamRecreated))
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
+	})
+})
