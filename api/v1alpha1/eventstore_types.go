@@ -55,7 +55,9 @@ type EventStoreSpec struct {
 type Retention struct {
 	// maxAge is how long an event is kept: numbers with the units s, m, h, d, w
 	// (7 days) and y (365 days), which may be combined, such as "365d" or "1d12h".
-	// "0" keeps events for ever.
+	// "0" keeps events for ever. At most 290 years, which is what JetStream counts.
+	// +kubebuilder:validation:XValidation:rule="self == '0' || self.matches('[1-9]')",message="is zero: write \"0\" to keep events for ever, or a duration of at least 1s"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,9}[smhdwy])+$') || self.findAll('[0-9]+y').map(n, int(n.substring(0, size(n) - 1))).sum() * 31536000 + self.findAll('[0-9]+w').map(n, int(n.substring(0, size(n) - 1))).sum() * 604800 + self.findAll('[0-9]+d').map(n, int(n.substring(0, size(n) - 1))).sum() * 86400 + self.findAll('[0-9]+h').map(n, int(n.substring(0, size(n) - 1))).sum() * 3600 + self.findAll('[0-9]+m').map(n, int(n.substring(0, size(n) - 1))).sum() * 60 + self.findAll('[0-9]+s').map(n, int(n.substring(0, size(n) - 1))).sum() <= 290 * 31536000",message="is longer than 290 years: write \"0\" to keep events for ever"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^(0|([0-9]{1,9}[smhdwy])+)$`

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -36,6 +37,9 @@ func (p *pass) tell(eventType, reason, action, format string, args ...any) {
 // conditions, writes them when anything changed, sends the Events, and says when
 // to come back.
 func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
+	if stopping(ctx, err) {
+		return ctrl.Result{}, nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	if p.gone {
@@ -65,6 +69,12 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 // outdated: the cache was behind what the API server has. Nothing is wrong, and
 // the next pass reads it.
 func outdated(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
+
+// stopping: the operator ends in the middle of a pass, which says nothing about
+// the object. The next leader starts with a pass of its own.
+func stopping(ctx context.Context, err error) bool {
+	return err != nil && errors.Is(ctx.Err(), context.Canceled)
+}
 
 func (p *pass) setConditions(fault *stream.Fault) {
 	status := &p.store.Status

@@ -108,6 +108,9 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 
 // report is the only writer of the status of a class.
 func (r *EventStoreClassReconciler) report(ctx context.Context, before, class *v1alpha1.EventStoreClass, err error) (ctrl.Result, error) {
+	if stopping(ctx, err) {
+		return ctrl.Result{}, nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	fault, known := stream.AsFault(err)

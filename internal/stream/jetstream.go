@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,10 +17,19 @@ import (
 // Codes of errors of the JetStream API that the client library does not name.
 const (
 	errNoSuitablePeers      = 10005
+	errMemoryExceeded       = 10028
+	errStorageExceeded      = 10047
+	errInvalidConfig        = 10052
+	errStreamLimits         = 10053
+	errNameInUse            = 10058
 	errStreamNotFound       = 10059
 	errReplicasNotSupported = 10074
 	errReconfiguring        = 10226
 )
+
+// refusals are the errors that a person must mend although the server gives them
+// the status of a fault of its own.
+var refusals = []jetstream.ErrorCode{errMemoryExceeded, errStorageExceeded, errInvalidConfig, errStreamLimits}
 
 // Account is what the server tells about itself and the account.
 type Account struct {
@@ -113,9 +123,14 @@ func (c *Conn) FirstSince(ctx context.Context, info *jetstream.StreamInfo, since
 	return found.Message.Sequence, nil
 }
 
-// gatherTime is how long servers may take to answer the question who is there: on
-// a busy machine too, since one that is missed counts as absent.
-const gatherTime = 2 * time.Second
+const (
+	// gatherTime is how long servers may take to answer the question who is there:
+	// on a busy machine too, since one that is missed counts as absent.
+	gatherTime = 2 * time.Second
+	// askAgain is when the question is repeated: it can reach a server before that
+	// server knows where to send the answer.
+	askAgain = 200 * time.Millisecond
+)
 
 // Peers counts the servers with JetStream in the cluster, and stops at enough. A
 // server that is no part of a cluster is one.
@@ -130,18 +145,30 @@ func (c *Conn) Peers(ctx context.Context, enough int) (int, error) {
 		return 0, Retrying(v1alpha1.ReasonUnreachable, "ask which servers there are: %w", err)
 	}
 	defer func() { _ = answers.Unsubscribe() }()
-	// Each server of the cluster answers this for the account of whoever asks; no
-	// right to the system account is needed.
-	if err := c.nc.PublishRequest("$SYS.REQ.ACCOUNT.PING.STATZ", inbox, []byte(`{"include_unused":true}`)); err != nil {
-		return 0, Retrying(v1alpha1.ReasonUnreachable, "ask which servers there are: %w", err)
-	}
-	gathering, cancel := context.WithTimeout(ctx, gatherTime)
-	defer cancel()
 	peers := map[string]bool{}
+	for started := time.Now(); len(peers) < enough && time.Since(started) < gatherTime; {
+		// Each server of the cluster answers this for the account of whoever asks; no
+		// right to the system account is needed.
+		if err := c.nc.PublishRequest("$SYS.REQ.ACCOUNT.PING.STATZ", inbox, []byte(`{"include_unused":true}`)); err != nil {
+			return 0, Retrying(v1alpha1.ReasonUnreachable, "ask which servers there are: %w", err)
+		}
+		gatherPeers(ctx, answers, cluster, peers, enough)
+		if ctx.Err() != nil {
+			return 0, fmt.Errorf("count the servers: %w", context.Cause(ctx))
+		}
+	}
+	return len(peers), nil
+}
+
+// gatherPeers adds the ids of the servers that answer until it is time to ask
+// again, or there are enough.
+func gatherPeers(ctx context.Context, answers *nats.Subscription, cluster string, peers map[string]bool, enough int) {
+	gathering, cancel := context.WithTimeout(ctx, askAgain)
+	defer cancel()
 	for len(peers) < enough {
 		answer, err := answers.NextMsgWithContext(gathering)
 		if err != nil {
-			break
+			return
 		}
 		var who struct {
 			Server struct {
@@ -154,10 +181,6 @@ func (c *Conn) Peers(ctx context.Context, enough int) (int, error) {
 			peers[who.Server.ID] = true
 		}
 	}
-	if ctx.Err() != nil {
-		return 0, fmt.Errorf("count the servers: %w", context.Cause(ctx))
-	}
-	return len(peers), nil
 }
 
 // WatchFirstEvent wakes the store when its first event is stored, once. Until
@@ -197,7 +220,9 @@ func apiFault(doing string, err error) error {
 			"%s: the NATS system has too few servers for the replicas (%w): set spec.replicas lower or add servers", doing, err)
 	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled, api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
 		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class", doing, err)
-	case api.Code >= 500:
+	case api.ErrorCode == errNameInUse:
+		return Retrying(v1alpha1.ReasonProgressingWithRetry, "%s: somebody created it at this moment (%w): looking again", doing, err)
+	case api.Code >= 500 && !slices.Contains(refusals, api.ErrorCode):
 		return Retrying(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: the operator tries again by itself", doing, err)
 	default:
 		return Stalled(v1alpha1.ReasonRefusedByServer,

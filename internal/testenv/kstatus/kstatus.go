@@ -95,7 +95,7 @@ func violation(observed, generation int64, conditions []metav1.Condition) error 
 		}
 	}
 	if ready.Status != metav1.ConditionTrue && working != 1 {
-		return fmt.Errorf("Ready is %s with %d of Reconciling and Stalled: one says whether to wait or to act", ready.Status, working)
+		return fmt.Errorf("condition Ready is %s with %d of Reconciling and Stalled: one says whether to wait or to act", ready.Status, working)
 	}
 	return nil
 }

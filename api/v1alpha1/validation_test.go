@@ -1,0 +1,229 @@
+package v1alpha1_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+var counter atomic.Int64
+
+// object reads a spec as a person writes it, in YAML.
+func object(kind, spec string) *unstructured.Unstructured {
+	GinkgoHelper()
+	o := &unstructured.Unstructured{Object: map[string]any{}}
+	Expect(yaml.Unmarshal([]byte(spec), &o.Object)).To(Succeed())
+	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
+	if o.GetName() == "" {
+		o.SetName(fmt.Sprintf("x-%d", counter.Add(1)))
+	}
+	if kind == "EventStore" {
+		o.SetNamespace("default")
+	}
+	return o
+}
+
+// create creates and cleans up.
+func create(ctx context.Context, o *unstructured.Unstructured) error {
+	err := k8s.Create(ctx, o, client.FieldValidation("Strict"))
+	if err == nil {
+		DeferCleanup(func(ctx context.Context) { Expect(k8s.Delete(ctx, o)).To(Succeed()) })
+	}
+	return err
+}
+
+func accepted(kind string) func(context.Context, string) {
+	return func(ctx context.Context, spec string) {
+		Expect(create(ctx, object(kind, spec))).To(Succeed())
+	}
+}
+
+func refused(kind string) func(context.Context, string, string) {
+	return func(ctx context.Context, spec, message string) {
+		Expect(create(ctx, object(kind, spec))).To(MatchError(ContainSubstring(message)))
+	}
+}
+
+var _ = Describe("An EventStore", func() {
+	long := strings.Repeat("x", 64)
+
+	DescribeTable("is accepted with", accepted("EventStore"),
+		Entry("nothing", ``),
+		Entry("an empty spec", `spec: {}`),
+		Entry("every field", `spec: {namespace: shop, className: standard, retention: {maxAge: 30d}, replicas: 3, storage: Memory, deletionPolicy: Delete}`),
+		Entry("a name of 63 characters", `metadata: {name: `+long[:63]+`}`),
+		Entry("an event namespace of 63 characters", `spec: {namespace: `+long[:63]+`}`),
+		Entry("the fewest replicas", `spec: {replicas: 1}`),
+		Entry("the most replicas", `spec: {replicas: 5}`),
+		Entry("every unit of age", `spec: {retention: {maxAge: 1y1w1d1h1m1s}}`),
+		Entry("an age in seconds", `spec: {retention: {maxAge: 1s}}`),
+		Entry("no end of age", `spec: {retention: {maxAge: "0"}}`),
+		Entry("an age with zeros in it", `spec: {retention: {maxAge: 10d0h}}`),
+		Entry("the longest age", `spec: {retention: {maxAge: 290y}}`),
+		Entry("the longest age in seconds", `spec: {retention: {maxAge: 999999999s}}`),
+	)
+
+	DescribeTable("is refused with", refused("EventStore"),
+		Entry("a name with dots", `metadata: {name: a.b}`, "the name must be a DNS label"),
+		Entry("a name of 64 characters", `metadata: {name: `+long+`}`, "the name must be a DNS label"),
+		Entry("an event namespace with dots", `spec: {namespace: a.b}`, "spec.namespace"),
+		Entry("an event namespace in upper case", `spec: {namespace: Shop}`, "spec.namespace"),
+		Entry("an event namespace of 64 characters", `spec: {namespace: `+long+`}`, "spec.namespace"),
+		Entry("an empty event namespace", `spec: {namespace: ""}`, "spec.namespace"),
+		Entry("an empty class", `spec: {className: ""}`, "spec.className"),
+		Entry("a class name that is too long", `spec: {className: `+strings.Repeat("x", 254)+`}`, "spec.className"),
+		Entry("no replicas", `spec: {replicas: 0}`, "spec.replicas"),
+		Entry("too many replicas", `spec: {replicas: 6}`, "spec.replicas"),
+		Entry("unknown storage", `spec: {storage: Tape}`, `supported values: "File", "Memory"`),
+		Entry("an unknown deletion policy", `spec: {deletionPolicy: Orphan}`, `supported values: "Retain", "Delete"`),
+		Entry("an age without a unit", `spec: {retention: {maxAge: "30"}}`, "spec.retention.maxAge"),
+		Entry("an age with an unknown unit", `spec: {retention: {maxAge: 30x}}`, "spec.retention.maxAge"),
+		Entry("an empty age", `spec: {retention: {maxAge: ""}}`, "spec.retention.maxAge"),
+		Entry("an age below zero", `spec: {retention: {maxAge: -1d}}`, "spec.retention.maxAge"),
+		Entry("zero in seconds", `spec: {retention: {maxAge: 0s}}`, `write "0" to keep events for ever`),
+		Entry("zero in parts", `spec: {retention: {maxAge: 0d0h}}`, `write "0" to keep events for ever`),
+		Entry("an age that is too long", `spec: {retention: {maxAge: 291y}}`, "longer than 290 years"),
+		Entry("an age that is too long in parts", `spec: {retention: {maxAge: 290y1s}}`, "longer than 290 years"),
+		Entry("an age of the largest numbers", `spec: {retention: {maxAge: 999999999y999999999w999999999d}}`, "longer than 290 years"),
+		Entry("an age of too many characters", `spec: {retention: {maxAge: `+strings.Repeat("1s", 17)+`}}`, "Too long"),
+		Entry("a field of a later version", `spec: {compression: S2}`, "unknown field"),
+	)
+
+	It("has its defaults", func(ctx context.Context) {
+		o := object("EventStore", ``)
+		Expect(create(ctx, o)).To(Succeed())
+		store := &v1alpha1.EventStore{}
+		Expect(k8s.Get(ctx, client.ObjectKeyFromObject(o), store)).To(Succeed())
+		Expect(store.Spec).To(Equal(v1alpha1.EventStoreSpec{
+			Retention: v1alpha1.Retention{MaxAge: "365d"}, Replicas: 1, Storage: v1alpha1.StorageFile, DeletionPolicy: v1alpha1.DeletionPolicyRetain,
+		}))
+		// Not seen yet: without this a new object would count as done.
+		Expect(store.Status.ObservedGeneration).To(BeEquivalentTo(-1))
+	})
+
+	const all = `spec: {namespace: shop, className: standard, retention: {maxAge: 30d}, replicas: 3, storage: File, deletionPolicy: Retain}`
+	edit := func(ctx context.Context, before, after string) error {
+		o := object("EventStore", before)
+		Expect(create(ctx, o)).To(Succeed())
+		patch, err := yaml.YAMLToJSON([]byte(after))
+		Expect(err).NotTo(HaveOccurred())
+		return k8s.Patch(ctx, o, client.RawPatch(types.MergePatchType, patch), client.FieldValidation("Strict"))
+	}
+
+	DescribeTable("may change", func(ctx context.Context, after string) {
+		Expect(edit(ctx, all, after)).To(Succeed())
+	},
+		Entry("retention", `spec: {retention: {maxAge: 60d}}`),
+		Entry("retention back to its default", `spec: {retention: null}`),
+		Entry("replicas", `spec: {replicas: 1}`),
+		Entry("deletion policy", `spec: {deletionPolicy: Delete}`),
+		Entry("nothing of what is immutable", `spec: {namespace: shop, className: standard, storage: File}`),
+	)
+
+	DescribeTable("may not change", func(ctx context.Context, before, after, field string) {
+		Expect(edit(ctx, before, after)).To(MatchError(And(ContainSubstring(field+": Forbidden"), ContainSubstring("immutable"))))
+	},
+		Entry("the event namespace", all, `spec: {namespace: other}`, "spec.namespace"),
+		Entry("the event namespace to unset", all, `spec: {namespace: null}`, "spec.namespace"),
+		Entry("the event namespace from unset", `spec: {}`, `spec: {namespace: default}`, "spec.namespace"),
+		Entry("the class", all, `spec: {className: other}`, "spec.className"),
+		Entry("the class to unset", all, `spec: {className: null}`, "spec.className"),
+		Entry("the class from unset", `spec: {}`, `spec: {className: other}`, "spec.className"),
+		Entry("the storage", all, `spec: {storage: Memory}`, "spec.storage"),
+	)
+})
+
+var _ = Describe("An EventStoreClass", func() {
+	const servers = `servers: ["nats://nats:4222"]`
+
+	DescribeTable("is accepted with", accepted("EventStoreClass"),
+		Entry("servers alone", `spec: {`+servers+`}`),
+		Entry("every scheme", `spec: {servers: ["nats://a:4222", "tls://b:4222", "ws://c:80", "wss://d:443"]}`),
+		Entry("no port", `spec: {servers: ["nats://nats.nats.svc"]}`),
+		Entry("16 servers", `spec: {servers: [`+manyServers(16)+`]}`),
+		Entry("credentials", `spec: {`+servers+`, credentials: {secretRef: {namespace: aether-system, name: nats}}}`),
+		Entry("open access of workloads", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"], access: None}}`),
+		Entry("workloads without access", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"]}}`),
+		Entry("credentials of workloads", `spec: {`+servers+`, workloads: {access: Secret, credentials: {secretRef: {namespace: a, name: b}}}}`),
+	)
+
+	DescribeTable("is refused with", refused("EventStoreClass"),
+		Entry("no spec", ``, "spec: Required"),
+		Entry("no servers", `spec: {}`, "spec.servers: Required"),
+		Entry("an empty list of servers", `spec: {servers: []}`, "spec.servers"),
+		Entry("17 servers", `spec: {servers: [`+manyServers(17)+`]}`, "Too many"),
+		Entry("a server twice", `spec: {servers: ["nats://a:4222", "nats://a:4222"]}`, "Duplicate"),
+		Entry("credentials in a URL", `spec: {servers: ["nats://user:password@a:4222"]}`, "spec.servers[0]"),
+		Entry("two servers in one URL", `spec: {servers: ["nats://a:4222,nats://b:4222"]}`, "spec.servers[0]"),
+		Entry("an unknown scheme", `spec: {servers: ["http://a:4222"]}`, "spec.servers[0]"),
+		Entry("an empty server", `spec: {servers: [""]}`, "spec.servers[0]"),
+		Entry("a server that is too long", `spec: {servers: ["nats://`+strings.Repeat("a", 250)+`"]}`, "Too long"),
+		Entry("a Secret without a name", `spec: {`+servers+`, credentials: {secretRef: {namespace: a, name: ""}}}`, "secretRef.name"),
+		Entry("a Secret without a namespace", `spec: {`+servers+`, credentials: {secretRef: {name: a}}}`, "secretRef.namespace: Required"),
+		Entry("credentials without a Secret", `spec: {`+servers+`, credentials: {}}`, "secretRef: Required"),
+		Entry("unknown access of workloads", `spec: {`+servers+`, workloads: {access: Everyone}}`, "workloads.access"),
+		Entry("access Secret without credentials", `spec: {`+servers+`, workloads: {access: Secret}}`, "access Secret needs credentials"),
+		Entry("credentials without access Secret", `spec: {`+servers+`, workloads: {access: None, credentials: {secretRef: {namespace: a, name: b}}}}`, "credentials go with access Secret"),
+	)
+
+	It("has its defaults", func(ctx context.Context) {
+		o := object("EventStoreClass", `spec: {`+servers+`}`)
+		Expect(create(ctx, o)).To(Succeed())
+		class := &v1alpha1.EventStoreClass{}
+		Expect(k8s.Get(ctx, client.ObjectKeyFromObject(o), class)).To(Succeed())
+		Expect(class.Spec.Workloads).To(Equal(v1alpha1.Workloads{Access: v1alpha1.AccessNone}))
+		Expect(class.Status.ObservedGeneration).To(BeEquivalentTo(-1))
+		Expect(class.IsDefault()).To(BeFalse())
+	})
+})
+
+var _ = Describe("kubectl get", func() {
+	columns := func(ctx context.Context, resource string) (always, wide []string) {
+		crd := &unstructured.Unstructured{}
+		crd.SetAPIVersion("apiextensions.k8s.io/v1")
+		crd.SetKind("CustomResourceDefinition")
+		Expect(k8s.Get(ctx, client.ObjectKey{Name: resource + "." + v1alpha1.GroupVersion.Group}, crd)).To(Succeed())
+		versions, _, err := unstructured.NestedSlice(crd.Object, "spec", "versions")
+		Expect(err).NotTo(HaveOccurred())
+		listed, _, err := unstructured.NestedSlice(versions[0].(map[string]any), "additionalPrinterColumns")
+		Expect(err).NotTo(HaveOccurred())
+		for _, c := range listed {
+			column := c.(map[string]any)
+			if column["priority"] == nil {
+				always = append(always, column["name"].(string))
+			} else {
+				wide = append(wide, column["name"].(string))
+			}
+		}
+		return always, wide
+	}
+
+	It("shows what an EventStore is about", func(ctx context.Context) {
+		always, wide := columns(ctx, "eventstores")
+		Expect(always).To(HaveExactElements("Ready", "Stream", "Replicas", "Max Age", "Messages", "Size", "Age"))
+		Expect(wide).To(HaveExactElements("Class", "Leader", "Last Event"))
+	})
+
+	It("shows what an EventStoreClass is about", func(ctx context.Context) {
+		always, _ := columns(ctx, "eventstoreclasses")
+		Expect(always).To(HaveExactElements("Ready", "Default", "Version", "Peers", "Stores", "Age"))
+	})
+})
+
+func manyServers(count int) string {
+	urls := make([]string, count)
+	for i := range urls {
+		urls[i] = fmt.Sprintf(`"nats://n%d:4222"`, i)
+	}
+	return strings.Join(urls, ",")
+}

@@ -1,0 +1,327 @@
+package stream_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
+)
+
+// connect gives a connection as the operator has it, and what it was told.
+func connect(t *testing.T, servers *natsserver.Cluster, credentials map[string][]byte) (*stream.Conn, chan stream.Notice) {
+	t.Helper()
+	told := make(chan stream.Notice, 100)
+	connections := stream.NewConnections(func(n stream.Notice) { told <- n })
+	t.Cleanup(connections.Close)
+	conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: credentials})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn, told
+}
+
+func fail(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantFault(t *testing.T, err error, handling stream.Handling, reason string) {
+	t.Helper()
+	if fault, ok := stream.AsFault(err); !ok || fault.Handling != handling || fault.Reason != reason {
+		t.Errorf("got %v, want a fault with handling %d and reason %s", err, handling, reason)
+	}
+}
+
+func TestCreateUpdateDelete(t *testing.T) {
+	t.Parallel()
+	for name, size := range map[string]int{"one server": 1, "three servers": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			servers := natsserver.Run(t, size)
+			conn, told := connect(t, servers, nil)
+			store := orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = int32(size) })
+			for _, wanted := range desired(t, store) {
+				live, err := conn.Stream(t.Context(), wanted.Config.Name)
+				fail(t, err)
+				if live != nil {
+					t.Fatalf("%+v is there before it is created", live)
+				}
+				plan := stream.NewPlan(wanted, nil, time.Now())
+				live, err = conn.Create(t.Context(), plan.Config())
+				fail(t, err)
+				// The server took every field as it was asked for, and adjusted none.
+				if plan = stream.NewPlan(wanted, live, time.Now()); !plan.Settled() {
+					t.Errorf("after creation: %v", plan.Steps)
+				}
+				live = editUntilTold(t, conn, told, live.Config)
+				live, err = conn.Update(t.Context(), stream.NewPlan(wanted, live, time.Now()).Config())
+				fail(t, err)
+				if plan = stream.NewPlan(wanted, live, time.Now()); !plan.Settled() {
+					t.Errorf("after the update: %v", plan.Steps)
+				}
+				fail(t, conn.Delete(t.Context(), wanted.Config.Name))
+				fail(t, conn.Delete(t.Context(), wanted.Config.Name))
+			}
+		})
+	}
+}
+
+// editUntilTold edits a stream until a notice about it comes: in a cluster it
+// takes a moment until all servers know who listens.
+func editUntilTold(t *testing.T, conn *stream.Conn, told chan stream.Notice, config jetstream.StreamConfig) *jetstream.StreamInfo {
+	t.Helper()
+	for i := range 1000 {
+		config.Description = fmt.Sprintf("edit %d", i)
+		live, err := conn.Update(t.Context(), config)
+		fail(t, err)
+		select {
+		case notice := <-told:
+			if notice == (stream.Notice{Class: "c", Stream: config.Name}) {
+				return live
+			}
+		default:
+		}
+	}
+	t.Fatalf("no notice about %s", config.Name)
+	return nil
+}
+
+func awaitNotice(t *testing.T, told chan stream.Notice, name string) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case notice := <-told:
+			if notice == (stream.Notice{Class: "c", Stream: name}) {
+				return
+			}
+		case <-deadline:
+			t.Fatalf("no notice about %s", name)
+		}
+	}
+}
+
+// A server that has not finished removing a stream can bring its messages back
+// into a new one of that name.
+func TestCreatedStreamIsEmpty(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	conn, _ := connect(t, servers, nil)
+	nc := servers.Connect(t)
+	js, err := jetstream.New(nc)
+	fail(t, err)
+	wanted := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 }))[0]
+	for range 60 {
+		live, err := conn.Create(t.Context(), wanted.Config)
+		if err != nil {
+			wantFault(t, err, stream.Retry, v1alpha1.ReasonProgressingWithRetry)
+			continue
+		}
+		if live.State.Msgs != 0 || live.State.LastSeq != 0 {
+			t.Fatalf("the new stream holds %+v", live.State)
+		}
+		for range 20 {
+			_, err := js.Publish(t.Context(), wanted.Config.Name+".events.a.b", make([]byte, 1000))
+			fail(t, err)
+		}
+		fail(t, conn.Delete(t.Context(), wanted.Config.Name))
+	}
+}
+
+func TestFirstSince(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	conn, _ := connect(t, servers, nil)
+	js, err := jetstream.New(servers.Connect(t))
+	fail(t, err)
+	wanted := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 }))[0]
+	_, err = conn.Create(t.Context(), wanted.Config)
+	fail(t, err)
+	for range 5 {
+		_, err := js.Publish(t.Context(), wanted.Config.Name+".events.a.b", nil)
+		fail(t, err)
+	}
+	live, err := conn.Stream(t.Context(), wanted.Config.Name)
+	fail(t, err)
+	s, err := js.Stream(t.Context(), wanted.Config.Name)
+	fail(t, err)
+	third, err := s.GetMsg(t.Context(), 3)
+	fail(t, err)
+	for since, want := range map[time.Time]uint64{
+		live.State.FirstTime.Add(-time.Hour): 1,
+		third.Time:                           3,
+		third.Time.Add(1):                    4,
+		live.State.LastTime.Add(time.Hour):   6,
+	} {
+		if got, err := conn.FirstSince(t.Context(), live, since); err != nil || got != want {
+			t.Errorf("first since %v: %d, %v, want %d", since, got, err, want)
+		}
+	}
+}
+
+func TestFirstEventIsTold(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	conn, told := connect(t, servers, nil)
+	watch := func() bool {
+		isNew, err := conn.WatchFirstEvent("shop_orders", "shop_orders.stored.>")
+		fail(t, err)
+		return isNew
+	}
+	if !watch() || watch() {
+		t.Error("a watch is new once")
+	}
+	nc := servers.Connect(t)
+	fail(t, nc.Publish("shop_orders.stored.a.b", nil))
+	awaitNotice(t, told, "shop_orders")
+}
+
+func TestPeers(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 3} {
+		conn, _ := connect(t, natsserver.Run(t, size), nil)
+		for _, enough := range []int{size, 100} {
+			if got, err := conn.Peers(t.Context(), enough); err != nil || got != size {
+				t.Errorf("%d servers: %d, %v", size, got, err)
+			}
+		}
+	}
+}
+
+func TestServerRefusals(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	conn, _ := connect(t, servers, nil)
+	wanted := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 }))[0].Config
+
+	many := wanted
+	many.Replicas = 3
+	_, err := conn.Create(t.Context(), many)
+	wantFault(t, err, stream.Stall, v1alpha1.ReasonInsufficientPeers)
+
+	window := wanted
+	window.MaxAge, window.Duplicates = time.Second, time.Minute
+	_, err = conn.Create(t.Context(), window)
+	wantFault(t, err, stream.Stall, v1alpha1.ReasonRefusedByServer)
+}
+
+func TestCredentials(t *testing.T) {
+	t.Parallel()
+	pair, err := nkeys.CreateUser()
+	fail(t, err)
+	public, err := pair.PublicKey()
+	fail(t, err)
+	seed, err := pair.Seed()
+	fail(t, err)
+	data := func(keyValues ...string) map[string][]byte {
+		m := map[string][]byte{}
+		for i := 0; i < len(keyValues); i += 2 {
+			m[keyValues[i]] = []byte(keyValues[i+1])
+		}
+		return m
+	}
+	systems := map[string]struct {
+		option natsserver.Option
+		right  map[string][]byte
+		wrong  map[string][]byte
+	}{
+		"user":  {natsserver.WithUser("u", "p"), data("username", "u", "password", "p\n"), data("username", "u", "password", "x")},
+		"token": {func(o *server.Options) { o.Authorization = "t" }, data("token", "t"), data("token", "x")},
+		"nkey": {func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public}} },
+			data("nkey", string(seed)), data("token", "x")},
+	}
+	for name, system := range systems {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			servers := natsserver.Run(t, 1, system.option)
+			conn, _ := connect(t, servers, system.right)
+			_, err := conn.Account(t.Context())
+			fail(t, err)
+			connections := stream.NewConnections(func(stream.Notice) {})
+			t.Cleanup(connections.Close)
+			for _, wrong := range []map[string][]byte{nil, system.wrong} {
+				_, err = connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: wrong})
+				wantFault(t, err, stream.Stall, v1alpha1.ReasonAuthenticationFailed)
+			}
+			// What was corrected counts at once.
+			_, err = connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: system.right})
+			fail(t, err)
+		})
+	}
+}
+
+func TestCredentialsThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	connections := stream.NewConnections(func(stream.Notice) {})
+	for name, data := range map[string]map[string][]byte{
+		"empty":                    {},
+		"unknown keys":             {"user": []byte("u")},
+		"user without a password":  {"username": []byte("u")},
+		"no seed":                  {"nkey": []byte("x")},
+		"no certificate":           {"tls.crt": []byte("x"), "tls.key": []byte("y")},
+		"certificate without key":  {"tls.crt": []byte("x")},
+		"no certificate authority": {"ca.crt": []byte("x")},
+	} {
+		_, err := connections.Get(t.Context(), stream.Target{Class: name, Servers: []string{"nats://127.0.0.1:1"}, Credentials: data})
+		wantFault(t, err, stream.Stall, v1alpha1.ReasonCredentialsInvalid)
+	}
+}
+
+func TestConnectionIsSharedAndReplaced(t *testing.T) {
+	t.Parallel()
+	one, other := natsserver.Run(t, 1), natsserver.Run(t, 1)
+	connections := stream.NewConnections(func(stream.Notice) {})
+	t.Cleanup(connections.Close)
+	get := func(servers *natsserver.Cluster) *stream.Conn {
+		t.Helper()
+		conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs()})
+		fail(t, err)
+		return conn
+	}
+	first := get(one)
+	if get(one) != first {
+		t.Error("the connection is not shared")
+	}
+	if get(other) == first {
+		t.Error("the connection is not replaced")
+	}
+	if one.Node(0).NumClients() != 0 {
+		t.Error("the connection that was replaced is still open")
+	}
+}
+
+func TestServerThatIsAway(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	connections := stream.NewConnections(func(stream.Notice) {})
+	t.Cleanup(connections.Close)
+	target := stream.Target{Class: "c", Servers: servers.URLs()}
+	conn, err := connections.Get(t.Context(), target)
+	fail(t, err)
+	servers.StopNode(0)
+	_, err = conn.Stream(t.Context(), "shop_orders")
+	wantFault(t, err, stream.Retry, v1alpha1.ReasonUnreachable)
+	_, err = connections.Get(t.Context(), target)
+	wantFault(t, err, stream.Retry, v1alpha1.ReasonUnreachable)
+	fail(t, servers.StartNode(0))
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		if conn, err = connections.Get(t.Context(), target); err == nil {
+			_, err = conn.Stream(t.Context(), "shop_orders")
+		}
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
