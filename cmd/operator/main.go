@@ -68,7 +68,7 @@ func parse(args []string) (settings, error) {
 	flags.BoolVar(&s.metricsSecure, "metrics-secure", true, "Serve /metrics over HTTPS, to those whom the API server authenticates and authorizes.")
 	flags.StringVar(&s.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served.")
 	flags.IntVar(&s.webhookPort, "webhook-port", 9443, "The port of the webhook that injects the sidecar; 0 turns it off.")
-	flags.StringVar(&s.sidecarImage, "sidecar-image", "aether-sidecar:latest", "The image of the sidecar that is injected.")
+	flags.StringVar(&s.sidecarImage, "sidecar-image", "git.flowmade.one/flowmade-one/aether-sidecar:latest", "The image of the sidecar that is injected.")
 	flags.DurationVar(&s.resync, "resync-interval", controller.DefaultResyncInterval, "How often a settled object is looked at again.")
 	flags.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "What is logged, as JSON on standard error: debug, info, warn or error.")
 	if err := flags.Parse(args); err != nil {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -43,7 +44,7 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	if p.gone {
-		p.sendEvents()
+		p.sendEvents(ctx)
 		return ctrl.Result{}, nil
 	}
 	if outdated(err) {
@@ -59,7 +60,7 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	} else if err != nil {
 		return ctrl.Result{}, err
 	}
-	p.sendEvents()
+	p.sendEvents(ctx)
 	if err != nil && !known {
 		return ctrl.Result{}, err
 	}
@@ -116,8 +117,9 @@ func (p *pass) writeStatus(ctx context.Context) error {
 	return nil
 }
 
-func (p *pass) sendEvents() {
+func (p *pass) sendEvents(ctx context.Context) {
 	for _, e := range p.told {
+		log.FromContext(ctx).Info("Sent an Event", "type", e.eventType, "reason", e.reason, "note", e.note)
 		p.recorder.Eventf(p.store, nil, e.eventType, e.reason, e.action, "%s", clip(e.note))
 	}
 }

@@ -166,6 +166,9 @@ func (p *pass) plan(context.Context) error {
 	for i, wanted := range p.wanted {
 		p.plans[i] = stream.NewPlan(wanted, p.live[i], now)
 	}
+	if !slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return len(plan.With(stream.DestroysData)) > 0 }) {
+		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+	}
 	return nil
 }
 

@@ -3,6 +3,9 @@ package controller_test
 import (
 	"context"
 	"net"
+	"os"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -142,6 +145,52 @@ var _ = Describe("A fault", func() {
 		store := create(ctx, newStore(ns, class.Name))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(
 			beStalled(v1alpha1.ReasonPermissionDenied), sayWhy(ContainSubstring("$JS.API.STREAM.CREATE."+store.EventsStreamName()))))
+	})
+
+	It("of permissions is none with those that the documentation lists", func(ctx context.Context) {
+		page, err := os.ReadFile("../../docs/eventstoreclass.md")
+		Expect(err).NotTo(HaveOccurred())
+		allowed := func(verb string) []string {
+			list := regexp.MustCompile(`(?s)` + verb + `: \[(.*?)\]`).FindSubmatch(page)
+			Expect(list).To(HaveLen(2), "docs/eventstoreclass.md has no list of what the operator may "+verb)
+			return strings.FieldsFunc(string(list[1]), func(r rune) bool { return strings.ContainsRune(", \n\"", r) })
+		}
+		servers := startNATS(3, func(o *server.Options) {
+			o.Users = []*server.User{
+				{Username: "operator", Password: "p", Permissions: &server.Permissions{
+					Publish:   &server.SubjectPermission{Allow: allowed("publish")},
+					Subscribe: &server.SubjectPermission{Allow: allowed("subscribe")},
+				}},
+				{Username: "admin", Password: "p"},
+			}
+		})
+		ns := newNamespace(ctx)
+		secret := newSecret(ctx, ns, map[string]string{"username": "operator", "password": "p"})
+		class := newClass(ctx, servers.URLs(), withCredentials(ns, secret.Name))
+		store := create(ctx, newStore(ns, class.Name, func(s *v1alpha1.EventStore) {
+			s.Spec.Replicas, s.Spec.DeletionPolicy = 3, v1alpha1.DeletionPolicyDelete
+		}))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		Eventually(readClass(ctx, class)).WithContext(ctx).Should(And(beReady(), HaveField("Status.Peers", BeEquivalentTo(3))))
+
+		api := js(servers, nats.UserInfo("admin", "p"))
+		config := streamInfo(ctx, api, store.EventsStreamName()).Config
+		config.Description = "edited"
+		_, err = api.UpdateStream(ctx, config)
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func() string { return streamInfo(ctx, api, store.EventsStreamName()).Config.Description }).ShouldNot(Equal("edited"))
+
+		publish(ctx, api, store, 1)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(HaveField("Status.Streams", ContainElement(HaveField("LastSequence", BeEquivalentTo(1)))))
+		Eventually(func() time.Duration {
+			info := streamInfo(ctx, api, store.EventsStreamName())
+			return info.TimeStamp.Sub(info.State.LastTime)
+		}).Should(BeNumerically(">", time.Second))
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "1s" })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonWouldDestroyEvents))
+		deleteStore(ctx, store)
+		_, err = api.Stream(ctx, store.EventsStreamName())
+		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
 	})
 
 	DescribeTable("of replicas: more than there are servers", func(ctx context.Context, system func() *natsserver.Cluster, replicas int32) {
