@@ -23,9 +23,10 @@ const (
 	// retryWait is the mean pause between tries. A try that lost against other
 	// writers comes again sooner, see pause.
 	retryWait = 100 * time.Millisecond
-	// noRespondersTries is how often a stream that nobody answers for is asked
-	// before the call fails: it may be between two leaders.
-	noRespondersTries = 5
+	// absentTries is how often a stream that nobody answers for, or that is said
+	// not to exist, is asked before the call fails: it may be between two leaders,
+	// or so new that not every server knows of it.
+	absentTries = 5
 )
 
 // Config says where the events of one store are.

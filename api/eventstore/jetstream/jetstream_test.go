@@ -37,7 +37,9 @@ func sharedServers(t *testing.T, size int) *natsserver.Cluster {
 			s.err = err
 			return
 		}
-		s.cluster, s.err = natsserver.Start(dir, size)
+		if s.cluster, s.err = natsserver.Start(dir, size); s.err == nil {
+			s.err = keepStream(s.cluster)
+		}
 		removeLater = append(removeLater, func() {
 			if s.cluster != nil {
 				s.cluster.Stop()
@@ -49,6 +51,24 @@ func sharedServers(t *testing.T, size int) *natsserver.Cluster {
 		t.Fatal(s.err)
 	}
 	return s.cluster
+}
+
+// keepStream makes a stream that stays. With its last stream a server removes
+// the directory of all, under the hands of a test that creates one just then.
+func keepStream(cluster *natsserver.Cluster) error {
+	nc, err := nats.Connect(cluster.URL())
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := natsjs.New(nc)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_, err = js.CreateStream(ctx, natsjs.StreamConfig{Name: "keep", Subjects: []string{"keep"}, Replicas: cluster.Size()})
+	return err
 }
 
 var removeLater []func()

@@ -18,7 +18,7 @@ import (
 // How the answer to one request fails to come, beside a context that ends.
 var (
 	// errNoResponders: nobody listens on the subject. Nothing has happened.
-	errNoResponders = errors.New("nobody answers: the stream does not exist, or has no leader")
+	errNoResponders = errors.New("nobody answers for it")
 	// errNoAnswer: the request was sent and no answer came. It may have had its
 	// effect.
 	errNoAnswer = errors.New("no answer came")
@@ -210,26 +210,32 @@ func (s *Store) ask(ctx context.Context, subject string, body any, answer func(*
 		if err = askAgain(err, try); !errors.Is(err, errAgain) {
 			return err
 		}
-		if pauseErr := pause(ctx, retryWait); pauseErr != nil {
+		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {
 			return fmt.Errorf("%w; last try: %v", pauseErr, err)
 		}
 	}
 }
 
-// errAgain marks an error after which the same request may succeed.
-var errAgain = errors.New("try again")
+var (
+	// errAgain marks an error after which the same request may succeed.
+	errAgain = errors.New("try again")
+	// errAbsent marks that a stream was asked absentTries times in vain.
+	errAbsent = errors.New("the stream is not there")
+)
 
 // askAgain marks what is worth another try and changes nothing else.
 func askAgain(err error, try int) error {
 	var refused *apiError
 	switch {
+	case errors.Is(err, errAbsent):
+		// Asked often enough already.
 	case errors.Is(err, errNoAnswer), errors.As(err, &refused) && refused.passing():
 		return fmt.Errorf("%w: %w", errAgain, err)
-	case errors.Is(err, errNoResponders):
-		if try < noRespondersTries {
+	case errors.Is(err, errNoResponders), errCode(err) == codeStreamNotFound:
+		if try < absentTries {
 			return fmt.Errorf("%w: %w", errAgain, err)
 		}
-		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+		return fmt.Errorf("%w: %w: %w", eventstore.ErrUnavailable, errAbsent, err)
 	}
 	return err
 }
@@ -241,7 +247,7 @@ const conflictWait = 2 * time.Millisecond
 // waitAfter is the mean pause after a try that failed with err.
 func waitAfter(err error) time.Duration {
 	var refused *apiError
-	if errors.Is(err, errNoAnswer) || errors.Is(err, errNoResponders) || errors.As(err, &refused) && refused.passing() {
+	if errors.Is(err, errNoAnswer) || errors.Is(err, errNoResponders) || errCode(err) == codeStreamNotFound || errors.As(err, &refused) && refused.passing() {
 		return retryWait
 	}
 	return conflictWait
