@@ -25,8 +25,8 @@ const (
 	retryWait = 100 * time.Millisecond
 	// absentTries is how often a stream that nobody answers for, or that is said
 	// not to exist, is asked before the call fails: it may be between two leaders,
-	// or so new that not every server knows of it.
-	absentTries = 5
+	// or so new that not every server knows of it. Some 2 seconds in all.
+	absentTries = 20
 )
 
 // Config says where the events of one store are.

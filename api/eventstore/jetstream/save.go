@@ -5,10 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/outcome"
@@ -83,9 +85,9 @@ type attempt struct {
 	opts   eventstore.SaveOptions
 	// heads are where the actors stood, at the last look.
 	heads map[string]head
-	// first are the sequences of the heads at the first look: what of ours is
-	// stored above them came from this save, where an answer was lost.
-	first map[string]uint64
+	// first are the heads at the first look: what of ours is stored above them came
+	// from this save, where an answer was lost.
+	first map[string]head
 	// stored are events that were found stored, by the id of ours.
 	stored map[string]*eventstore.Event
 	// fromLeader reads the heads from the leader.
@@ -113,26 +115,35 @@ func (a *attempt) try(ctx context.Context) ([]eventstore.Saved, error) {
 	return saved, nil
 }
 
+// looks is how many heads are read at once: a batch may have 1,000 actors.
+const looks = 32
+
 // look reads where the actors stand.
 func (a *attempt) look(ctx context.Context) error {
-	a.heads = map[string]head{}
+	heads := map[string]head{}
 	for i := range a.events {
-		actorID := a.events[i].ActorID
-		if _, known := a.heads[actorID]; known {
-			continue
-		}
-		head, err := a.store.head(ctx, actorID, a.fromLeader)
-		if err != nil {
+		heads[a.events[i].ActorID] = head{}
+	}
+	actors := slices.Collect(maps.Keys(heads))
+	found := make([]head, len(actors))
+	looking, ctx := errgroup.WithContext(ctx)
+	looking.SetLimit(looks)
+	for i, actorID := range actors {
+		looking.Go(func() (err error) {
+			found[i], err = a.store.head(ctx, actorID, a.fromLeader)
 			return err
-		}
-		a.heads[actorID] = head
+		})
 	}
-	if a.first == nil {
-		a.first = map[string]uint64{}
-		for actorID, head := range a.heads {
-			a.first[actorID] = head.sequence
-		}
+	if err := looking.Wait(); err != nil {
+		return err
 	}
+	for i, actorID := range actors {
+		heads[actorID] = found[i]
+	}
+	if a.heads == nil {
+		a.first = heads
+	}
+	a.heads = heads
 	return nil
 }
 
@@ -157,7 +168,7 @@ func (a *attempt) decide() ([]eventstore.Saved, error) {
 			if !versioning.Same(stored, e) {
 				return nil, versioning.Duplicate(stored)
 			}
-			ours := a.sent && stored.Sequence > a.first[e.ActorID]
+			ours := a.sent && stored.Sequence > a.first[e.ActorID].sequence
 			saved[i] = eventstore.Saved{ID: e.ID, ActorID: e.ActorID, Version: stored.Version, Sequence: stored.Sequence, Duplicate: !ours}
 			continue
 		}

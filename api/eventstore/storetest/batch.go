@@ -18,6 +18,7 @@ var batchTests = []test{
 	{"partly stored already", batchPartlyStored},
 	{"with an id that another event has", batchDuplicate},
 	{"of the most events", batchOfMost},
+	{"of the most actors", batchOfMostActors},
 	{"of too many events", batchOfTooMany},
 	{"of none", batchOfNone},
 	{"with an id twice", batchWithIDTwice},
@@ -165,6 +166,20 @@ func batchOfMost(e *env) {
 	}
 	for i, again := range e.saveAll(store, events) {
 		e.wantAgain(again, first[i])
+	}
+}
+
+func batchOfMostActors(e *env) {
+	store := e.newStore()
+	events := make([]eventstore.Event, eventstore.MaxBatchEvents)
+	for i := range events {
+		events[i] = newEvent(fmt.Sprintf("order-%d", i), 0)
+	}
+	first := e.saveAll(store, events)
+	for _, i := range []int{0, 1, len(events) / 2, len(events) - 1} {
+		if got := e.get(store, events[i].ActorID, 0); len(got) != 1 || got[0].Sequence != first[i].Sequence {
+			e.Errorf("events of actor %d are %+v, saved as %+v", i, got, first[i])
+		}
 	}
 }
 

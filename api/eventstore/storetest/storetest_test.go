@@ -1,0 +1,31 @@
+package storetest_test
+
+import (
+	"testing"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/storetest"
+)
+
+// wrapped is a Store of one's own: here one that changes nothing.
+type wrapped struct{ eventstore.Store }
+
+// A test like this one is all that a Store of one's own needs.
+func ExampleRun() {
+	test := func(t *testing.T) {
+		storetest.Run(t, func(_ *testing.T, opts ...eventstore.Option) eventstore.Store {
+			return wrapped{memory.New(opts...)}
+		})
+	}
+	// go test calls it.
+	_ = test
+	// Output:
+}
+
+func TestWrapped(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(_ *testing.T, opts ...eventstore.Option) eventstore.Store {
+		return wrapped{memory.New(opts...)}
+	})
+}
