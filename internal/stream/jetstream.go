@@ -222,7 +222,10 @@ func apiFault(doing string, err error) error {
 		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class", doing, err)
 	case api.ErrorCode == errNameInUse:
 		return Retrying(v1alpha1.ReasonProgressingWithRetry, "%s: somebody created it at this moment (%w): looking again", doing, err)
-	case api.Code >= 500 && !slices.Contains(refusals, api.ErrorCode):
+	case api.Code == 500 && !slices.Contains(refusals, api.ErrorCode):
+		// Such as a stream whose predecessor the server is still removing.
+		return Retrying(v1alpha1.ReasonProgressingWithRetry, "%s: %w: the operator tries again by itself", doing, err)
+	case api.Code > 500:
 		return Retrying(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: the operator tries again by itself", doing, err)
 	default:
 		return Stalled(v1alpha1.ReasonRefusedByServer,
