@@ -354,7 +354,13 @@ func TestNodesStop(t *testing.T) {
 	close(w.done)
 	w.group.Wait()
 
-	store := open(t, cluster.Connect(t), c)
+	w.wantStored(ctx, t, open(t, cluster.Connect(t), c), follower)
+}
+
+// wantStored wants all that was acknowledged to be there as it was, and a
+// subscription to see the same.
+func (w *writers) wantStored(ctx context.Context, t *testing.T, store *jetstream.Store, follower eventstore.Subscription) {
+	t.Helper()
 	var last uint64
 	count := 0
 	for actor := range 2 {
