@@ -20,18 +20,21 @@ import (
 func Assign(event *eventstore.Event, expected eventstore.ExpectedVersion, latest int64) (int64, error) {
 	version := event.Version
 	if version == 0 {
-		version = latest + 1
+		version = next(latest)
 	}
 	if version > latest && expected.Holds(latest) {
 		return version, nil
 	}
 	if event.Version == 0 && expected >= 0 {
-		version = int64(expected) + 1
+		version = next(int64(expected))
 	}
 	return 0, &eventstore.VersionConflictError{
 		ActorID: event.ActorID, EventID: event.ID, AttemptedVersion: version, CurrentVersion: latest,
 	}
 }
+
+// next is the version after one; the largest number has none, and stays.
+func next(version int64) int64 { return max(version, version+1) }
 
 // Same says whether a stored event is the one that a save tries again: same
 // actor, same version where the save names one, same content. The timestamp is

@@ -41,6 +41,8 @@ func TestAssign(t *testing.T) {
 		{version: 9, expected: 7, latest: 7, want: 9},
 		{version: 9, expected: 8, latest: 7, attempted: 9},
 		{version: math.MaxInt64, expected: eventstore.ExpectAny, latest: math.MaxInt64 - 1, want: math.MaxInt64},
+		{version: 0, expected: eventstore.ExpectAny, latest: math.MaxInt64, attempted: math.MaxInt64},
+		{version: 0, expected: math.MaxInt64, latest: 7, attempted: math.MaxInt64},
 	} {
 		e := event(c.version)
 		got, err := versioning.Assign(&e, c.expected, c.latest)
