@@ -54,9 +54,8 @@ func (p *program) exec() error {
 	defer func() { _ = log.Close() }()
 	p.cmd = exec.Command(p.path, p.args...)
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = p.env, log, log
-	// Ctrl-C is for the demo, which then stops its programs in order; and should
-	// the demo be killed, they end with it.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// Ctrl-C is for the demo, which then stops its programs in order.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
