@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,30 +44,30 @@ var (
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
-	code, err := runWithKubernetes(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+	code := m.Run()
+	if kubernetes != nil {
+		if err := kubernetes.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
 	}
 	os.Exit(code)
 }
 
-func runWithKubernetes(m *testing.M) (code int, err error) {
+// startKubernetes runs an API server for the tests that need one, and for no
+// other: each worker of a fuzz test is a process of its own.
+var startKubernetes = sync.OnceValue(func() (err error) {
 	kubernetes, err = testenv.Start(func(e *envtest.Environment) {
 		// As in a cluster: the admission plugin that mounts tokens is on.
 		e.ControlPlane.GetAPIServer().Configure().Disable("disable-admission-plugins")
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer func() { err = errors.Join(err, kubernetes.Stop()) }()
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	if err := prepare(ctx); err != nil {
-		return 0, err
-	}
-	return m.Run(), nil
-}
+	return prepare(ctx)
+})
 
 // prepare makes the namespaces and the operator's account.
 func prepare(ctx context.Context) error {
@@ -115,6 +116,9 @@ type replica struct {
 // startReplica runs a manager with the webhook until the test ends.
 func startReplica(t *testing.T, options Options, more ...func(webhook.Server)) *replica {
 	t.Helper()
+	if err := startKubernetes(); err != nil {
+		t.Fatal(err)
+	}
 	options.Namespace, options.SidecarImage = DefaultNamespace, image
 	port := freePort(t)
 	r := &replica{address: fmt.Sprintf("127.0.0.1:%d", port), probes: fmt.Sprintf("127.0.0.1:%d", freePort(t))}

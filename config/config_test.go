@@ -1,0 +1,334 @@
+package config_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/webhook"
+)
+
+const (
+	namespace = webhook.DefaultNamespace
+	account   = "aether-operator"
+)
+
+var kubernetes *testenv.Kubernetes
+
+func TestMain(m *testing.M) {
+	var err error
+	// CRDs are a part of what is tested.
+	if kubernetes, err = testenv.Start(testenv.WithoutCRDs()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := kubernetes.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// installDefault applies config/default, once for all tests.
+var installDefault = sync.OnceValue(func() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	objects, err := testenv.Render("config/default")
+	if err != nil {
+		return err
+	}
+	for _, object := range objects {
+		if err := kubernetes.Apply(ctx, object); err != nil {
+			return err
+		}
+	}
+	return nil
+})
+
+func install(t *testing.T) {
+	t.Helper()
+	if err := installDefault(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get reads one object of config/default back from the API server.
+func get[T client.Object](t *testing.T, object T, name string) T {
+	t.Helper()
+	install(t)
+	if err := kubernetes.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, object); err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+// TestApplyingAgainChangesNothing: what a GitOps tool does all day.
+func TestApplyingAgainChangesNothing(t *testing.T) {
+	install(t)
+	objects, err := testenv.Render("config/default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range objects {
+		before := read(t, object)
+		if err := kubernetes.Apply(t.Context(), object); err != nil {
+			t.Fatal(err)
+		}
+		// A CRD's status is written by the API server whenever it likes.
+		if after := read(t, object); after.GetGeneration() != before.GetGeneration() {
+			t.Errorf("%s %s: generation %d became %d", object.GetKind(), object.GetName(), before.GetGeneration(), after.GetGeneration())
+		}
+	}
+}
+
+func read(t *testing.T, object *unstructured.Unstructured) *unstructured.Unstructured {
+	t.Helper()
+	stored := &unstructured.Unstructured{}
+	stored.SetGroupVersionKind(object.GroupVersionKind())
+	if err := kubernetes.Client.Get(t.Context(), client.ObjectKeyFromObject(object), stored); err != nil {
+		t.Fatal(err)
+	}
+	return stored
+}
+
+// TestOperatorPod creates the pod of the Deployment, for which there is no
+// controller here: the namespace enforces Pod Security restricted, and nothing
+// may be warned of.
+func TestOperatorPod(t *testing.T) {
+	deployment := get(t, &appsv1.Deployment{}, account)
+	if replicas := *deployment.Spec.Replicas; replicas < 2 {
+		t.Errorf("%d replicas of an operator whose webhook fails closed, want 2 or more", replicas)
+	}
+	refuseWarnings(t, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "operator-", Namespace: namespace, Labels: deployment.Spec.Template.Labels},
+		Spec:       deployment.Spec.Template.Spec,
+	})
+}
+
+// refuseWarnings creates an object and fails on an error or warning.
+func refuseWarnings(t *testing.T, object client.Object) {
+	t.Helper()
+	config := rest.CopyConfig(kubernetes.Config)
+	got := &warnings{}
+	config.WarningHandlerWithContext = got
+	c, err := client.New(config, client.Options{Scheme: kubernetes.Scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Create(t.Context(), object, client.DryRunAll); err != nil {
+		t.Error(err)
+	}
+	for _, text := range got.text {
+		t.Errorf("%T %s: warning: %s", object, object.GetName(), text)
+	}
+}
+
+type warnings struct{ text []string }
+
+func (w *warnings) HandleWarningHeaderWithContext(_ context.Context, _ int, _ string, text string) {
+	w.text = append(w.text, text)
+}
+
+// TestArguments: the operator knows each flag, and injects the sidecar of its own
+// version.
+func TestArguments(t *testing.T) {
+	container := get(t, &appsv1.Deployment{}, account).Spec.Template.Spec.Containers[0]
+	help, err := exec.CommandContext(t.Context(), "go", "run", "../cmd/operator", "--help").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, help)
+	}
+	for _, arg := range container.Args {
+		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+		if !strings.Contains(string(help), "\n  -"+name+"\n") && !strings.Contains(string(help), "\n  -"+name+" ") {
+			t.Errorf("argument %s: the operator has no flag --%s", arg, name)
+		}
+	}
+	sidecar, operator := argument(t, container, "sidecar-image"), container.Image
+	if want := strings.Replace(operator, "/aether-operator:", "/aether-sidecar:", 1); sidecar != want {
+		t.Errorf("--sidecar-image=%s beside the operator %s, want %s", sidecar, operator, want)
+	}
+}
+
+func argument(t *testing.T, container corev1.Container, name string) string {
+	t.Helper()
+	for _, arg := range container.Args {
+		if value, found := strings.CutPrefix(arg, "--"+name+"="); found {
+			return value
+		}
+	}
+	t.Fatalf("the operator's arguments %v have no --%s", container.Args, name)
+	return ""
+}
+
+// TestWebhookReachesTheOperator follows the way of a call: configuration,
+// Service, pod, port.
+func TestWebhookReachesTheOperator(t *testing.T) {
+	install(t)
+	configuration := get(t, &admissionregistrationv1.MutatingWebhookConfiguration{}, webhook.ConfigurationName)
+	if len(configuration.Webhooks) != 1 {
+		t.Fatalf("%d webhooks, want 1", len(configuration.Webhooks))
+	}
+	hook := configuration.Webhooks[0]
+	reference := hook.ClientConfig.Service
+	if reference.Namespace != namespace || reference.Name != webhook.ServiceName || *reference.Path != webhook.Path {
+		t.Errorf("the webhook calls %+v", reference)
+	}
+	if *hook.FailurePolicy != admissionregistrationv1.Fail || hook.ObjectSelector.MatchExpressions[0].Key != v1alpha1.LabelEventStore {
+		t.Errorf("the webhook fails %s for pods with %v", *hook.FailurePolicy, hook.ObjectSelector)
+	}
+	if !slices.Contains(hook.NamespaceSelector.MatchExpressions[0].Values, namespace) {
+		t.Errorf("the webhook is asked about the operator's own pods: %v", hook.NamespaceSelector)
+	}
+	service := get(t, &corev1.Service{}, webhook.ServiceName)
+	template := get(t, &appsv1.Deployment{}, account).Spec.Template
+	for key, value := range service.Spec.Selector {
+		if template.Labels[key] != value {
+			t.Errorf("the Service selects %s=%s, the pods have %v", key, value, template.Labels)
+		}
+	}
+	if service.Spec.Ports[0].Port != *reference.Port {
+		t.Errorf("the webhook calls port %d, the Service has %d", *reference.Port, service.Spec.Ports[0].Port)
+	}
+	container := template.Spec.Containers[0]
+	index := slices.IndexFunc(container.Ports, func(p corev1.ContainerPort) bool { return p.Name == service.Spec.Ports[0].TargetPort.StrVal })
+	if want := argument(t, container, "webhook-port"); index < 0 || fmt.Sprint(container.Ports[index].ContainerPort) != want {
+		t.Errorf("the Service leads to %v of %v, the operator serves %s", service.Spec.Ports[0].TargetPort, container.Ports, want)
+	}
+}
+
+// TestRights asks the API server what the operator may do: what it needs, and
+// not what would be too much.
+func TestRights(t *testing.T) {
+	install(t)
+	if name := get(t, &appsv1.Deployment{}, account).Spec.Template.Spec.ServiceAccountName; name != account {
+		t.Fatalf("the operator runs as %s, want %s", name, account)
+	}
+	type attributes = authorizationv1.ResourceAttributes
+	const group, hooks = "aether.flowmade.one", "mutatingwebhookconfigurations"
+	for _, c := range []struct {
+		may bool
+		do  attributes
+	}{
+		{true, attributes{Verb: "watch", Group: group, Resource: "eventstores"}},
+		{true, attributes{Verb: "watch", Group: group, Resource: "eventstoreclasses"}},
+		{true, attributes{Verb: "patch", Group: group, Resource: "eventstores", Subresource: "status"}},
+		{true, attributes{Verb: "create", Resource: "secrets", Namespace: "shop", Name: "orders-eventstore"}},
+		{true, attributes{Verb: "update", Resource: "secrets", Namespace: namespace, Name: webhook.SecretName}},
+		{true, attributes{Verb: "patch", Group: "admissionregistration.k8s.io", Resource: hooks, Name: webhook.ConfigurationName}},
+		{true, attributes{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace}},
+		{true, attributes{Verb: "create", Group: "events.k8s.io", Resource: "events", Namespace: "shop"}},
+		{true, attributes{Verb: "create", Group: "authentication.k8s.io", Resource: "tokenreviews"}},
+		{true, attributes{Verb: "create", Group: "authorization.k8s.io", Resource: "subjectaccessreviews"}},
+
+		{false, attributes{Verb: "delete", Group: group, Resource: "eventstores", Namespace: "shop"}},
+		{false, attributes{Verb: "patch", Group: "admissionregistration.k8s.io", Resource: hooks, Name: "another"}},
+		{false, attributes{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-system"}},
+		{false, attributes{Verb: "delete", Resource: "secrets", Namespace: "shop"}},
+		{false, attributes{Verb: "list", Resource: "pods", Namespace: "shop"}},
+	} {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:               "system:serviceaccount:" + namespace + ":" + account,
+			Groups:             []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
+			ResourceAttributes: &c.do,
+		}}
+		// The authorizer sees a role a moment after it was written.
+		eventually(t, fmt.Sprintf("%+v to be %t", c.do, c.may), func() error {
+			review := review.DeepCopy()
+			if err := kubernetes.Client.Create(t.Context(), review); err != nil {
+				return err
+			}
+			if review.Status.Allowed != c.may {
+				return fmt.Errorf("allowed: %t: %s", review.Status.Allowed, review.Status.Reason)
+			}
+			return nil
+		})
+	}
+}
+
+// TestSamples applies config/samples as a reader of the README does.
+func TestSamples(t *testing.T) {
+	install(t)
+	objects, err := testenv.Render("config/samples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]int{}
+	for _, object := range objects {
+		kinds[object.GetKind()]++
+		if object.GetKind() == "Pod" {
+			checkSamplePod(t, object)
+			continue
+		}
+		// A kind that was just installed takes a moment to be served.
+		eventually(t, object.GetKind()+" "+object.GetName()+" to be applied", func() error {
+			err := kubernetes.Apply(t.Context(), object)
+			if err != nil && !meta.IsNoMatchError(err) {
+				t.Fatal(err)
+			}
+			return err
+		})
+	}
+	if kinds["EventStore"] != 2 || kinds["EventStoreClass"] != 1 || kinds["Pod"] != 1 {
+		t.Errorf("samples: %v", kinds)
+	}
+	store := &v1alpha1.EventStore{}
+	if err := kubernetes.Client.Get(t.Context(), client.ObjectKey{Namespace: "shop", Name: "payments"}, store); err != nil {
+		t.Fatal(err)
+	}
+	if store.Spec.Replicas != 1 || store.Spec.Retention.MaxAge != "365d" {
+		t.Errorf("defaults of a store: %+v", store.Spec)
+	}
+}
+
+// checkSamplePod creates it without the label, since no operator answers here:
+// its namespace enforces Pod Security restricted.
+func checkSamplePod(t *testing.T, object *unstructured.Unstructured) {
+	t.Helper()
+	pod := &corev1.Pod{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, pod, true); err != nil {
+		t.Fatal(err)
+	}
+	if pod.Labels[v1alpha1.LabelEventStore] == "" {
+		t.Errorf("the pod of the samples has no label %s", v1alpha1.LabelEventStore)
+	}
+	pod.Labels = nil
+	refuseWarnings(t, pod)
+}
+
+// eventually polls until try returns nil.
+func eventually(t *testing.T, what string, try func() error) {
+	t.Helper()
+	const deadline = 30 * time.Second
+	timeout := time.After(deadline)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-timeout:
+			t.Fatalf("waited %s for %s: %v", deadline, what, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
