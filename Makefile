@@ -45,7 +45,7 @@ generate: ## Make every generated file anew.
 	go tool controller-gen object:headerFile=hack/boilerplate.go.txt crd paths=./api/v1alpha1/ output:crd:dir=config/crd/bases
 	go tool controller-gen rbac:roleName=aether-operator paths=./internal/... output:rbac:dir=config/rbac
 	cd api/eventstore/v1 && go tool buf generate
-	gofmt -w api internal cmd hack
+	gofmt -w api config internal cmd hack
 
 .PHONY: lint
 lint: ## Vet and lint.

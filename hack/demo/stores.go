@@ -154,7 +154,7 @@ func (d *demo) changeStore(ctx context.Context) error {
 		{"90d", 90 * 24 * time.Hour, 1},
 	} {
 		spec := map[string]any{"retention": map[string]any{"maxAge": want.maxAge}, "replicas": int64(want.replicas)}
-		if err := d.system.applyObject(ctx, sampleStore(name, spec)); err != nil {
+		if err := d.system.kubernetes.Apply(ctx, sampleStore(name, spec)); err != nil {
 			return err
 		}
 		if err := d.awaitReady(ctx); err != nil {

@@ -12,10 +12,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
-	"sigs.k8s.io/kustomize/api/krusty"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
@@ -126,36 +123,23 @@ func (s *system) pointAtOperator(configuration *unstructured.Unstructured) error
 // apply renders a kustomization and applies every object of it, each changed
 // by edit first. It returns how many there were.
 func (s *system) apply(ctx context.Context, path string, edit func(*unstructured.Unstructured) error) (int, error) {
-	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(s.root, path))
+	objects, err := testenv.Render(path)
 	if err != nil {
-		return 0, fmt.Errorf("render %s: %w", path, err)
+		return 0, err
 	}
-	for _, resource := range rendered.Resources() {
-		content, err := resource.MarshalJSON()
-		if err != nil {
-			return 0, fmt.Errorf("render %s of %s: %w", resource.CurId(), path, err)
-		}
-		object := &unstructured.Unstructured{}
-		if err := object.UnmarshalJSON(content); err != nil {
-			return 0, fmt.Errorf("read %s of %s: %w", resource.CurId(), path, err)
-		}
+	for _, object := range objects {
 		if err := edit(object); err != nil {
 			return 0, fmt.Errorf("adapt %s %s: %w", object.GetKind(), object.GetName(), err)
 		}
 		// A kind that was just installed takes a moment to be served.
 		err = eventually(ctx, 30*time.Second, fmt.Sprintf("%s %s to be applied", object.GetKind(), object.GetName()), func(ctx context.Context) error {
-			return s.applyObject(ctx, object)
+			return s.kubernetes.Apply(ctx, object)
 		})
 		if err != nil {
 			return 0, err
 		}
 	}
-	return rendered.Size(), nil
-}
-
-// applyObject is kubectl apply --server-side.
-func (s *system) applyObject(ctx context.Context, object *unstructured.Unstructured) error {
-	return s.kubernetes.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object.DeepCopy()), client.FieldOwner("demo"), client.ForceOwnership)
+	return len(objects), nil
 }
 
 // startOperator runs the operator as the ServiceAccount that config/rbac
