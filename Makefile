@@ -22,7 +22,8 @@ demo: ## From nothing to a saved event, on this machine: ends with a summary.
 
 .PHONY: run
 run: ## The same set-up, kept up until Ctrl-C, to try things on.
-	go run ./hack/demo --stay
+	@# Not go run, which fails when it is interrupted, however the program ends.
+	go build -o bin/ ./hack/demo && exec bin/demo --stay
 
 ##@ Build and test
 
