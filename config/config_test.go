@@ -252,7 +252,7 @@ func TestRights(t *testing.T) {
 			ResourceAttributes: &c.do,
 		}}
 		// The authorizer sees a role a moment after it was written.
-		eventually(t, fmt.Sprintf("%+v to be %t", c.do, c.may), func() error {
+		testenv.Eventually(t, 30*time.Second, fmt.Sprintf("%+v to be %t", c.do, c.may), func() error {
 			review := review.DeepCopy()
 			if err := kubernetes.Client.Create(t.Context(), review); err != nil {
 				return err
@@ -280,7 +280,7 @@ func TestSamples(t *testing.T) {
 			continue
 		}
 		// A kind that was just installed takes a moment to be served.
-		eventually(t, object.GetKind()+" "+object.GetName()+" to be applied", func() error {
+		testenv.Eventually(t, 30*time.Second, object.GetKind()+" "+object.GetName()+" to be applied", func() error {
 			err := kubernetes.Apply(t.Context(), object)
 			if err != nil && !meta.IsNoMatchError(err) {
 				t.Fatal(err)
@@ -313,22 +313,4 @@ func checkSamplePod(t *testing.T, object *unstructured.Unstructured) {
 	}
 	pod.Labels = nil
 	refuseWarnings(t, pod)
-}
-
-// eventually polls until try returns nil.
-func eventually(t *testing.T, what string, try func() error) {
-	t.Helper()
-	const deadline = 30 * time.Second
-	timeout := time.After(deadline)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-timeout:
-			t.Fatalf("waited %s for %s: %v", deadline, what, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

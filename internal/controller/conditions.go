@@ -41,6 +41,14 @@ func setOutcome(conditions *[]metav1.Condition, fault *stream.Fault, ready strin
 	}
 }
 
+// readyChange gives Ready as it is now, and whether its status or reason is
+// another than before.
+func readyChange(before, now []metav1.Condition) (ready *metav1.Condition, changed bool) {
+	ready = meta.FindStatusCondition(now, v1alpha1.ConditionReady)
+	was := meta.FindStatusCondition(before, v1alpha1.ConditionReady)
+	return ready, was == nil || was.Status != ready.Status || was.Reason != ready.Reason
+}
+
 // conditionOrder is the order in which conditions are told; others follow by name.
 var conditionOrder = []string{v1alpha1.ConditionReady, v1alpha1.ConditionConnected, v1alpha1.ConditionReplicasCurrent}
 

@@ -92,12 +92,9 @@ func (p *pass) setConditions(fault *stream.Fault) {
 
 // tellOutcome makes an Event of a Ready that became another.
 func (p *pass) tellOutcome(fault *stream.Fault) {
-	ready := meta.FindStatusCondition(p.store.Status.Conditions, v1alpha1.ConditionReady)
-	was := meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionReady)
-	if was != nil && was.Status == ready.Status && was.Reason == ready.Reason {
-		return
-	}
+	ready, changed := readyChange(p.before.Status.Conditions, p.store.Status.Conditions)
 	switch {
+	case !changed:
 	case fault == nil:
 		p.tell(normal, ready.Reason, "Reconcile", "%s", ready.Message)
 	case fault.Handling != stream.Wait:

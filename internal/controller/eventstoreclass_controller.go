@@ -8,7 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -137,13 +137,12 @@ func (r *EventStoreClassReconciler) report(ctx context.Context, before, class *v
 
 // tell makes an Event of a Ready that became another.
 func (r *EventStoreClassReconciler) tell(before, class *v1alpha1.EventStoreClass) {
-	ready := meta.FindStatusCondition(class.Status.Conditions, v1alpha1.ConditionReady)
-	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady)
-	if was != nil && was.Status == ready.Status && was.Reason == ready.Reason {
+	ready, changed := readyChange(before.Status.Conditions, class.Status.Conditions)
+	if !changed {
 		return
 	}
 	eventType := normal
-	if !meta.IsStatusConditionTrue(class.Status.Conditions, v1alpha1.ConditionReady) {
+	if ready.Status != metav1.ConditionTrue {
 		eventType = warning
 	}
 	r.recorder.Eventf(class, nil, eventType, ready.Reason, "Reconcile", "%s", clip(ready.Message))

@@ -23,6 +23,7 @@ import (
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
 // TestPodsAtTheAPIServer creates pods as a user does.
@@ -207,7 +208,7 @@ func TestReinvocation(t *testing.T) {
 	install(t, r)
 	waitUntilServing(t, r)
 	installLate(t, "https://"+r.address+latePath)
-	eventually(t, "both webhooks to be called", func() error {
+	testenv.Eventually(t, deadline, "both webhooks to be called", func() error {
 		pod := labelled(plainNamespace, "orders")
 		if err := kubernetes.Client.Create(t.Context(), pod, client.DryRunAll); err != nil {
 			return err

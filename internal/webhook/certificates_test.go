@@ -12,6 +12,8 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
 // shortLived renews everything every few seconds.
@@ -27,7 +29,7 @@ func TestRotationWhilePodsAreAdmitted(t *testing.T) {
 	waitUntilServing(t, r)
 	serials, authorities := map[string]bool{}, map[string]bool{}
 	admitted := 0
-	eventually(t, "two CAs and four serving certificates", func() error {
+	testenv.Eventually(t, deadline, "two CAs and four serving certificates", func() error {
 		pod := labelled(plainNamespace, "orders")
 		if err := kubernetes.Client.Create(t.Context(), pod, client.DryRunAll); err != nil {
 			t.Fatalf("pod %d, with certificates %d and CAs %d: %v", admitted+1, len(serials), len(authorities), err)
@@ -85,7 +87,7 @@ func TestReplicasShareOneCA(t *testing.T) {
 	replicas := []*replica{startReplica(t, Options{}), startReplica(t, Options{}), startReplica(t, Options{})}
 	install(t, replicas[0])
 	for _, r := range replicas {
-		eventually(t, "a replica to be ready", func() error { return r.ready(t) })
+		testenv.Eventually(t, deadline, "a replica to be ready", func() error { return r.ready(t) })
 	}
 	if certificates := parseBundle(caBundle(t)); len(certificates) != 1 {
 		t.Errorf("the caBundle holds %d certificates, want 1", len(certificates))
@@ -111,7 +113,7 @@ func TestReplicasShareOneCA(t *testing.T) {
 // TestMissingConfiguration: the replica waits for it and is not ready before.
 func TestMissingConfiguration(t *testing.T) {
 	r := startReplica(t, Options{CheckInterval: 50 * time.Millisecond})
-	eventually(t, "the certificate", func() error {
+	testenv.Eventually(t, deadline, "the certificate", func() error {
 		connection, err := tls.Dial("tcp", r.address, &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
 			return err
@@ -124,7 +126,7 @@ func TestMissingConfiguration(t *testing.T) {
 	install(t, r)
 	waitUntilServing(t, r)
 	uninstall(t)
-	eventually(t, "the replica not to be ready", func() error {
+	testenv.Eventually(t, deadline, "the replica not to be ready", func() error {
 		if r.ready(t) == nil {
 			return errors.New("ready without a configuration")
 		}
@@ -161,7 +163,7 @@ func TestRepair(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			damage(t)
-			eventually(t, "the Secret, the caBundle and the certificate to agree again", func() error {
+			testenv.Eventually(t, deadline, "the Secret, the caBundle and the certificate to agree again", func() error {
 				stored := &corev1.Secret{}
 				if err := kubernetes.Client.Get(t.Context(), client.ObjectKey{Namespace: DefaultNamespace, Name: SecretName}, stored); err != nil {
 					return err

@@ -193,8 +193,8 @@ func uninstall(t *testing.T) {
 // waitUntilServing waits until the replica is ready and the API server knows.
 func waitUntilServing(t *testing.T, r *replica) {
 	t.Helper()
-	eventually(t, "the replica to be ready", func() error { return r.ready(t) })
-	eventually(t, "a pod to be injected", func() error {
+	testenv.Eventually(t, deadline, "the replica to be ready", func() error { return r.ready(t) })
+	testenv.Eventually(t, deadline, "a pod to be injected", func() error {
 		pod := labelled(plainNamespace, "orders")
 		if err := kubernetes.Client.Create(t.Context(), pod, client.DryRunAll); err != nil {
 			return err
@@ -239,25 +239,6 @@ func labelled(namespace, store string) *corev1.Pod {
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 			},
 		}}},
-	}
-}
-
-// eventually polls until try returns nil.
-func eventually(t *testing.T, what string, try func() error) {
-	t.Helper()
-	timeout := time.After(deadline)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-timeout:
-			t.Fatalf("waited %s for %s: %v", deadline, what, err)
-		case <-t.Context().Done():
-			t.Fatalf("wait for %s: %v", what, t.Context().Err())
-		case <-time.After(20 * time.Millisecond):
-		}
 	}
 }
 

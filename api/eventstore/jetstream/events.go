@@ -2,12 +2,12 @@ package jetstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/collect"
 )
 
 // GetEvents answers the events of an actor; stored messages that are no events
@@ -20,19 +20,7 @@ func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64
 // GetEventsWithErrors answers the events of an actor, and the stored messages
 // among them that are no events.
 func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (eventstore.ReplayResult, error) {
-	var result eventstore.ReplayResult
-	for event, err := range s.Events(ctx, actorID, fromVersion) {
-		var replay *eventstore.ReplayError
-		switch {
-		case errors.As(err, &replay):
-			result.Errors = append(result.Errors, replay)
-		case err != nil:
-			return eventstore.ReplayResult{}, err
-		default:
-			result.Events = append(result.Events, event)
-		}
-	}
-	return result, nil
+	return collect.Events(s.Events(ctx, actorID, fromVersion))
 }
 
 // Events yields the events of an actor that are stored as it begins. It holds a

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/collect"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/outcome"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/versioning"
 )
@@ -165,20 +166,13 @@ func (s *Store) latest(actorID string) int64 {
 
 // GetEvents answers the events of an actor.
 func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64) ([]eventstore.Event, error) {
-	var events []eventstore.Event
-	for event, err := range s.Events(ctx, actorID, fromVersion) {
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, event)
-	}
-	return events, nil
+	result, err := s.GetEventsWithErrors(ctx, actorID, fromVersion)
+	return result.Events, err
 }
 
 // GetEventsWithErrors is GetEvents: whatever is in memory is an event.
 func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (eventstore.ReplayResult, error) {
-	events, err := s.GetEvents(ctx, actorID, fromVersion)
-	return eventstore.ReplayResult{Events: events}, err
+	return collect.Events(s.Events(ctx, actorID, fromVersion))
 }
 
 // Events yields the events of an actor that are stored as it begins.

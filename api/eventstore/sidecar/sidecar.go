@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/collect"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/outcome"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/versioning"
 	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
@@ -177,19 +178,7 @@ func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64
 
 // GetEventsWithErrors is GetEvents that reports what GetEvents skips.
 func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (eventstore.ReplayResult, error) {
-	var result eventstore.ReplayResult
-	for event, err := range s.Events(ctx, actorID, fromVersion) {
-		var replay *eventstore.ReplayError
-		switch {
-		case err == nil:
-			result.Events = append(result.Events, event)
-		case errors.As(err, &replay):
-			result.Errors = append(result.Errors, replay)
-		default:
-			return eventstore.ReplayResult{}, err
-		}
-	}
-	return result, nil
+	return collect.Events(s.Events(ctx, actorID, fromVersion))
 }
 
 // Events yields the events of an actor as they arrive.
