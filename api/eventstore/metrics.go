@@ -3,7 +3,7 @@ package eventstore
 import "sync/atomic"
 
 // Metrics counts what a Store does. The zero value is ready; one Metrics may
-// serve several Stores. Counters only grow.
+// serve several Stores.
 type Metrics struct {
 	// EventsSaved counts events stored, without duplicates.
 	EventsSaved atomic.Int64
@@ -21,4 +21,10 @@ type Metrics struct {
 	SnapshotsSaved atomic.Int64
 	// NotificationsSent counts EventStored notifications given to a Bus.
 	NotificationsSent atomic.Int64
+	// HeadHits counts saves that knew where their actor stood, and HeadMisses those
+	// that had to ask. A Store that keeps no heads counts neither.
+	HeadHits, HeadMisses atomic.Int64
+	// HeadsCached is how many actors' heads are kept now; it is the one that also
+	// falls.
+	HeadsCached atomic.Int64
 }

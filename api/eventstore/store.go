@@ -34,15 +34,15 @@ type Store interface {
 	// in order; none is no error. Stored messages that are no events are skipped,
 	// and counted in Metrics. What a save through the same Store has answered
 	// before the call is in the result.
-	GetEvents(ctx context.Context, actorID string, fromVersion int64) ([]Event, error)
+	GetEvents(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) ([]Event, error)
 
 	// GetEventsWithErrors is GetEvents that reports what GetEvents skips.
-	GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (ReplayResult, error)
+	GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) (ReplayResult, error)
 
 	// Events is GetEvents as an iterator with bounded memory. It yields either an
 	// event, or an error: a *ReplayError is followed by more, any other error is
 	// the last thing it yields.
-	Events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[Event, error]
+	Events(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) iter.Seq2[Event, error]
 
 	// GetLatestVersion answers the version of the actor's newest event, or of its
 	// newest snapshot where all its events have expired, and 0 for an actor that
@@ -176,6 +176,43 @@ func Expect(actorID string, version ExpectedVersion) SaveOption {
 		o.Expected[actorID] = version
 	}
 }
+
+// ReadOption changes one read of events.
+type ReadOption func(*ReadOptions)
+
+// ReadOptions is what ReadOption values add up to. Applications use the options;
+// implementations of Store read the sum.
+type ReadOptions struct {
+	// UpToDate wants what any save, through any Store, has answered before.
+	UpToDate bool
+	// Newest wants only so many, the newest first; 0 or less wants all, in order.
+	Newest int
+	// Until wants none from the first event on whose timestamp is later; zero sets
+	// no end.
+	Until time.Time
+}
+
+// NewReadOptions adds read options up.
+func NewReadOptions(opts ...ReadOption) ReadOptions {
+	var sum ReadOptions
+	for _, opt := range opts {
+		opt(&sum)
+	}
+	return sum
+}
+
+// UpToDate reads what any save, through any Store in any process, has answered
+// before the read began. Without it a read sees what this Store has saved or
+// seen, and what others have saved perhaps some milliseconds later.
+func UpToDate() ReadOption { return func(o *ReadOptions) { o.UpToDate = true } }
+
+// Newest reads backwards: the newest first, at most n. A stored message that is
+// no event counts as one of them. Memory for n events is needed.
+func Newest(n int) ReadOption { return func(o *ReadOptions) { o.Newest = n } }
+
+// Until ends a read before the first event whose timestamp is later than t: the
+// actor as it was then, where timestamps grow with versions.
+func Until(t time.Time) ReadOption { return func(o *ReadOptions) { o.Until = t } }
 
 // Option configures a Store of any kind.
 type Option func(*Options)

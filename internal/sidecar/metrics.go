@@ -65,11 +65,12 @@ func (m *callMetrics) begin(protocol, route string, stream bool) func(code strin
 
 // storeCollector reads what a store counts, at the moment that it is asked for.
 type storeCollector struct {
-	counters []storeCounter
+	values []storeValue
 }
 
-type storeCounter struct {
+type storeValue struct {
 	desc  *prometheus.Desc
+	kind  prometheus.ValueType
 	value *atomic.Int64
 }
 
@@ -86,25 +87,30 @@ func newStoreCollector(store string, m *eventstore.Metrics) *storeCollector {
 		{"events_read", "Events that reads and subscriptions delivered.", &m.EventsRead},
 		{"replay_errors", "Stored messages met that are no events.", &m.ReplayErrors},
 		{"snapshots_saved", "Snapshots stored.", &m.SnapshotsSaved},
+		{"head_hits", "Saves that knew where their actor stood.", &m.HeadHits},
+		{"head_misses", "Saves that had to ask where their actor stood.", &m.HeadMisses},
 	} {
-		c.counters = append(c.counters, storeCounter{
-			desc:  prometheus.NewDesc("aether_store_"+counter.name+"_total", counter.help, nil, prometheus.Labels{"store": store}),
-			value: counter.value,
-		})
+		c.add(store, counter.name+"_total", counter.help, prometheus.CounterValue, counter.value)
 	}
+	c.add(store, "heads_cached", "Actors of whom it is remembered where they stood.", prometheus.GaugeValue, &m.HeadsCached)
 	return c
+}
+
+func (c *storeCollector) add(store, name, help string, kind prometheus.ValueType, value *atomic.Int64) {
+	desc := prometheus.NewDesc("aether_store_"+name, help, nil, prometheus.Labels{"store": store})
+	c.values = append(c.values, storeValue{desc, kind, value})
 }
 
 // Describe is for the registry.
 func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, counter := range c.counters {
-		descs <- counter.desc
+	for _, v := range c.values {
+		descs <- v.desc
 	}
 }
 
 // Collect is for the registry.
 func (c *storeCollector) Collect(metrics chan<- prometheus.Metric) {
-	for _, counter := range c.counters {
-		metrics <- prometheus.MustNewConstMetric(counter.desc, prometheus.CounterValue, float64(counter.value.Load()))
+	for _, v := range c.values {
+		metrics <- prometheus.MustNewConstMetric(v.desc, v.kind, float64(v.value.Load()))
 	}
 }

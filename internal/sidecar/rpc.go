@@ -173,7 +173,11 @@ func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.Stream
 	if err != nil {
 		return err
 	}
-	for event, err := range s.server.replay(ctx, store, request.GetActorId(), request.GetFromVersion()) {
+	opts, err := request.ToOptions()
+	if err != nil {
+		return err
+	}
+	for event, err := range s.server.replay(ctx, store, request.GetActorId(), request.GetFromVersion(), opts...) {
 		message := &eventstorev1.StreamEventsResponse{}
 		var replay *eventstore.ReplayError
 		switch {

@@ -202,7 +202,7 @@ func (f *faulty) SaveEvents(ctx context.Context, events []eventstore.Event, _ ..
 	return nil, err
 }
 
-func (f *faulty) Events(context.Context, string, int64) iter.Seq2[eventstore.Event, error] {
+func (f *faulty) Events(context.Context, string, int64, ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		for _, i := range f.before {
 			if !yield(i.event, i.err) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/collect"
@@ -12,23 +11,26 @@ import (
 
 // GetEvents answers the events of an actor; stored messages that are no events
 // are skipped and counted.
-func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64) ([]eventstore.Event, error) {
-	result, err := s.GetEventsWithErrors(ctx, actorID, fromVersion)
+func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) ([]eventstore.Event, error) {
+	result, err := s.GetEventsWithErrors(ctx, actorID, fromVersion, opts...)
 	return result.Events, err
 }
 
 // GetEventsWithErrors answers the events of an actor, and the stored messages
 // among them that are no events.
-func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (eventstore.ReplayResult, error) {
-	return collect.Events(s.Events(ctx, actorID, fromVersion))
+func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) (eventstore.ReplayResult, error) {
+	return collect.Events(s.Events(ctx, actorID, fromVersion, opts...))
 }
 
 // Events yields the events of an actor that are stored as it begins. It holds a
-// page of messages at a time, at most 256 and about 4 MiB.
-//
-// It costs one question to the leader and one page for every 256 events, from
-// the actor's first on: JetStream has no index by version.
-func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {
+// page of messages at a time, at most 256 and about 4 MiB, and does not read
+// what is before fromVersion: see docs/engine.md for what a read costs.
+func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
+	ro := eventstore.NewReadOptions(opts...)
+	return collect.Window(s.events(ctx, actorID, fromVersion, ro), ro)
+}
+
+func (s *Store) events(ctx context.Context, actorID string, fromVersion int64, opts eventstore.ReadOptions) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		if err := eventstore.ValidateActorID(actorID); err != nil {
 			yield(eventstore.Event{}, fmt.Errorf("read events: %w", err))
@@ -37,7 +39,7 @@ func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64) i
 		ctx, cancel := s.bounded(ctx)
 		defer cancel()
 		r := replay{store: s, from: fromVersion, yield: yield}
-		for m, err := range s.messages(ctx, EventsSubject(s.config.EventsStream, actorID), fromVersion) {
+		for m, err := range s.messages(ctx, actorID, fromVersion, opts) {
 			if err != nil {
 				yield(eventstore.Event{}, fmt.Errorf("read events of actor %q in stream %s: %w", actorID, s.config.EventsStream, err))
 				return
@@ -97,130 +99,80 @@ func (r *replay) flush() bool {
 	return true
 }
 
-// replicaWait is the mean pause before a replica that is behind is asked again.
-// It was 6 ms behind at most where that was measured under load.
-const replicaWait = 5 * time.Millisecond
-
-// messages yields the messages of a subject up to the last that the leader has
-// as it begins. Any replica may answer the pages, and may be behind; that one
-// message of the leader's tells when they are complete. It is the price of
-// reading what was just written: one round trip, and the last message twice.
-//
-// Here is the place for an index from version to sequence.
-func (s *Store) messages(ctx context.Context, subject string, fromVersion int64) iter.Seq2[*message, error] {
+// messages yields the messages of an actor up to the last there is as it begins,
+// from the first that may hold an event above a version.
+func (s *Store) messages(ctx context.Context, actorID string, fromVersion int64, opts eventstore.ReadOptions) iter.Seq2[*message, error] {
 	return func(yield func(*message, error) bool) {
-		last, err := s.leaderGet(ctx, s.config.EventsStream, getRequest{LastBySubject: subject})
+		last, err := s.last(ctx, actorID, opts.UpToDate)
+		if err == nil && last != nil {
+			err = s.readHistory(ctx, last, fromVersion, opts, func(m *message) bool { return yield(m, nil) })
+		}
 		if err != nil {
 			yield(nil, err)
-			return
-		}
-		if last == nil {
-			return
-		}
-		if newest, err := decodeEvent(last); err == nil && newest.Version <= fromVersion {
-			return
-		}
-		for next := uint64(1); next <= last.Sequence; {
-			page, more, err := s.page(ctx, s.config.EventsStream, subject, next)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, m := range page {
-				if m.Sequence > last.Sequence {
-					return
-				}
-				if !yield(m, nil) {
-					return
-				}
-				next = m.Sequence + 1
-			}
-			if more || next > last.Sequence {
-				continue
-			}
-			// The replica is behind, or the last message was erased since.
-			if last, err = s.waitForReplica(ctx, subject); err != nil {
-				yield(nil, err)
-				return
-			}
-			if last == nil {
-				return
-			}
 		}
 	}
 }
 
-func (s *Store) waitForReplica(ctx context.Context, subject string) (*message, error) {
-	if err := pause(ctx, replicaWait); err != nil {
-		return nil, fmt.Errorf("%w: a replica of the stream is behind", err)
+// readHistory yields the messages of an actor up to its last.
+func (s *Store) readHistory(ctx context.Context, last *message, fromVersion int64, opts eventstore.ReadOptions, yield func(*message) bool) error {
+	if newest, err := decodeEvent(last); err == nil && newest.Version <= fromVersion {
+		return nil
 	}
-	return s.leaderGet(ctx, s.config.EventsStream, getRequest{LastBySubject: subject})
+	if opts.Newest > 0 && opts.Until.IsZero() {
+		return s.readNewest(ctx, last, fromVersion, opts.Newest, yield)
+	}
+	_, err := s.newHistory(last).readAfter(ctx, fromVersion, 0, yield)
+	return err
 }
 
-// GetLatestVersion answers the latest version of an actor, from the leader.
+// readNewest yields at least the newest messages, as many as there are.
+func (s *Store) readNewest(ctx context.Context, last *message, fromVersion int64, wanted int, yield func(*message) bool) error {
+	for n := uint64(wanted); ; n *= 4 {
+		var messages []*message
+		all, err := s.newHistory(last).readAfter(ctx, fromVersion, n, func(m *message) bool {
+			messages = append(messages, m)
+			return true
+		})
+		if err != nil {
+			return err
+		}
+		// The index counts those that were erased too.
+		if len(messages) < wanted && !all {
+			continue
+		}
+		for _, m := range messages {
+			if !yield(m) {
+				break
+			}
+		}
+		return nil
+	}
+}
+
+// last is the newest message of an actor, nil for none. It may come from any
+// replica, unless that one is behind what this Store has seen.
+func (s *Store) last(ctx context.Context, actorID string, fromLeader bool) (*message, error) {
+	get := getRequest{LastBySubject: EventsSubject(s.config.EventsStream, actorID)}
+	known, found, sure := s.heads.get(actorID)
+	if !fromLeader && (found || sure) {
+		m, err := s.directGet(ctx, s.config.EventsStream, get)
+		if err != nil || !found || known.sequence == 0 || m != nil && m.Sequence >= known.sequence {
+			return m, err
+		}
+	}
+	return s.leaderGet(ctx, s.config.EventsStream, get)
+}
+
+// GetLatestVersion answers the latest version of an actor.
 func (s *Store) GetLatestVersion(ctx context.Context, actorID string) (int64, error) {
 	if err := eventstore.ValidateActorID(actorID); err != nil {
 		return 0, fmt.Errorf("read latest version: %w", err)
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	head, err := s.head(ctx, actorID, true)
+	head, err := s.readHead(ctx, actorID, true, false)
 	if err != nil {
 		return 0, fmt.Errorf("read latest version of actor %q in stream %s: %w", actorID, s.config.EventsStream, err)
 	}
 	return head.version, nil
-}
-
-// head is where an actor stands.
-type head struct {
-	// sequence is that of the actor's last message, 0 where there is none: what a
-	// save expects.
-	sequence uint64
-	// version is the actor's latest.
-	version int64
-}
-
-// head reads where an actor stands: exactly from the leader, or a little cheaper
-// from any replica, which may be behind. Here is the place for a cache: a head
-// that is old costs a save one more try and nothing else, since JetStream
-// decides.
-func (s *Store) head(ctx context.Context, actorID string, fromLeader bool) (head, error) {
-	subject := EventsSubject(s.config.EventsStream, actorID)
-	var last *message
-	var err error
-	if fromLeader {
-		last, err = s.leaderGet(ctx, s.config.EventsStream, getRequest{LastBySubject: subject})
-	} else {
-		last, err = s.directLast(ctx, s.config.EventsStream, subject)
-	}
-	if err != nil {
-		return head{}, err
-	}
-	if last == nil {
-		version, err := s.snapshotVersion(ctx, actorID)
-		return head{version: version}, err
-	}
-	if event, err := decodeEvent(last); err == nil {
-		return head{sequence: last.Sequence, version: event.Version}, nil
-	}
-	version, err := s.latestReadable(ctx, actorID)
-	return head{sequence: last.Sequence, version: version}, err
-}
-
-// latestReadable is the latest version of an actor whose last message is no
-// event.
-func (s *Store) latestReadable(ctx context.Context, actorID string) (int64, error) {
-	var latest int64
-	for m, err := range s.messages(ctx, EventsSubject(s.config.EventsStream, actorID), 0) {
-		if err != nil {
-			return 0, err
-		}
-		if event, err := decodeEvent(m); err == nil {
-			latest = max(latest, event.Version)
-		}
-	}
-	if latest > 0 {
-		return latest, nil
-	}
-	return s.snapshotVersion(ctx, actorID)
 }

@@ -682,6 +682,10 @@ func fakeJetStream(t *testing.T, nc *nats.Conn, c jetstream.Config, pages func(n
 	subscribe("$JS."+c.Domain+".API.DIRECT.GET."+c.EventsStream, func(m *nats.Msg) {
 		var request map[string]any
 		_ = json.Unmarshal(m.Data, &request)
+		if request["last_by_subj"] != nil {
+			_ = m.RespondMsg(pageOf(c, 3)[0])
+			return
+		}
 		n++
 		for _, answer := range pages(n, request) {
 			_ = m.RespondMsg(answer)

@@ -63,23 +63,117 @@ func decodeLeaderAnswer(data []byte) (*message, error) {
 	return m, nil
 }
 
-// directLast gets the last message of a subject from any replica, nil where it
-// knows of none. The replica may be behind the leader by a few messages.
-func (s *Store) directLast(ctx context.Context, stream, subject string) (*message, error) {
+// directGet gets one message from any replica, nil where it knows of none. The
+// replica may be behind the leader by a few messages.
+func (s *Store) directGet(ctx context.Context, stream string, get getRequest) (*message, error) {
 	var found *message
-	err := s.ask(ctx, s.api+"DIRECT.GET."+stream, getRequest{LastBySubject: subject}, func(answer *nats.Msg) error {
-		var err error
-		switch status(answer) {
-		case "":
-			found, err = decodeDirect(answer)
-		case statusNotFound:
-			found = nil
-		default:
-			err = statusError(answer)
-		}
+	err := s.ask(ctx, s.api+"DIRECT.GET."+stream, get, func(answer *nats.Msg) (err error) {
+		found, err = decodeGet(answer)
 		return err
 	})
 	return found, err
+}
+
+// decodeGet reads the answer to a direct get, nil where there is no message.
+func decodeGet(answer *nats.Msg) (*message, error) {
+	switch status(answer) {
+	case "":
+		return decodeDirect(answer)
+	case statusNotFound:
+		return nil, nil
+	case statusNoResponders:
+		return nil, errNoResponders
+	default:
+		return nil, statusError(answer)
+	}
+}
+
+// getMany gets one message for each request, nil where there is none. All are
+// asked for at once, and any replica may answer each.
+func (s *Store) getMany(ctx context.Context, stream string, requests []getRequest) ([]*message, error) {
+	if len(requests) == 1 {
+		m, err := s.directGet(ctx, stream, requests[0])
+		return []*message{m}, err
+	}
+	many := &gets{messages: make([]*message, len(requests)), answered: make([]bool, len(requests)), missing: len(requests)}
+	for try := 1; many.missing > 0; try++ {
+		err := s.tryGets(ctx, stream, requests, many)
+		if err = askAgain(err, try); err != nil && !errors.Is(err, errAgain) {
+			return nil, err
+		}
+		if err == nil {
+			continue
+		}
+		if pauseErr := pause(ctx, retryWait); pauseErr != nil {
+			return nil, fmt.Errorf("%w; last try: %v", pauseErr, err)
+		}
+	}
+	return many.messages, nil
+}
+
+// gets are the answers to many requests.
+type gets struct {
+	messages []*message
+	answered []bool
+	missing  int
+}
+
+// tryGets asks for what is not answered yet. It has a subscription of its own,
+// so that what is late of one try is not taken for the next.
+func (s *Store) tryGets(ctx context.Context, stream string, requests []getRequest, many *gets) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	try, cancel := tryContext(ctx)
+	defer cancel()
+	subject := s.api + "DIRECT.GET." + stream
+	permissions := s.permissions(subject)
+	try, stop := permissions.watch(try)
+	defer stop()
+	inbox := s.nc.NewInbox() + "."
+	answers, err := s.nc.SubscribeSync(inbox + "*")
+	if err != nil {
+		return sendError(err)
+	}
+	// It fails when the connection is closed, and then there is nothing to do.
+	defer func() { _ = answers.Unsubscribe() }()
+	for i, request := range requests {
+		if many.answered[i] {
+			continue
+		}
+		body, err := json.Marshal(request)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		if err := s.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: inbox + strconv.Itoa(i), Data: body}); err != nil {
+			return sendError(err)
+		}
+	}
+	err = many.collect(try, answers, len(inbox))
+	if denied := permissions.denied(); err != nil && denied != nil {
+		return denied
+	}
+	return err
+}
+
+// collect takes the answers until none is missing.
+func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix int) error {
+	for g.missing > 0 {
+		answer, err := answers.NextMsgWithContext(ctx)
+		if err != nil {
+			return fmt.Errorf("%d of %d answers are missing: %w", g.missing, len(g.answered), sendError(err))
+		}
+		i, err := strconv.Atoi(answer.Subject[prefix:])
+		if err != nil || i < 0 || i >= len(g.answered) || g.answered[i] {
+			continue
+		}
+		if g.messages[i], err = decodeGet(answer); err != nil {
+			return err
+		}
+		g.answered[i] = true
+		g.missing--
+	}
+	return nil
 }
 
 // headerSequence is where the server says which message of the stream it is.

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ const (
 	absentTries = 20
 )
 
+// DefaultHeads is of how many actors a Store remembers where they stand: some
+// 5 MB when all are there.
+const DefaultHeads = 1 << 14
+
 // Config says where the events of one store are.
 type Config struct {
 	// Namespace and Store are the names of the store; they make the source of its
@@ -40,6 +45,10 @@ type Config struct {
 	Domain string
 	// Timeout bounds each call whose context has no deadline; 0 is DefaultTimeout.
 	Timeout time.Duration
+	// Heads is of how many actors the Store remembers where they stand, those used
+	// most recently, so that a save need not ask; 0 is DefaultHeads. Each takes
+	// about 300 bytes.
+	Heads int
 }
 
 func (c Config) validate() error {
@@ -56,6 +65,9 @@ func (c Config) validate() error {
 	if EncodeToken(c.Domain) != c.Domain {
 		return fmt.Errorf("open event store: Domain is %q: give a name without spaces, dots and wildcards", c.Domain)
 	}
+	if c.Heads < 0 {
+		return fmt.Errorf("open event store: Heads is %d: give a positive one, or 0 for %d", c.Heads, DefaultHeads)
+	}
 	if c.Timeout < 0 {
 		return fmt.Errorf("open event store: Timeout is %s: give a positive one, or 0 for %s", c.Timeout, DefaultTimeout)
 	}
@@ -69,6 +81,8 @@ type Store struct {
 	opts   eventstore.Options
 	// api is the prefix of the JetStream API.
 	api string
+	// heads are where actors stood when they were last seen.
+	heads *heads
 
 	mu            sync.Mutex
 	closed        bool
@@ -94,10 +108,10 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 	if config.Domain != "" {
 		api = "$JS." + config.Domain + ".API."
 	}
-	return &Store{
-		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api,
-		subscriptions: map[*subscription]struct{}{},
-	}, nil
+	s := &Store{nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, subscriptions: map[*subscription]struct{}{}}
+	var err error
+	s.heads, err = newHeads(cmp.Or(config.Heads, DefaultHeads), s.opts.Metrics)
+	return s, err
 }
 
 // Check answers whether the leaders of both streams answer; nil says that

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 
@@ -118,27 +117,37 @@ func (a *attempt) try(ctx context.Context) ([]eventstore.Saved, error) {
 // looks is how many heads are read at once: a batch may have 1,000 actors.
 const looks = 32
 
-// look reads where the actors stand.
+// look finds where the actors stand, asking only for those that are not known.
 func (a *attempt) look(ctx context.Context) error {
 	heads := map[string]head{}
+	var unknown []*eventstore.Event
 	for i := range a.events {
-		heads[a.events[i].ActorID] = head{}
+		e := &a.events[i]
+		if _, seen := heads[e.ActorID]; seen {
+			continue
+		}
+		known, found, _ := a.store.heads.get(e.ActorID)
+		if !found || a.fromLeader {
+			unknown = append(unknown, e)
+		}
+		heads[e.ActorID] = known
 	}
-	actors := slices.Collect(maps.Keys(heads))
-	found := make([]head, len(actors))
+	a.store.opts.Metrics.HeadMisses.Add(int64(len(unknown)))
+	a.store.opts.Metrics.HeadHits.Add(int64(len(heads) - len(unknown)))
+	found := make([]head, len(unknown))
 	looking, ctx := errgroup.WithContext(ctx)
 	looking.SetLimit(looks)
-	for i, actorID := range actors {
+	for i, e := range unknown {
 		looking.Go(func() (err error) {
-			found[i], err = a.store.head(ctx, actorID, a.fromLeader)
+			found[i], err = a.store.readHead(ctx, e.ActorID, a.fromLeader, e.Version <= 1)
 			return err
 		})
 	}
 	if err := looking.Wait(); err != nil {
 		return err
 	}
-	for i, actorID := range actors {
-		heads[actorID] = found[i]
+	for i, e := range unknown {
+		heads[e.ActorID] = found[i]
 	}
 	if a.heads == nil {
 		a.first = heads
@@ -188,40 +197,25 @@ func (a *attempt) decide() ([]eventstore.Saved, error) {
 
 // write stores what decide has found to be new, and fills in the sequences.
 func (a *attempt) write(ctx context.Context, saved []eventstore.Saved) error {
-	var messages []*nats.Msg
 	var indexes []int
-	checked := map[string]bool{}
 	for i := range saved {
-		if saved[i].Sequence != 0 {
-			continue
+		if saved[i].Sequence == 0 {
+			indexes = append(indexes, i)
 		}
-		event := a.events[i]
-		event.Version = saved[i].Version
-		msg := a.store.eventMessage(&event)
-		// Inside a batch only the first message of a subject can be checked.
-		if !checked[event.ActorID] {
-			msg.Header[nats.ExpectedLastSubjSeqHdr] = []string{strconv.FormatUint(a.heads[event.ActorID].sequence, 10)}
-			checked[event.ActorID] = true
-		}
-		messages, indexes = append(messages, msg), append(indexes, i)
 	}
-	switch len(messages) {
+	switch len(indexes) {
 	case 0:
 		return nil
 	case 1:
-		return a.writeOne(ctx, messages[0], &saved[indexes[0]], indexes[0])
+		return a.writeOne(ctx, indexes[0], &saved[indexes[0]])
 	}
-	last, err := a.store.publishBatch(ctx, messages)
-	if err != nil {
-		return a.refused(ctx, err)
-	}
-	for n, i := range indexes {
-		saved[i].Sequence = last - uint64(len(indexes)-1-n)
-	}
-	return nil
+	return a.writeBatch(ctx, indexes, saved)
 }
 
-func (a *attempt) writeOne(ctx context.Context, msg *nats.Msg, saved *eventstore.Saved, index int) error {
+func (a *attempt) writeOne(ctx context.Context, index int, saved *eventstore.Saved) error {
+	before := a.heads[saved.ActorID]
+	msg, prev := a.message(index, saved.Version, before.next(), 0)
+	expect(msg, before.sequence)
 	ack, err := a.store.publish(ctx, msg)
 	if err != nil {
 		return a.refused(ctx, err)
@@ -230,7 +224,67 @@ func (a *attempt) writeOne(ctx context.Context, msg *nats.Msg, saved *eventstore
 		return a.recall(ctx, index, ack.Sequence)
 	}
 	saved.Sequence = ack.Sequence
+	a.store.heads.put(saved.ActorID, before.sequence, head{sequence: ack.Sequence, version: saved.Version, prev: prev})
 	return nil
+}
+
+func (a *attempt) writeBatch(ctx context.Context, indexes []int, saved []eventstore.Saved) error {
+	messages := make([]*nats.Msg, len(indexes))
+	next := map[string]index{}
+	for n, i := range indexes {
+		own := batchBase + uint64(n)
+		actorID := saved[i].ActorID
+		x, again := next[actorID]
+		if !again {
+			x = a.heads[actorID].next()
+		}
+		messages[n], _ = a.message(i, saved[i].Version, x, own)
+		// Inside a batch only the first message of a subject can be checked.
+		if !again {
+			expect(messages[n], a.heads[actorID].sequence)
+		}
+		next[actorID] = x.push(own)
+	}
+	last, err := a.store.publishBatch(ctx, messages)
+	if err != nil {
+		return a.refused(ctx, err)
+	}
+	first := last - uint64(len(indexes)-1)
+	for n, i := range indexes {
+		saved[i].Sequence = first + uint64(n)
+	}
+	a.remember(indexes, saved, messages)
+	return nil
+}
+
+// remember keeps where the actors stand after a batch.
+func (a *attempt) remember(indexes []int, saved []eventstore.Saved, messages []*nats.Msg) {
+	for n, i := range indexes {
+		m := message{Sequence: saved[i].Sequence, Header: messages[n].Header}
+		now := head{sequence: m.Sequence, version: saved[i].Version}
+		if x := indexOf(&m); x.partial || len(x.levels) > 0 {
+			now.prev = x.encode(0)
+		}
+		a.store.heads.put(saved[i].ActorID, a.heads[saved[i].ActorID].sequence, now)
+	}
+}
+
+// message is what stores an event at a version, with the index x; own is its
+// sequence inside a batch. It answers the header of the index too.
+func (a *attempt) message(index int, version int64, x index, own uint64) (*nats.Msg, string) {
+	event := a.events[index]
+	event.Version = version
+	msg := a.store.eventMessage(&event)
+	prev := ""
+	if x.partial || len(x.levels) > 0 {
+		prev = x.encode(own)
+		msg.Header[headerPrev] = []string{prev}
+	}
+	return msg, prev
+}
+
+func expect(msg *nats.Msg, sequence uint64) {
+	msg.Header[nats.ExpectedLastSubjSeqHdr] = []string{strconv.FormatUint(sequence, 10)}
 }
 
 func (s *Store) eventMessage(event *eventstore.Event) *nats.Msg {
@@ -313,7 +367,7 @@ func (a *attempt) findByVersion(ctx context.Context, e *eventstore.Event) (bool,
 	for i := range a.events {
 		ours[a.events[i].ID] = true
 	}
-	for m, err := range a.store.messages(ctx, EventsSubject(a.store.config.EventsStream, e.ActorID), e.Version-1) {
+	for m, err := range a.store.messages(ctx, e.ActorID, e.Version-1, eventstore.ReadOptions{UpToDate: true}) {
 		if err != nil {
 			return false, err
 		}

@@ -165,18 +165,22 @@ func (s *Store) latest(actorID string) int64 {
 }
 
 // GetEvents answers the events of an actor.
-func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64) ([]eventstore.Event, error) {
-	result, err := s.GetEventsWithErrors(ctx, actorID, fromVersion)
+func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) ([]eventstore.Event, error) {
+	result, err := s.GetEventsWithErrors(ctx, actorID, fromVersion, opts...)
 	return result.Events, err
 }
 
 // GetEventsWithErrors is GetEvents: whatever is in memory is an event.
-func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (eventstore.ReplayResult, error) {
-	return collect.Events(s.Events(ctx, actorID, fromVersion))
+func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) (eventstore.ReplayResult, error) {
+	return collect.Events(s.Events(ctx, actorID, fromVersion, opts...))
 }
 
 // Events yields the events of an actor that are stored as it begins.
-func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {
+func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
+	return collect.Window(s.events(ctx, actorID, fromVersion), eventstore.NewReadOptions(opts...))
+}
+
+func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		if err := eventstore.ValidateActorID(actorID); err != nil {
 			yield(eventstore.Event{}, fmt.Errorf("read events from memory: %w", err))

@@ -32,7 +32,7 @@ func (f *faulty) SaveEvents(context.Context, []eventstore.Event, ...eventstore.S
 
 func (f *faulty) GetLatestVersion(context.Context, string) (int64, error) { return 0, f.err }
 
-func (f *faulty) Events(context.Context, string, int64) iter.Seq2[eventstore.Event, error] {
+func (f *faulty) Events(context.Context, string, int64, ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		replay := &eventstore.ReplayError{Sequence: 7, RawData: []byte("raw"), Err: errors.New("has no id")}
 		_ = yield(event("e-1", "order-1"), nil) && yield(eventstore.Event{}, replay) && yield(event("e-2", "order-1"), nil) &&

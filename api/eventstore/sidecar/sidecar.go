@@ -171,18 +171,18 @@ func (s *Store) save(ctx context.Context, events []eventstore.Event, opts events
 }
 
 // GetEvents answers the events of an actor.
-func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64) ([]eventstore.Event, error) {
-	result, err := s.GetEventsWithErrors(ctx, actorID, fromVersion)
+func (s *Store) GetEvents(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) ([]eventstore.Event, error) {
+	result, err := s.GetEventsWithErrors(ctx, actorID, fromVersion, opts...)
 	return result.Events, err
 }
 
 // GetEventsWithErrors is GetEvents that reports what GetEvents skips.
-func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64) (eventstore.ReplayResult, error) {
-	return collect.Events(s.Events(ctx, actorID, fromVersion))
+func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) (eventstore.ReplayResult, error) {
+	return collect.Events(s.Events(ctx, actorID, fromVersion, opts...))
 }
 
 // Events yields the events of an actor as they arrive.
-func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {
+func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		fail := func(err error) {
 			yield(eventstore.Event{}, fmt.Errorf("read events of actor %q through the sidecar: %w", actorID, err))
@@ -196,6 +196,7 @@ func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64) i
 		silence := time.AfterFunc(silenceTimeout, func() { cancel(errSilent) })
 		defer silence.Stop()
 		request := &eventstorev1.StreamEventsRequest{Store: s.name, ActorId: actorID, FromVersion: fromVersion}
+		request.SetOptions(eventstore.NewReadOptions(opts...))
 		stream, err := s.client.StreamEvents(reading, request)
 		if err != nil {
 			fail(readError(reading, err))

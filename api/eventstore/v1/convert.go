@@ -3,6 +3,7 @@ package eventstorev1
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -25,6 +26,20 @@ func (x *Event) ToEvent() (eventstore.Event, error) {
 		ID: x.GetId(), EventType: x.GetEventType(), ActorID: x.GetActorId(), CommandID: x.GetCommandId(), Version: x.GetVersion(), Data: x.GetData(),
 		ContentType: x.GetContentType(), Metadata: x.GetMetadata(), Timestamp: timestamp, Sequence: x.GetSequence(),
 	}, err
+}
+
+// SetOptions puts what a read wants into its request.
+func (x *StreamEventsRequest) SetOptions(o eventstore.ReadOptions) {
+	x.UpToDate, x.Until = o.UpToDate, fromTime(o.Until)
+	x.Newest = int32(min(max(o.Newest, 0), math.MaxInt32))
+}
+
+// ToOptions is what the read of a request wants.
+func (x *StreamEventsRequest) ToOptions() ([]eventstore.ReadOption, error) {
+	until, err := toTime(x.GetUntil())
+	return []eventstore.ReadOption{func(o *eventstore.ReadOptions) {
+		*o = eventstore.ReadOptions{UpToDate: x.GetUpToDate(), Newest: int(x.GetNewest()), Until: until}
+	}}, err
 }
 
 // FromSnapshot is a snapshot as a message.

@@ -1,10 +1,12 @@
 // Package collect gathers what the Events of a Store yields, so that every Store
-// tells events, stored messages that are no events, and failures apart alike.
+// tells events, stored messages that are no events, and failures apart alike,
+// and does alike what an application wants of a read.
 package collect
 
 import (
 	"errors"
 	"iter"
+	"slices"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -26,4 +28,52 @@ func Events(events iter.Seq2[eventstore.Event, error]) (eventstore.ReplayResult,
 		}
 	}
 	return result, nil
+}
+
+// Window leaves of all events of an actor, in order, those that the options
+// want, in the order they want.
+func Window(events iter.Seq2[eventstore.Event, error], opts eventstore.ReadOptions) iter.Seq2[eventstore.Event, error] {
+	if !opts.Until.IsZero() {
+		events = until(events, opts)
+	}
+	if opts.Newest > 0 {
+		events = newest(events, opts.Newest)
+	}
+	return events
+}
+
+func until(events iter.Seq2[eventstore.Event, error], opts eventstore.ReadOptions) iter.Seq2[eventstore.Event, error] {
+	return func(yield func(eventstore.Event, error) bool) {
+		for event, err := range events {
+			if err == nil && event.Timestamp.After(opts.Until) || !yield(event, err) {
+				return
+			}
+		}
+	}
+}
+
+func newest(events iter.Seq2[eventstore.Event, error], n int) iter.Seq2[eventstore.Event, error] {
+	type item struct {
+		event eventstore.Event
+		err   error
+	}
+	return func(yield func(eventstore.Event, error) bool) {
+		var items []item
+		for event, err := range events {
+			var malformed *eventstore.ReplayError
+			if err != nil && !errors.As(err, &malformed) {
+				yield(event, err)
+				return
+			}
+			if len(items) == 2*n {
+				items = slices.Delete(items, 0, n)
+			}
+			items = append(items, item{event, err})
+		}
+		for _, i := range slices.Backward(items[max(0, len(items)-n):]) {
+			if !yield(i.event, i.err) {
+				return
+			}
+		}
+	}
 }

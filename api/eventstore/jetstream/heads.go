@@ -1,0 +1,153 @@
+package jetstream
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/sync/errgroup"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// head is where an actor stands.
+type head struct {
+	// sequence is that of the actor's last message, 0 where there is none: what a
+	// save expects.
+	sequence uint64
+	// version is the actor's latest.
+	version int64
+	// prev is the index of the last message as its header has it.
+	prev string
+}
+
+// next is the index of the message that follows on a head.
+func (h head) next() index {
+	if h.sequence == 0 {
+		return index{}
+	}
+	x := index{}
+	if h.prev != "" {
+		var err error
+		if x, err = decodeIndex(h.prev, h.sequence); err != nil {
+			x = index{partial: true}
+		}
+	}
+	return x.push(h.sequence)
+}
+
+// readHead reads where an actor stands: exactly from the leader, or from any
+// replica, which may be behind. likelyNew asks for the snapshot at the same time
+// as for the last event: it counts where there is none.
+func (s *Store) readHead(ctx context.Context, actorID string, fromLeader, likelyNew bool) (head, error) {
+	before, _, _ := s.heads.get(actorID)
+	var snapshot int64
+	asking, askCtx := errgroup.WithContext(ctx)
+	askSnapshot := func() (err error) {
+		snapshot, err = s.snapshotVersion(askCtx, actorID)
+		return err
+	}
+	var last *message
+	asking.Go(func() (err error) {
+		if last, err = s.last(askCtx, actorID, fromLeader); err == nil && last == nil && !likelyNew {
+			err = askSnapshot()
+		}
+		return err
+	})
+	if likelyNew {
+		asking.Go(askSnapshot)
+	}
+	if err := asking.Wait(); err != nil {
+		return head{}, err
+	}
+	if last == nil {
+		return head{version: snapshot}, nil
+	}
+	now, err := s.headOf(ctx, actorID, last)
+	if err == nil {
+		s.heads.put(actorID, before.sequence, now)
+	}
+	return now, err
+}
+
+// headOf is the head of an actor by its last message.
+func (s *Store) headOf(ctx context.Context, actorID string, last *message) (head, error) {
+	event, err := decodeEvent(last)
+	if err == nil {
+		now := head{sequence: last.Sequence, version: event.Version}
+		if x := indexOf(last); x.partial || len(x.levels) > 0 {
+			now.prev = x.encode(0)
+		}
+		return now, nil
+	}
+	version, err := s.latestReadable(ctx, actorID, last)
+	return head{sequence: last.Sequence, version: version, prev: index{partial: true}.encode(0)}, err
+}
+
+// latestReadable is the latest version of an actor whose last message is no
+// event.
+func (s *Store) latestReadable(ctx context.Context, actorID string, last *message) (int64, error) {
+	var latest int64
+	err := s.readHistory(ctx, last, 0, eventstore.ReadOptions{}, func(m *message) bool {
+		if event, err := decodeEvent(m); err == nil {
+			latest = max(latest, event.Version)
+		}
+		return true
+	})
+	if err != nil || latest > 0 {
+		return latest, err
+	}
+	return s.snapshotVersion(ctx, actorID)
+}
+
+// heads remembers where the actors stood when they were last seen, those used
+// most recently. One that is out of date costs a save another try and nothing
+// else, since JetStream decides. And it tells a read what this Store has
+// acknowledged: a replica that knows less is not asked.
+type heads struct {
+	mu      sync.Mutex
+	recent  *simplelru.LRU[string, head]
+	metrics *eventstore.Metrics
+	// forgot: some were dropped, so that what is not here may still have been
+	// acknowledged.
+	forgot bool
+}
+
+func newHeads(size int, metrics *eventstore.Metrics) (*heads, error) {
+	h := &heads{metrics: metrics}
+	var err error
+	h.recent, err = simplelru.NewLRU(size, func(string, head) {
+		h.forgot = true
+		metrics.HeadsCached.Add(-1)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the cache of actor heads: %w", err)
+	}
+	return h, nil
+}
+
+// get answers what is known of an actor. Where nothing is, sure says that this
+// Store has not seen the actor.
+func (h *heads) get(actorID string) (known head, found, sure bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	known, found = h.recent.Get(actorID)
+	return known, found, !h.forgot
+}
+
+// put remembers a head that was seen after the one at sequence before was known,
+// unless a newer one has come in between. It may be older than that one: when
+// the leader has said so, the stream was made anew, or events have expired.
+func (h *heads) put(actorID string, before uint64, now head) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	known, found := h.recent.Peek(actorID)
+	if known.sequence > max(before, now.sequence) {
+		return
+	}
+	if !found {
+		h.metrics.HeadsCached.Add(1)
+	}
+	h.recent.Add(actorID, now)
+}
