@@ -482,7 +482,7 @@ func TestPermissionDenied(t *testing.T) {
 		return &server.Permissions{Publish: &server.SubjectPermission{Allow: subjects}}
 	}
 	c := config()
-	reads := []string{"$JS.API.DIRECT.GET." + c.EventsStream, "$JS.API.STREAM.MSG.GET.*"}
+	reads := []string{"$JS.API.DIRECT.GET." + c.EventsStream, "$JS.API.DIRECT.GET." + c.SnapshotsStream, "$JS.API.STREAM.MSG.GET.*"}
 	cluster := natsserver.Run(t, 1, func(o *server.Options) {
 		o.Users = []*server.User{
 			{Username: "admin", Password: "p"},

@@ -45,7 +45,7 @@ func (s *Store) readHead(ctx context.Context, actorID string, fromLeader, likely
 	var snapshot int64
 	asking, askCtx := errgroup.WithContext(ctx)
 	askSnapshot := func() (err error) {
-		snapshot, err = s.snapshotVersion(askCtx, actorID)
+		snapshot, err = s.snapshotVersion(askCtx, actorID, fromLeader)
 		return err
 	}
 	var last *message
@@ -98,7 +98,7 @@ func (s *Store) latestReadable(ctx context.Context, actorID string, last *messag
 	if err != nil || latest > 0 {
 		return latest, err
 	}
-	return s.snapshotVersion(ctx, actorID)
+	return s.snapshotVersion(ctx, actorID, true)
 }
 
 // heads remembers where the actors stood when they were last seen, those used

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -82,7 +83,10 @@ type Store struct {
 	// api is the prefix of the JetStream API.
 	api string
 	// heads are where actors stood when they were last seen.
-	heads *heads
+	heads   *heads
+	answers answers
+	// snapshotSaved: a replica may not know of it yet.
+	snapshotSaved atomic.Bool
 
 	mu            sync.Mutex
 	closed        bool
@@ -108,7 +112,9 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 	if config.Domain != "" {
 		api = "$JS." + config.Domain + ".API."
 	}
-	s := &Store{nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, subscriptions: map[*subscription]struct{}{}}
+	s := &Store{
+		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, subscriptions: map[*subscription]struct{}{},
+	}
 	var err error
 	s.heads, err = newHeads(cmp.Or(config.Heads, DefaultHeads), s.opts.Metrics)
 	return s, err
@@ -143,6 +149,7 @@ func (s *Store) Close() error {
 			return err
 		}
 	}
+	s.answers.close()
 	return nil
 }
 
@@ -154,7 +161,7 @@ func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFun
 	if _, has := ctx.Deadline(); has {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeoutCause(ctx, s.config.Timeout, fmt.Errorf("%w: waited %s", errTimeout, s.config.Timeout))
+	return context.WithTimeoutCause(ctx, s.config.Timeout, errTimeout)
 }
 
 // ended is the error of a context that has ended: of the caller's own, whose

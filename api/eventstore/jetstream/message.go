@@ -45,9 +45,8 @@ type message struct {
 
 // eventHeader is the header of an event that is complete.
 func eventHeader(source string, e *eventstore.Event) nats.Header {
-	header := cloudEvent(source, e.ID, e.EventType, e.ActorID, e.Version, e.Timestamp)
+	header := cloudEvent(source, versioning.ContentType(e), e.ID, e.EventType, e.ActorID, e.Version, e.Timestamp)
 	header[nats.MsgIdHdr] = []string{e.ID}
-	header[headerContentType] = []string{versioning.ContentType(e)}
 	if e.CommandID != "" {
 		header[headerCommandID] = []string{encodeValue(e.CommandID)}
 	}
@@ -60,21 +59,23 @@ func eventHeader(source string, e *eventstore.Event) nats.Header {
 // snapshotHeader is the header of a snapshot that is complete. The id is new
 // each time: a snapshot that replaces another of its version is another message.
 func snapshotHeader(source, id string, s *eventstore.Snapshot) nats.Header {
-	header := cloudEvent(source, id, snapshotType, s.ActorID, s.Version, s.Timestamp)
-	header[headerContentType] = []string{snapshotContentType}
-	return header
+	return cloudEvent(source, snapshotContentType, id, snapshotType, s.ActorID, s.Version, s.Timestamp)
 }
 
-func cloudEvent(source, id, kind, actorID string, version int64, at time.Time) nats.Header {
-	return nats.Header{
-		headerSpecVersion:  {specVersion},
-		headerID:           {encodeValue(id)},
-		headerType:         {encodeValue(kind)},
-		headerSource:       {encodeValue(source)},
-		headerSubject:      {encodeValue(actorID)},
-		headerTime:         {at.UTC().Format(time.RFC3339Nano)},
-		headerActorVersion: {strconv.FormatInt(version, 10)},
+func cloudEvent(source, contentType, id, kind, actorID string, version int64, at time.Time) nats.Header {
+	// One piece of memory for all values, and room for what is added later: this is
+	// most of what a save allocates.
+	values := [...]string{
+		specVersion, contentType, encodeValue(id), encodeValue(kind), encodeValue(source), encodeValue(actorID),
+		at.UTC().Format(time.RFC3339Nano), strconv.FormatInt(version, 10),
 	}
+	header := make(nats.Header, 16)
+	for i, name := range [...]string{
+		headerSpecVersion, headerContentType, headerID, headerType, headerSource, headerSubject, headerTime, headerActorVersion,
+	} {
+		header[name] = values[i : i+1 : i+1]
+	}
+	return header
 }
 
 // decodeEvent is the event that a message holds. The actor is that of the
@@ -163,9 +164,16 @@ func decodeActor(subject string) (string, error) {
 // encodeValue percent-encodes what may not stand in a header of CloudEvents:
 // space, '"', '%', and everything that is not printable ASCII.
 func encodeValue(text string) string {
+	plain := true
+	for i := range len(text) {
+		plain = plain && !mustEncodeValue(text[i])
+	}
+	if plain {
+		return text
+	}
 	var value strings.Builder
 	for _, b := range []byte(text) {
-		if b <= ' ' || b >= 0x7f || b == '"' || b == '%' {
+		if mustEncodeValue(b) {
 			value.WriteByte('%')
 			value.WriteByte(upperHex[b>>4])
 			value.WriteByte(upperHex[b&0xf])
@@ -175,6 +183,8 @@ func encodeValue(text string) string {
 	}
 	return value.String()
 }
+
+func mustEncodeValue(b byte) bool { return b <= ' ' || b >= 0x7f || b == '"' || b == '%' }
 
 var errPercent = errors.New("has a % without two hexadecimal digits after it")
 

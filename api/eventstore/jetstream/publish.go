@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -26,7 +27,22 @@ func (s *Store) publish(ctx context.Context, msg *nats.Msg) (acknowledgement, er
 	if err != nil {
 		return acknowledgement{}, err
 	}
+	if sequence, ok := plainAcknowledgement(answer.Data); ok {
+		return acknowledgement{Sequence: sequence}, nil
+	}
 	return decodeAcknowledgement(answer)
+}
+
+// plainAcknowledgement reads the one answer that nearly all saves get: taking it
+// apart as JSON is a tenth of what a save costs here.
+func plainAcknowledgement(data []byte) (uint64, bool) {
+	stream, digits, found := strings.Cut(string(data), `","seq":`)
+	digits, whole := strings.CutSuffix(digits, "}")
+	if !found || !whole || !strings.HasPrefix(stream, `{"stream":"`) {
+		return 0, false
+	}
+	sequence, err := strconv.ParseUint(digits, 10, 64)
+	return sequence, err == nil && sequence > 0
 }
 
 func decodeAcknowledgement(answer *nats.Msg) (acknowledgement, error) {

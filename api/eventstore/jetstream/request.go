@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -98,19 +99,124 @@ func (s *Store) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
 	if ctx.Err() != nil {
 		return nil, ended(ctx)
 	}
-	try, cancel := tryContext(ctx)
-	defer cancel()
 	permissions := s.permissions(msg.Subject)
-	try, stop := permissions.watch(try)
-	defer stop()
-	answer, err := s.nc.RequestMsgWithContext(try, msg)
-	if err == nil {
-		return answer, nil
+	w, err := s.answers.waitFor(s.nc, msg)
+	if err != nil {
+		return nil, sendError(err)
 	}
-	if denied := permissions.denied(); denied != nil {
-		return nil, denied
+	defer s.answers.release(w)
+	if err := s.nc.PublishMsg(msg); err != nil {
+		return nil, sendError(err)
 	}
-	return nil, sendError(err)
+	return w.wait(ctx, tryTime(ctx), permissions)
+}
+
+// answers receives what requests are answered: one subscription for all of them,
+// made for the first. The client library has one too; its requests want a
+// context for each try and another to look for violations, which costs more than
+// the rest of a save.
+type answers struct {
+	mu      sync.Mutex
+	sub     *nats.Subscription
+	prefix  string
+	last    uint64
+	waiting map[string]*waiter
+	idle    sync.Pool
+	// closed: the subscription goes with the last who waits.
+	closed bool
+}
+
+// waiter waits for one answer.
+type waiter struct {
+	token  string
+	answer chan *nats.Msg
+	timer  *time.Timer
+}
+
+// waitFor gives a message a place for its answer. It must be released.
+func (a *answers) waitFor(nc *nats.Conn, msg *nats.Msg) (*waiter, error) {
+	w, _ := a.idle.Get().(*waiter)
+	if w == nil {
+		w = &waiter{answer: make(chan *nats.Msg, 1), timer: time.NewTimer(permissionPoll)}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sub == nil {
+		prefix := nc.NewInbox() + "."
+		sub, err := nc.Subscribe(prefix+"*", a.receive)
+		if err != nil {
+			return nil, err
+		}
+		a.sub, a.prefix, a.waiting = sub, prefix, map[string]*waiter{}
+	}
+	a.last++
+	w.token = strconv.FormatUint(a.last, 36)
+	a.waiting[w.token] = w
+	msg.Reply = a.prefix + w.token
+	return w, nil
+}
+
+func (a *answers) receive(msg *nats.Msg) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w := a.waiting[msg.Subject[len(a.prefix):]]; w != nil {
+		delete(a.waiting, w.token)
+		// There is room for one, and no second finds its way here.
+		w.answer <- msg
+	}
+}
+
+// release takes the place back: an answer that comes later is dropped.
+func (a *answers) release(w *waiter) {
+	w.timer.Stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.waiting, w.token)
+	select {
+	case <-w.answer:
+	default:
+	}
+	a.idle.Put(w)
+	a.unsubscribeIdle()
+}
+
+// close ends the subscription once nobody waits.
+func (a *answers) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	a.unsubscribeIdle()
+}
+
+func (a *answers) unsubscribeIdle() {
+	if a.closed && a.sub != nil && len(a.waiting) == 0 {
+		// It fails when the connection is closed, and then there is nothing to do.
+		_ = a.sub.Unsubscribe()
+		a.sub = nil
+	}
+}
+
+// wait waits for the answer, at most so long.
+func (w *waiter) wait(ctx context.Context, limit time.Duration, permissions *permissions) (*nats.Msg, error) {
+	for started := time.Now(); ; {
+		w.timer.Reset(min(permissionPoll, limit))
+		select {
+		case answer := <-w.answer:
+			if status(answer) == statusNoResponders {
+				return nil, errNoResponders
+			}
+			return answer, nil
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", errNoAnswer, ctx.Err())
+		case <-w.timer.C:
+		}
+		if denied := permissions.denied(); denied != nil {
+			return nil, denied
+		}
+		if time.Since(started) >= limit {
+			return nil, fmt.Errorf("%w within %s", errNoAnswer, limit.Round(time.Millisecond))
+		}
+	}
 }
 
 // sendError is why a message was not answered, or not even sent.
@@ -127,14 +233,17 @@ func sendError(err error) error {
 	return fmt.Errorf("%w: %w", errNoAnswer, err)
 }
 
-// tryContext bounds one try, and leaves a third of what time there is to find
-// out what has become of it.
-func tryContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	wait := tryTimeout
+// tryTime is how long one try may take. It leaves a third of what time there is
+// to find out what has become of it.
+func tryTime(ctx context.Context) time.Duration {
 	if deadline, has := ctx.Deadline(); has {
-		wait = min(wait, time.Until(deadline)*2/3)
+		return min(tryTimeout, time.Until(deadline)*2/3)
 	}
-	return context.WithTimeout(ctx, wait)
+	return tryTimeout
+}
+
+func tryContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, tryTime(ctx))
 }
 
 // permissionPoll is how often a request that waits looks for a violation. Most

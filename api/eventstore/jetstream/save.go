@@ -58,7 +58,7 @@ func (s *Store) save(ctx context.Context, events []eventstore.Event, opts events
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	a := &attempt{store: s, events: events, opts: opts, stored: map[string]*eventstore.Event{}}
+	a := &attempt{store: s, events: events, opts: opts}
 	silent := 0
 	for {
 		saved, err := a.try(ctx)
@@ -119,7 +119,7 @@ const looks = 32
 
 // look finds where the actors stand, asking only for those that are not known.
 func (a *attempt) look(ctx context.Context) error {
-	heads := map[string]head{}
+	heads := make(map[string]head, 1)
 	var unknown []*eventstore.Event
 	for i := range a.events {
 		e := &a.events[i]
@@ -134,25 +134,35 @@ func (a *attempt) look(ctx context.Context) error {
 	}
 	a.store.opts.Metrics.HeadMisses.Add(int64(len(unknown)))
 	a.store.opts.Metrics.HeadHits.Add(int64(len(heads) - len(unknown)))
-	found := make([]head, len(unknown))
-	looking, ctx := errgroup.WithContext(ctx)
-	looking.SetLimit(looks)
-	for i, e := range unknown {
-		looking.Go(func() (err error) {
-			found[i], err = a.store.readHead(ctx, e.ActorID, a.fromLeader, e.Version <= 1)
+	if len(unknown) > 0 {
+		if err := a.ask(ctx, unknown, heads); err != nil {
 			return err
-		})
-	}
-	if err := looking.Wait(); err != nil {
-		return err
-	}
-	for i, e := range unknown {
-		heads[e.ActorID] = found[i]
+		}
 	}
 	if a.heads == nil {
 		a.first = heads
 	}
 	a.heads = heads
+	return nil
+}
+
+// ask fills in where the actors of events stand.
+func (a *attempt) ask(ctx context.Context, events []*eventstore.Event, heads map[string]head) error {
+	found := make([]head, len(events))
+	asking, ctx := errgroup.WithContext(ctx)
+	asking.SetLimit(looks)
+	for i, e := range events {
+		asking.Go(func() (err error) {
+			found[i], err = a.store.readHead(ctx, e.ActorID, a.fromLeader, e.Version <= 1)
+			return err
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		return err
+	}
+	for i, e := range events {
+		heads[e.ActorID] = found[i]
+	}
 	return nil
 }
 
@@ -170,7 +180,7 @@ func (e *conflictError) Error() string { return e.err.Error() }
 // that are to be stored are 0. It is pure.
 func (a *attempt) decide() ([]eventstore.Saved, error) {
 	saved := make([]eventstore.Saved, len(a.events))
-	latest := map[string]int64{}
+	latest := make(map[string]int64, 1)
 	for i := range a.events {
 		e := &a.events[i]
 		if stored := a.stored[e.ID]; stored != nil {
@@ -327,8 +337,16 @@ func (a *attempt) recall(ctx context.Context, index int, sequence uint64) error 
 	// The server knows it by another header, which another writer may fill
 	// otherwise.
 	stored.ID = e.ID
-	a.stored[e.ID] = &stored
+	a.found(&stored)
 	return fmt.Errorf("%w: event %q is stored at sequence %d", errAgain, e.ID, sequence)
+}
+
+// found remembers an event as stored.
+func (a *attempt) found(stored *eventstore.Event) {
+	if a.stored == nil {
+		a.stored = map[string]*eventstore.Event{}
+	}
+	a.stored[stored.ID] = stored
 }
 
 // explain finds out whether the event behind a version conflict is stored
@@ -372,7 +390,7 @@ func (a *attempt) findByVersion(ctx context.Context, e *eventstore.Event) (bool,
 			return false, err
 		}
 		if stored, err := decodeEvent(m); err == nil && ours[stored.ID] {
-			a.stored[stored.ID] = &stored
+			a.found(&stored)
 		}
 	}
 	return a.stored[e.ID] != nil, nil

@@ -22,6 +22,7 @@ func (s *Store) SaveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 		return fmt.Errorf("save snapshot at version %d of actor %q in stream %s: %w", snapshot.Version, snapshot.ActorID, s.config.SnapshotsStream, err)
 	}
 	s.opts.Metrics.SnapshotsSaved.Add(1)
+	s.snapshotSaved.Store(true)
 	return nil
 }
 
@@ -51,7 +52,7 @@ func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 // answer was lost it writes once more, which changes nothing: one of the same
 // version replaces the other.
 func (s *Store) trySnapshot(ctx context.Context, snapshot *eventstore.Snapshot) error {
-	newest, err := s.newestSnapshot(ctx, snapshot.ActorID)
+	newest, err := s.newestSnapshot(ctx, snapshot.ActorID, true)
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	failed := func(err error) (eventstore.Snapshot, error) {
 		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %q in stream %s: %w", actorID, s.config.SnapshotsStream, err)
 	}
-	newest, err := s.newestSnapshot(ctx, actorID)
+	newest, err := s.newestSnapshot(ctx, actorID, true)
 	if err != nil {
 		return failed(err)
 	}
@@ -101,13 +102,19 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	return snapshot, nil
 }
 
-func (s *Store) newestSnapshot(ctx context.Context, actorID string) (*message, error) {
-	return s.leaderGet(ctx, s.config.SnapshotsStream, getRequest{LastBySubject: SnapshotsSubject(s.config.EventsStream, actorID)})
+func (s *Store) newestSnapshot(ctx context.Context, actorID string, fromLeader bool) (*message, error) {
+	get := getRequest{LastBySubject: SnapshotsSubject(s.config.EventsStream, actorID)}
+	if fromLeader {
+		return s.leaderGet(ctx, s.config.SnapshotsStream, get)
+	}
+	return s.directGet(ctx, s.config.SnapshotsStream, get)
 }
 
 // snapshotVersion is the version of the newest snapshot of an actor, 0 for none.
-func (s *Store) snapshotVersion(ctx context.Context, actorID string) (int64, error) {
-	newest, err := s.newestSnapshot(ctx, actorID)
+// A replica may not know of one yet that was saved some milliseconds ago; where
+// this Store may have saved it, the leader is asked.
+func (s *Store) snapshotVersion(ctx context.Context, actorID string, fromLeader bool) (int64, error) {
+	newest, err := s.newestSnapshot(ctx, actorID, fromLeader || s.snapshotSaved.Load())
 	if newest == nil || err != nil {
 		return 0, err
 	}

@@ -23,6 +23,9 @@ const (
 	// The default of the client would notice after 10 seconds, and on a replicated
 	// stream the first request is lost about once in a hundred times.
 	heartbeat = 500 * time.Millisecond
+	// ahead is how many messages are asked for before they are needed: the next
+	// half of them is on its way while the first is worked on.
+	ahead = 2 * pageMessages
 	// pullExpires is how long one request for messages holds.
 	pullExpires = 30 * time.Second
 	// inactiveThreshold is how long the server keeps a consumer that nobody asks:
@@ -49,18 +52,16 @@ type subscription struct {
 	mu sync.Mutex
 	// next is the first sequence that was not delivered.
 	next uint64
-	// answers is where messages arrive; nil when a consumer must be made.
+	// answers puts into arrived what arrives; nil when a consumer must be made.
 	answers *nats.Subscription
-	inbox   string
+	arrived chan *nats.Msg
+	// silence tells that nothing has arrived for two heartbeats.
+	silence *time.Timer
 	// consumer is the name of the consumer, delivered the number of messages that
-	// it has sent.
+	// it has sent, and wanted how many more it may.
 	consumer  string
 	delivered uint64
-	// pulls counts the requests for messages, reply is where the last one wants
-	// its answers, and wanted is how many more it allows.
-	pulls  int
-	reply  string
-	wanted int
+	wanted    int
 }
 
 // Subscribe follows the store. Filters on actors are the server's work, one on
@@ -100,6 +101,7 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	}
 	// Not of ctx, which is for this call.
 	sub.life, sub.end = context.WithCancel(context.WithoutCancel(ctx))
+	sub.silence = time.NewTimer(2 * heartbeat)
 	if err := sub.start(ctx); err != nil {
 		sub.end()
 		return nil, err
@@ -142,12 +144,14 @@ func (s *subscription) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	inbox := s.store.nc.NewInbox()
-	answers, err := s.store.nc.SubscribeSync(inbox + ".*")
+	// All that is asked for has room, and so have heartbeats: what does not fit is
+	// dropped, and found missing.
+	arrived := make(chan *nats.Msg, 2*ahead)
+	answers, err := s.store.nc.ChanSubscribe(s.store.nc.NewInbox(), arrived)
 	if err != nil {
 		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
-	s.answers, s.inbox, s.consumer, s.delivered = answers, inbox, name, 0
+	s.answers, s.arrived, s.consumer, s.delivered, s.wanted = answers, arrived, name, 0, 0
 	return s.pull()
 }
 
@@ -161,18 +165,21 @@ func (s *subscription) stop() {
 	}
 }
 
-// pull asks for the next messages: as many as wait here at most.
+// pull asks for messages when half of what was asked for has come.
 func (s *subscription) pull() error {
+	more := ahead - s.wanted
+	if more < ahead/2 {
+		return nil
+	}
 	request, err := json.Marshal(map[string]any{
-		"batch": pageMessages, "max_bytes": pageBytes, "expires": pullExpires, "idle_heartbeat": heartbeat,
+		"batch": more, "max_bytes": pageBytes, "expires": pullExpires, "idle_heartbeat": heartbeat,
 	})
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
-	s.pulls++
-	s.reply, s.wanted = s.inbox+"."+strconv.Itoa(s.pulls), pageMessages
-	msg := &nats.Msg{Subject: s.store.api + "CONSUMER.MSG.NEXT." + s.store.config.EventsStream + "." + s.consumer, Reply: s.reply, Data: request}
-	if err := s.store.nc.PublishMsg(msg); err != nil {
+	s.wanted += more
+	subject := s.store.api + "CONSUMER.MSG.NEXT." + s.store.config.EventsStream + "." + s.consumer
+	if err := s.store.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: s.answers.Subject, Data: request}); err != nil {
 		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
 	return nil
@@ -182,10 +189,7 @@ func (s *subscription) pull() error {
 func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.life, cancel)()
-	event, err := s.wait(waiting)
+	event, err := s.wait(ctx)
 	var replay *eventstore.ReplayError
 	switch {
 	case err == nil:
@@ -205,8 +209,8 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 // wait takes messages until one is for the subscriber.
 func (s *subscription) wait(ctx context.Context) (eventstore.Event, error) {
 	for {
-		if ctx.Err() != nil {
-			return eventstore.Event{}, ctx.Err()
+		if err := errors.Join(ctx.Err(), s.life.Err()); err != nil {
+			return eventstore.Event{}, err
 		}
 		if s.answers == nil {
 			if err := s.restart(ctx); err != nil {
@@ -234,6 +238,9 @@ func (s *subscription) wait(ctx context.Context) (eventstore.Event, error) {
 // restart makes a consumer again, for as long as the stream is there and the
 // context lasts.
 func (s *subscription) restart(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	for {
 		try, cancel := context.WithTimeout(ctx, tryTimeout)
 		err := s.start(try)
@@ -253,15 +260,21 @@ func (s *subscription) restart(ctx context.Context) error {
 // take waits for one message of the consumer. Without one and without an error
 // the caller goes on: with a new consumer where there is none any more.
 func (s *subscription) take(ctx context.Context) (*message, error) {
-	wait, cancel := context.WithTimeout(ctx, 2*heartbeat)
-	defer cancel()
-	msg, err := s.answers.NextMsgWithContext(wait)
-	if ctx.Err() != nil && err != nil {
-		return nil, ctx.Err()
-	}
-	if err != nil {
-		s.stop()
-		return nil, nil
+	var msg *nats.Msg
+	select {
+	case msg = <-s.arrived:
+	default:
+		s.silence.Reset(2 * heartbeat)
+		select {
+		case msg = <-s.arrived:
+		case <-s.silence.C:
+			s.stop()
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.life.Done():
+			return nil, s.life.Err()
+		}
 	}
 	if msg.Header.Get("Status") != "" && !strings.HasPrefix(msg.Reply, "$JS.ACK.") {
 		return nil, s.heed(msg)
@@ -273,22 +286,24 @@ func (s *subscription) take(ctx context.Context) (*message, error) {
 		return nil, nil
 	}
 	s.delivered++
-	if s.wanted--; s.wanted == 0 {
-		if err := s.pull(); err != nil {
-			return nil, err
-		}
-	}
-	return &message{Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data}, nil
+	s.wanted--
+	return &message{Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data}, s.pull()
 }
 
 // heed does what a message without an event asks for.
 func (s *subscription) heed(msg *nats.Msg) error {
 	description := strings.ToLower(msg.Header.Get("Description"))
 	switch code := msg.Header.Get("Status"); {
-	case code == "100", msg.Subject != s.reply:
-		// A heartbeat, or the end of a request that another has replaced.
+	case code == "100":
+		// A heartbeat.
 	case code == "404", code == "408", code == "409" && (strings.Contains(description, "batch completed") || strings.Contains(description, "maxbytes")):
-		// The request has come to its end.
+		// A request has come to its end before it had all that it asked for.
+		unmet, err := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages"))
+		if err != nil {
+			s.stop()
+			return nil
+		}
+		s.wanted -= unmet
 		return s.pull()
 	default:
 		s.stop()

@@ -90,6 +90,9 @@ func ValidateBatch(events []eventstore.Event, opts eventstore.SaveOptions) error
 	if len(events) > eventstore.MaxBatchEvents {
 		return fmt.Errorf("the batch has %d events, at most %d are saved at once: %w", len(events), eventstore.MaxBatchEvents, eventstore.ErrTooLarge)
 	}
+	if len(events) == 1 && len(opts.Expected) == 0 {
+		return events[0].Validate()
+	}
 	indexOf := make(map[string]int, len(events))
 	actors := make(map[string]struct{}, len(events))
 	for i := range events {

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
+)
+
+var payload = []byte(`{"p":"` + string(bytes.Repeat([]byte("x"), 248)) + `"}`)
+
+// system is a running NATS with streams as the operator makes them.
+type system struct {
+	dir     string
+	cluster *natsserver.Cluster
+	nc      *nats.Conn
+	js      natsjs.JetStream
+}
+
+func start(servers int) (*system, error) {
+	dir, err := os.MkdirTemp("", "aether-bench-")
+	if err != nil {
+		return nil, err
+	}
+	s := &system{dir: dir}
+	if s.cluster, err = natsserver.Start(dir, servers); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	if s.nc, err = nats.Connect(s.cluster.URL()); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	s.js, err = natsjs.New(s.nc, natsjs.WithPublishAsyncMaxPending(4000))
+	return s, err
+}
+
+func (s *system) stop() error {
+	if s.nc != nil {
+		s.nc.Close()
+	}
+	if s.cluster != nil {
+		s.cluster.Stop()
+	}
+	return os.RemoveAll(s.dir)
+}
+
+// store makes the streams of an EventStore and opens it.
+func (s *system) store(ctx context.Context, name string, replicas int32) (*jetstream.Store, jetstream.Config, error) {
+	resource := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "bench", Name: name}}
+	resource.Spec.Replicas, resource.Spec.Retention.MaxAge, resource.Spec.Storage = replicas, "0", v1alpha1.StorageFile
+	wanted, err := stream.Desired(resource)
+	if err != nil {
+		return nil, jetstream.Config{}, err
+	}
+	for _, w := range wanted {
+		if _, err := s.js.CreateStream(ctx, w.Config); err != nil {
+			return nil, jetstream.Config{}, fmt.Errorf("create stream %s: %w", w.Config.Name, err)
+		}
+	}
+	config := jetstream.Config{
+		Namespace: "bench", Store: name, EventsStream: resource.EventsStreamName(), SnapshotsStream: resource.SnapshotsStreamName(),
+		Timeout: time.Minute, Heads: 1 << 17,
+	}
+	store, err := jetstream.New(s.nc, config)
+	return store, config, err
+}
+
+var ids atomic.Int64
+
+func newEvent(actorID string, version int64) eventstore.Event {
+	return eventstore.Event{
+		ID: fmt.Sprintf("6f1c4e0a-3d52-4b8e-9a77-%012d", ids.Add(1)), EventType: "OrderPlaced", ActorID: actorID, Version: version, Data: payload,
+	}
+}
+
+// fill saves events of so many actors in turn, 1,000 in a batch.
+func fill(ctx context.Context, store eventstore.Store, messages, actors int) error {
+	var filling errgroup.Group
+	// Each writer has actors of its own, so that none conflicts.
+	const writers = 4
+	for writer := range writers {
+		filling.Go(func() error {
+			for version := range messages / actors {
+				for from := writer * actors / writers; from < (writer+1)*actors/writers; {
+					var batch []eventstore.Event
+					for ; from < (writer+1)*actors/writers && len(batch) < eventstore.MaxBatchEvents; from++ {
+						batch = append(batch, newEvent(actor(from), int64(version+1)))
+					}
+					if _, err := store.SaveEvents(ctx, batch); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+	}
+	return filling.Wait()
+}
+
+func actor(n int) string { return fmt.Sprintf("order-%06d", n) }

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+)
+
+const rounds = 9
+
+// bare is the plainest save: a message id and the expected sequence.
+type bare struct {
+	js      natsjs.JetStream
+	subject string
+	last    uint64
+}
+
+func (b *bare) save(ctx context.Context) error {
+	ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: b.subject, Data: payload},
+		natsjs.WithMsgID(fmt.Sprintf("6f1c4e0a-3d52-4b8e-9a77-%012d", ids.Add(1))), natsjs.WithExpectLastSequencePerSubject(b.last))
+	if err == nil {
+		b.last = ack.Sequence
+	}
+	return err
+}
+
+// saver saves to one actor through the engine.
+type saver struct {
+	store   eventstore.Store
+	actorID string
+	version int64
+}
+
+func (s *saver) save(ctx context.Context) error {
+	s.version++
+	_, err := s.store.SaveEvent(ctx, newEvent(s.actorID, s.version))
+	return err
+}
+
+// together lets each of the writers save so many times, all at once.
+func together(ctx context.Context, times int, writers []func(context.Context) error) func() error {
+	return func() error {
+		saving, ctx := errgroup.WithContext(ctx)
+		for _, save := range writers {
+			saving.Go(func() error {
+				for range times {
+					if err := save(ctx); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		return saving.Wait()
+	}
+}
+
+func (b *bench) saves(ctx context.Context) error {
+	for _, replicas := range []int{1, 3} {
+		if err := b.savesOn(ctx, replicas); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) savesOn(ctx context.Context, replicas int) (err error) {
+	s, err := start(replicas)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	store, config, err := s.store(ctx, "saves", int32(replicas))
+	if err != nil {
+		return err
+	}
+	for _, c := range []struct {
+		writers, times int
+		aim            string
+	}{{1, 1500, "at least 0.85"}, {64, 120, "at least 0.80"}} {
+		var plain, engine []func(context.Context) error
+		for w := range c.writers {
+			actorID := fmt.Sprintf("order-%d-%d", c.writers, w)
+			plain = append(plain, (&bare{js: s.js, subject: jetstream.EventsSubject(config.EventsStream, "bare-"+actorID)}).save)
+			engine = append(engine, (&saver{store: store, actorID: actorID}).save)
+		}
+		took, ratios, err := turns(rounds, together(ctx, c.times, plain), together(ctx, c.times, engine))
+		if err != nil {
+			return err
+		}
+		n := c.writers * c.times
+		b.add(fmt.Sprintf("SaveEvent to a known actor against a bare publish, %d writer(s), %d replica(s): rate", c.writers, replicas), c.aim,
+			fmt.Sprintf("%.2f", 1/ratios[1]), "%s against %s; medians of %d turns of %d", perSecond(n, took[1]), perSecond(n, took[0]), rounds, n)
+	}
+	return b.firstSave(ctx, s, store, config, replicas)
+}
+
+// firstSave is to actors that nobody has heard of.
+func (b *bench) firstSave(ctx context.Context, s *system, store eventstore.Store, config jetstream.Config, replicas int) error {
+	const times = 500
+	old := &original{js: s.js, stream: config.EventsStream, versions: map[string]int64{}}
+	plain := (&bare{js: s.js, subject: jetstream.EventsSubject(config.EventsStream, "bare-first")}).save
+	fresh := func(ctx context.Context) error {
+		_, err := store.SaveEvent(ctx, newEvent(fmt.Sprintf("fresh-%d", ids.Add(1)), 1))
+		return err
+	}
+	took, ratios, err := turns(rounds, together(ctx, times, []func(context.Context) error{plain}), together(ctx, times, []func(context.Context) error{fresh}))
+	if err != nil {
+		return err
+	}
+	b.add(fmt.Sprintf("first SaveEvent to a new actor against a bare publish, %d replica(s): time", replicas), "at most 2.5",
+		fmt.Sprintf("%.2f", ratios[1]), "%s against %s; medians of %d turns of %d", took[1]/times, took[0]/times, rounds, times)
+	first, _, err := turns(2, func() error { return old.save(ctx, newEvent(fmt.Sprintf("fresh-%d", ids.Add(1)), 1)) })
+	if err != nil {
+		return err
+	}
+	b.add(fmt.Sprintf("first SaveEvent to a new actor against the original design, %d replica(s): time", replicas), "",
+		fmt.Sprintf("%.5f", float64(took[1]/times)/float64(first[0])), "%s against %s; 2 turns of the original", took[1]/times, first[0].Round(time.Millisecond))
+	version, known := int64(0), &saver{store: store, actorID: "order-against-original"}
+	oldKnown := func(ctx context.Context) error {
+		version++
+		return old.save(ctx, newEvent("original-1", version))
+	}
+	took, ratios, err = turns(rounds, together(ctx, times, []func(context.Context) error{oldKnown}), together(ctx, times, []func(context.Context) error{known.save}))
+	if err != nil {
+		return err
+	}
+	b.add(fmt.Sprintf("SaveEvent to a known actor against the original design, which checks nothing on the server, 1 writer, %d replica(s): rate", replicas), "",
+		fmt.Sprintf("%.2f", 1/ratios[1]), "%s against %s", perSecond(times, took[1]), perSecond(times, took[0]))
+	return nil
+}
+
+func (b *bench) batches(ctx context.Context) error {
+	for _, replicas := range []int{1, 3} {
+		if err := b.batchesOn(ctx, replicas); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) batchesOn(ctx context.Context, replicas int) (err error) {
+	s, err := start(replicas)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	store, config, err := s.store(ctx, "batches", int32(replicas))
+	if err != nil {
+		return err
+	}
+	for _, size := range []int{10, 100, 1000} {
+		version := int64(0)
+		batch := func() error {
+			events := make([]eventstore.Event, size)
+			for i := range events {
+				version++
+				events[i] = newEvent(fmt.Sprintf("batch-%d", size), version)
+			}
+			_, err := store.SaveEvents(ctx, events)
+			return err
+		}
+		plain := &bare{js: s.js, subject: jetstream.EventsSubject(config.EventsStream, fmt.Sprintf("bare-%d", size))}
+		took, ratios, err := turns(rounds, together(ctx, size, []func(context.Context) error{plain.save}), batch)
+		if err != nil {
+			return err
+		}
+		b.add(fmt.Sprintf("SaveEvents of %d against as many bare publishes one by one, %d replica(s): rate", size, replicas), "",
+			fmt.Sprintf("%.2f", 1/ratios[1]), "%s against %s", perSecond(size, took[1]), perSecond(size, took[0]))
+	}
+	return nil
+}
