@@ -282,6 +282,63 @@ func TestSavedAgainAfterDuplicateWindow(t *testing.T) {
 	}
 }
 
+// Without a version an event is recognised among the newest 64 of its actor,
+// whatever the server has forgotten, by a Store that has just been opened and by
+// one that has not seen what others saved meanwhile.
+func TestSavedAgainWithoutVersion(t *testing.T) {
+	t.Parallel()
+	for _, servers := range []int{1, 3} {
+		t.Run(fmt.Sprint(servers, " servers"), func(t *testing.T) {
+			t.Parallel()
+			nc := sharedServers(t, servers).Connect(t)
+			c := config()
+			createStreams(t, nc, streamConfigs(c, servers)...)
+			// Without Nats-Msg-Id the window does not know them.
+			for version := 1; version <= 70; version++ {
+				header := eventHeader("order-1", fmt.Sprint("e", version), fmt.Sprint(version))
+				publish(t, nc, jetstream.EventsSubject(c.EventsStream, "order-1"), header, fmt.Sprintf("%q", fmt.Sprint("e", version)))
+			}
+			ctx := deadline(t)
+			first, second := open(t, nc, c), open(t, nc, c)
+			save := func(store *jetstream.Store, id string, version int64, duplicate bool) {
+				t.Helper()
+				saved, err := store.SaveEvent(ctx, event(id, "order-1", 0))
+				if err != nil || saved.Version != version || saved.Duplicate != duplicate {
+					t.Errorf("%s again: %+v (%v), want version %d, duplicate %t", id, saved, err, version, duplicate)
+				}
+			}
+			// Replicas may not have all of it yet.
+			eventually(t, "the last event is read", func() bool {
+				events, err := first.GetEvents(ctx, "order-1", 69)
+				return err == nil && len(events) == 1
+			})
+			save(first, "e70", 70, true)
+			save(first, "e7", 7, true)
+			save(first, "new", 71, false)
+			save(second, "e9", 9, true)
+			save(second, "new", 71, true)
+			save(second, "newer", 72, false)
+			// The first does not know of it, and the server forgets it here.
+			header := eventHeader("order-1", "foreign", "73")
+			publish(t, nc, jetstream.EventsSubject(c.EventsStream, "order-1"), header, `"foreign"`)
+			save(first, "foreign", 73, true)
+			saved, err := first.SaveEvents(ctx, []eventstore.Event{event("e20", "order-1", 0), event("newest", "order-1", 0)})
+			if err != nil || !saved[0].Duplicate || saved[0].Version != 20 || saved[1].Duplicate || saved[1].Version != 74 {
+				t.Errorf("partly stored batch: %+v (%v)", saved, err)
+			}
+			changed := event("e30", "order-1", 0)
+			changed.Data = nil
+			var duplicate *eventstore.DuplicateEventError
+			if _, err := second.SaveEvent(ctx, changed); !errors.As(err, &duplicate) || duplicate.Sequence != 30 {
+				t.Errorf("changed content: %v, want a duplicate of sequence 30", err)
+			}
+			if events, err := second.GetEvents(ctx, "order-1", 0, eventstore.UpToDate()); err != nil || len(events) != 74 {
+				t.Errorf("%d events (%v), want 74", len(events), err)
+			}
+		})
+	}
+}
+
 // Two stores on two connections are two processes: neither knows of the other.
 func TestStoresRace(t *testing.T) {
 	t.Parallel()

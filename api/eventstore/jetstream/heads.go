@@ -20,6 +20,8 @@ type head struct {
 	version int64
 	// prev is the index of the last message as its header has it.
 	prev string
+	// recent are the ids of the newest events; nil where they were not needed yet.
+	recent recentIDs
 }
 
 // next is the index of the message that follows on a head.

@@ -82,8 +82,9 @@ type attempt struct {
 	store  *Store
 	events []eventstore.Event
 	opts   eventstore.SaveOptions
-	// heads are where the actors stood, at the last look.
-	heads map[string]head
+	// heads are where the actors stood, at the last look, and before are those that
+	// were known before the leader was asked.
+	heads, before map[string]head
 	// first are the heads at the first look: what of ours is stored above them came
 	// from this save, where an answer was lost.
 	first map[string]head
@@ -98,6 +99,9 @@ type attempt struct {
 // try looks, decides and writes once. An error that is errAgain wants another.
 func (a *attempt) try(ctx context.Context) ([]eventstore.Saved, error) {
 	if err := a.look(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.findRecent(ctx); err != nil {
 		return nil, err
 	}
 	saved, err := a.decide()
@@ -119,7 +123,7 @@ const looks = 32
 
 // look finds where the actors stand, asking only for those that are not known.
 func (a *attempt) look(ctx context.Context) error {
-	heads := make(map[string]head, 1)
+	heads, before := make(map[string]head, 1), map[string]head{}
 	var unknown []*eventstore.Event
 	for i := range a.events {
 		e := &a.events[i]
@@ -129,6 +133,9 @@ func (a *attempt) look(ctx context.Context) error {
 		known, found, _ := a.store.heads.get(e.ActorID)
 		if !found || a.fromLeader {
 			unknown = append(unknown, e)
+			if known.recent != nil {
+				before[e.ActorID] = known
+			}
 		}
 		heads[e.ActorID] = known
 	}
@@ -142,7 +149,7 @@ func (a *attempt) look(ctx context.Context) error {
 	if a.heads == nil {
 		a.first = heads
 	}
-	a.heads = heads
+	a.heads, a.before = heads, before
 	return nil
 }
 
@@ -234,7 +241,9 @@ func (a *attempt) writeOne(ctx context.Context, index int, saved *eventstore.Sav
 		return a.recall(ctx, index, ack.Sequence)
 	}
 	saved.Sequence = ack.Sequence
-	a.store.heads.put(saved.ActorID, before.sequence, head{sequence: ack.Sequence, version: saved.Version, prev: prev})
+	a.store.heads.put(saved.ActorID, before.sequence, head{
+		sequence: ack.Sequence, version: saved.Version, prev: prev, recent: before.recent.with(saved.ID),
+	})
 	return nil
 }
 
@@ -271,11 +280,13 @@ func (a *attempt) writeBatch(ctx context.Context, indexes []int, saved []eventst
 func (a *attempt) remember(indexes []int, saved []eventstore.Saved, messages []*nats.Msg) {
 	for n, i := range indexes {
 		m := message{Sequence: saved[i].Sequence, Header: messages[n].Header}
-		now := head{sequence: m.Sequence, version: saved[i].Version}
+		before := a.heads[saved[i].ActorID]
+		now := head{sequence: m.Sequence, version: saved[i].Version, recent: before.recent.with(saved[i].ID)}
 		if x := indexOf(&m); x.partial || len(x.levels) > 0 {
 			now.prev = x.encode(0)
 		}
-		a.store.heads.put(saved[i].ActorID, a.heads[saved[i].ActorID].sequence, now)
+		a.heads[saved[i].ActorID] = now
+		a.store.heads.put(saved[i].ActorID, before.sequence, now)
 	}
 }
 
