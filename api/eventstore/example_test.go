@@ -2,6 +2,7 @@ package eventstore_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
@@ -97,4 +98,35 @@ func ExampleWithBus() {
 func ExampleActorType() {
 	fmt.Println(eventstore.ActorType("order-123"), eventstore.ActorType("eu-order-123"), eventstore.ActorType("lonely"))
 	// Output: order eu unknown
+}
+
+// An account that must not be overdrawn: load it, decide, save, and on a
+// conflict decide anew.
+func ExampleRepository() {
+	ctx := context.Background()
+	accounts := eventstore.Repository[int]{
+		Store: memory.New(),
+		Apply: func(balance int, event eventstore.Event) (int, error) {
+			var amount int
+			err := json.Unmarshal(event.Data, &amount)
+			return balance + amount, err
+		},
+		SnapshotEvery: 100,
+	}
+	book := func(command string, amount int) {
+		account, err := accounts.Update(ctx, "account-7", func(account eventstore.Loaded[int]) ([]eventstore.Event, error) {
+			if account.State+amount < 0 {
+				return nil, fmt.Errorf("%d is not enough for %d", account.State, -amount)
+			}
+			return []eventstore.Event{{ID: command, EventType: "Booked", Data: fmt.Append(nil, amount)}}, nil
+		})
+		fmt.Println(account.State, account.Version, err)
+	}
+	book("command-1", 100)
+	book("command-2", -30)
+	book("command-3", -80)
+	// Output:
+	// 100 1 <nil>
+	// 70 2 <nil>
+	// 70 2 70 is not enough for 80
 }

@@ -123,7 +123,7 @@ const looks = 32
 
 // look finds where the actors stand, asking only for those that are not known.
 func (a *attempt) look(ctx context.Context) error {
-	heads, before := make(map[string]head, 1), map[string]head{}
+	heads, before := make(map[string]head, 1), map[string]head(nil)
 	var unknown []*eventstore.Event
 	for i := range a.events {
 		e := &a.events[i]
@@ -134,7 +134,7 @@ func (a *attempt) look(ctx context.Context) error {
 		if !found || a.fromLeader {
 			unknown = append(unknown, e)
 			if known.recent != nil {
-				before[e.ActorID] = known
+				before = with(before, e.ActorID, known)
 			}
 		}
 		heads[e.ActorID] = known
@@ -151,6 +151,14 @@ func (a *attempt) look(ctx context.Context) error {
 	}
 	a.heads, a.before = heads, before
 	return nil
+}
+
+func with(heads map[string]head, actorID string, h head) map[string]head {
+	if heads == nil {
+		heads = map[string]head{}
+	}
+	heads[actorID] = h
+	return heads
 }
 
 // ask fills in where the actors of events stand.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -18,6 +19,9 @@ var readTests = []test{
 	{"many events", readMany},
 	{"large events", readLarge},
 	{"your own writes", readYourWrites},
+	{"the newest, backwards", readNewest},
+	{"until a time", readUntil},
+	{"what another has saved", readUpToDate},
 }
 
 func readFromVersion(e *env) {
@@ -175,4 +179,68 @@ func sees(e *env, store eventstore.Store, event eventstore.Event, version int64)
 		return fmt.Errorf("get latest snapshot: %v, want none", err)
 	}
 	return nil
+}
+
+func readNewest(e *env) {
+	store := e.newStore()
+	events := newEvents("order-1", 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597, 2584, 4181, 6765, 10946)
+	e.saveAll(store, events)
+	for _, c := range []struct {
+		from int64
+		n    int
+	}{{0, 1}, {0, 3}, {0, 19}, {0, 20}, {0, 1000}, {34, 4}, {34, 1000}, {6765, 2}, {10946, 1}} {
+		var want []eventstore.Event
+		for _, event := range slices.Backward(events) {
+			if event.Version > c.from && len(want) < c.n {
+				want = append(want, event)
+			}
+		}
+		got, err := store.GetEvents(e.ctx, "order-1", c.from, eventstore.Newest(c.n))
+		if err != nil {
+			e.Fatalf("newest %d after version %d: %v", c.n, c.from, err)
+		}
+		e.wantEvents(got, want)
+	}
+	// None of nobody.
+	if got, err := store.GetEvents(e.ctx, "order-2", 0, eventstore.Newest(3)); err != nil || len(got) != 0 {
+		e.Errorf("%d events of nobody (%v)", len(got), err)
+	}
+}
+
+func readUntil(e *env) {
+	store := e.newStore()
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	events := newEvents("order-1", 1, 2, 3, 4, 5, 6)
+	for i := range events {
+		events[i].Timestamp = start.Add(time.Duration(i) * time.Hour)
+	}
+	e.saveAll(store, events)
+	read := func(opts ...eventstore.ReadOption) []eventstore.Event {
+		e.Helper()
+		got, err := store.GetEvents(e.ctx, "order-1", 1, opts...)
+		if err != nil {
+			e.Fatal(err)
+		}
+		return got
+	}
+	e.wantEvents(read(eventstore.Until(start.Add(3*time.Hour))), events[1:4])
+	e.wantEvents(read(eventstore.Until(start.Add(4*time.Hour-1))), events[1:4])
+	e.wantEvents(read(eventstore.Until(start)), nil)
+	e.wantEvents(read(eventstore.Until(start.AddDate(1, 0, 0))), events[1:])
+	e.wantEvents(read(eventstore.Until(start.Add(3*time.Hour)), eventstore.Newest(2)), []eventstore.Event{events[3], events[2]})
+}
+
+// readUpToDate: what has been answered is in every later read that wants it.
+func readUpToDate(e *env) {
+	store := e.newStore()
+	together(func(writer int) {
+		actorID := fmt.Sprint("order-", writer)
+		for version := int64(1); version <= rounds; version++ {
+			e.save(store, newEvent(actorID, version))
+			got, err := store.GetEvents(e.ctx, actorID, 0, eventstore.UpToDate())
+			if err != nil || len(got) != int(version) {
+				e.Errorf("%d events after version %d (%v)", len(got), version, err)
+			}
+		}
+	})
 }

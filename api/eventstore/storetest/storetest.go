@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T, opts ...eventstore.Option) events
 		{"Snapshot", snapshotTests},
 		{"Subscribe", subscribeTests},
 		{"Observe", observeTests},
+		{"Repository", repositoryTests},
 	}
 	for _, group := range groups {
 		t.Run(group.name, func(t *testing.T) {

@@ -1,0 +1,182 @@
+package eventstore
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Repository loads actors of one kind, decides on them and saves what was
+// decided: the whole cycle of an event-sourced actor whose state is an S. Set
+// the fields before the first call and leave them; then it is safe for use by
+// many goroutines.
+type Repository[S any] struct {
+	// Store keeps the events and snapshots. Required.
+	Store Store
+	// Apply is the state after one more event. Required. It must not change what
+	// the state it is given refers to, such as its maps.
+	Apply func(state S, event Event) (S, error)
+	// SnapshotEvery saves a snapshot with the first save that is so many events
+	// after the last snapshot; 0 saves none.
+	SnapshotEvery int64
+	// Encode and Decode turn the state into the data of a snapshot and back; both
+	// nil is JSON.
+	Encode func(state S) ([]byte, error)
+	Decode func(data []byte) (S, error)
+	// Attempts is how often Update decides anew after a conflict before it gives up
+	// with it; 0 is DefaultAttempts.
+	Attempts int
+}
+
+// DefaultAttempts is how often Update tries. Each conflict means that somebody
+// else has saved; so many in a row mean an actor that all write to.
+const DefaultAttempts = 20
+
+// Loaded is an actor as it is at a version.
+type Loaded[S any] struct {
+	// State is the zero value of S for an actor without events.
+	State S
+	// Version is that of the last event which State contains, 0 for none.
+	Version int64
+	// SnapshotVersion is that of the snapshot the load began with, 0 for none.
+	SnapshotVersion int64
+}
+
+// Load reads the newest snapshot of an actor and the events after it. A stored
+// message that is no event fails it with a *ReplayError: a state without it
+// would look whole. A snapshot that Decode refuses is as good as none.
+func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], error) {
+	actor, err := r.snapshot(ctx, actorID)
+	if err != nil {
+		return Loaded[S]{}, err
+	}
+	for event, err := range r.Store.Events(ctx, actorID, actor.Version) {
+		if err != nil {
+			return Loaded[S]{}, fmt.Errorf("load actor %q: %w", actorID, err)
+		}
+		if err := r.apply(&actor, event); err != nil {
+			return Loaded[S]{}, err
+		}
+	}
+	return actor, nil
+}
+
+func (r *Repository[S]) apply(actor *Loaded[S], event Event) error {
+	state, err := r.Apply(actor.State, event)
+	if err != nil {
+		return fmt.Errorf("apply version %d of actor %q: %w", event.Version, event.ActorID, err)
+	}
+	actor.State, actor.Version = state, event.Version
+	return nil
+}
+
+func (r *Repository[S]) snapshot(ctx context.Context, actorID string) (Loaded[S], error) {
+	if r.SnapshotEvery <= 0 {
+		return Loaded[S]{}, nil
+	}
+	snapshot, err := r.Store.GetLatestSnapshot(ctx, actorID)
+	if errors.Is(err, ErrNoSnapshot) {
+		return Loaded[S]{}, nil
+	}
+	if err != nil {
+		return Loaded[S]{}, fmt.Errorf("load actor %q: %w", actorID, err)
+	}
+	state, err := r.decode(snapshot.Data)
+	if err != nil {
+		// One of an older program, say. The next snapshot replaces it.
+		return Loaded[S]{}, nil
+	}
+	return Loaded[S]{State: state, Version: snapshot.Version, SnapshotVersion: snapshot.Version}, nil
+}
+
+// Update loads an actor, lets decide say which events follow, and saves them,
+// all or none, provided that the actor is still where it was loaded. On a
+// conflict it loads again and decides anew. No events is a decision too. It
+// answers the actor as it is after them.
+//
+// Decide gives the events an id and a type; Update sets the actor, the versions,
+// and the timestamps that are missing. It is called once for each attempt, so it
+// must have no effect of its own. An id that is made from the command makes it
+// harmless to call Update again for it: *DuplicateEventError says that it was
+// carried out before.
+//
+// A snapshot that is due and cannot be saved is no error: the events are saved.
+func (r *Repository[S]) Update(ctx context.Context, actorID string, decide func(actor Loaded[S]) ([]Event, error)) (Loaded[S], error) {
+	attempts := r.Attempts
+	if attempts <= 0 {
+		attempts = DefaultAttempts
+	}
+	for attempt := 1; ; attempt++ {
+		actor, err := r.tryUpdate(ctx, actorID, decide)
+		var conflict *VersionConflictError
+		if !errors.As(err, &conflict) || attempt == attempts || ctx.Err() != nil {
+			return actor, err
+		}
+	}
+}
+
+func (r *Repository[S]) tryUpdate(ctx context.Context, actorID string, decide func(Loaded[S]) ([]Event, error)) (Loaded[S], error) {
+	actor, err := r.Load(ctx, actorID)
+	if err != nil {
+		return actor, err
+	}
+	decided, err := decide(actor)
+	if err != nil || len(decided) == 0 {
+		return actor, err
+	}
+	events := make([]Event, len(decided))
+	for i, event := range decided {
+		event.ActorID, event.Version = actorID, actor.Version+int64(i)+1
+		// As it is read later, so that the state is the same then.
+		if event.Timestamp.IsZero() {
+			event.Timestamp = time.Now().UTC()
+		}
+		event.ContentType = cmp.Or(event.ContentType, ContentTypeJSON)
+		events[i] = event
+	}
+	saved, err := r.Store.SaveEvents(ctx, events, Expect(actorID, ExpectedVersion(actor.Version)))
+	if err != nil {
+		return Loaded[S]{}, fmt.Errorf("update actor %q: %w", actorID, err)
+	}
+	for i, event := range events {
+		event.Sequence = saved[i].Sequence
+		if err := r.apply(&actor, event); err != nil {
+			return Loaded[S]{}, err
+		}
+	}
+	r.saveSnapshot(ctx, actorID, &actor)
+	return actor, nil
+}
+
+// saveSnapshot saves a snapshot when one is due. Whatever goes wrong, the next
+// update tries again.
+func (r *Repository[S]) saveSnapshot(ctx context.Context, actorID string, actor *Loaded[S]) {
+	if r.SnapshotEvery <= 0 || actor.Version-actor.SnapshotVersion < r.SnapshotEvery {
+		return
+	}
+	data, err := r.encode(actor.State)
+	if err != nil {
+		return
+	}
+	if r.Store.SaveSnapshot(ctx, Snapshot{ActorID: actorID, Version: actor.Version, Data: data}) == nil {
+		actor.SnapshotVersion = actor.Version
+	}
+}
+
+func (r *Repository[S]) encode(state S) ([]byte, error) {
+	if r.Encode != nil {
+		return r.Encode(state)
+	}
+	return json.Marshal(state)
+}
+
+func (r *Repository[S]) decode(data []byte) (state S, err error) {
+	if r.Decode != nil {
+		return r.Decode(data)
+	}
+	err = json.Unmarshal(data, &state)
+	return state, err
+}
