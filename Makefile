@@ -7,6 +7,8 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 
 # Arguments for make test, such as TESTFLAGS='-run TestName -v'.
 TESTFLAGS ?=
+# Arguments for make bench, such as BENCHFLAGS='-run save'.
+BENCHFLAGS ?=
 # What make test tests, such as PACKAGES=./internal/stream/...
 PACKAGES ?= ./...
 
@@ -34,6 +36,10 @@ build: ## Build both binaries into bin/.
 .PHONY: test
 test: controlplane ## All tests, against a real API server and real nats-servers.
 	go test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: bench
+bench: ## Measure the engine against the plainest use of nats.go; prints a table, takes minutes. See docs/benchmarks.md.
+	go run ./hack/bench $(BENCHFLAGS)
 
 .PHONY: controlplane
 controlplane: ## Build kube-apiserver and etcd into the user's cache, once for each version.

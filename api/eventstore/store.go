@@ -70,8 +70,11 @@ type Store interface {
 type SubscribeOptions struct {
 	// FromSequence is the first sequence to deliver; 0 is the first there is.
 	FromSequence uint64
+	// FromTime starts with the first event that was stored at this time or later, by
+	// the clock of the store; zero does not count. FromSequence must then be 0.
+	FromTime time.Time
 	// FromNow delivers only what is saved after Subscribe has returned.
-	// FromSequence must then be 0.
+	// FromSequence must then be 0, and FromTime zero.
 	FromNow bool
 	// ActorType delivers only events of actors of this type; see [ActorType].
 	ActorType string
@@ -85,6 +88,9 @@ type SubscribeOptions struct {
 func (o SubscribeOptions) Validate() error {
 	if o.FromNow && o.FromSequence != 0 {
 		return &InvalidEventError{Field: "fromSequence", Reason: "cannot go with a start from now: give one of them"}
+	}
+	if !o.FromTime.IsZero() && (o.FromNow || o.FromSequence != 0) {
+		return &InvalidEventError{Field: "fromTime", Reason: "cannot go with a start from a sequence or from now: give one of them"}
 	}
 	if o.ActorID != "" {
 		return ValidateActorID(o.ActorID)

@@ -68,12 +68,18 @@ func followOptions(c *call) (eventstore.SubscribeOptions, error) {
 		}
 		opts.FromSequence = sequence
 	}
+	if at := c.query.Get("fromTime"); at != "" {
+		var err error
+		if opts.FromTime, err = time.Parse(time.RFC3339Nano, at); err != nil {
+			return opts, &requestError{field: "fromTime", reason: fmt.Sprintf("is %q: give a time as 2026-01-31T12:00:00Z", at)}
+		}
+	}
 	if last := c.r.Header.Get("Last-Event-ID"); last != "" {
 		sequence, err := strconv.ParseUint(last, 10, 63)
 		if err != nil {
 			return opts, &requestError{field: "Last-Event-ID", reason: fmt.Sprintf("is %q: give the id of an event of this stream", last)}
 		}
-		opts.FromNow, opts.FromSequence = false, sequence+1
+		opts.FromNow, opts.FromTime, opts.FromSequence = false, time.Time{}, sequence+1
 	}
 	return opts, nil
 }

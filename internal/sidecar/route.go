@@ -44,7 +44,7 @@ func (s *Server) httpRoutes() []route {
 		}},
 		{"/v1/stores/{store}/events", map[string]method{
 			http.MethodPost: {serve: s.postEvents, query: []string{"expectedVersion"}},
-			http.MethodGet:  {serve: s.followEvents, query: []string{"fromSequence", "actorType", "actorId", "eventType"}, stream: true},
+			http.MethodGet:  {serve: s.followEvents, query: []string{"fromSequence", "fromTime", "actorType", "actorId", "eventType"}, stream: true},
 		}},
 		{"/v1/stores/{store}/actors/{actorId}/events", map[string]method{
 			http.MethodGet: {serve: s.getEvents, query: []string{"fromVersion", "limit"}, stream: true},

@@ -239,10 +239,11 @@ func (s *service) Subscribe(ctx context.Context, request *eventstorev1.Subscribe
 	if err != nil {
 		return err
 	}
-	subscription, err := s.server.subscribe(ctx, store, eventstore.SubscribeOptions{
-		FromSequence: request.GetFromSequence(), FromNow: request.GetFromNow(),
-		ActorType: request.GetActorType(), ActorID: request.GetActorId(), EventType: request.GetEventType(),
-	})
+	opts, err := request.ToOptions()
+	if err != nil {
+		return err
+	}
+	subscription, err := s.server.subscribe(ctx, store, opts)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -14,11 +15,12 @@ import (
 
 // getRequest asks for messages of a stream, one of them or a batch.
 type getRequest struct {
-	Sequence      uint64 `json:"seq,omitempty"`
-	LastBySubject string `json:"last_by_subj,omitempty"`
-	NextBySubject string `json:"next_by_subj,omitempty"`
-	Batch         int    `json:"batch,omitempty"`
-	MaxBytes      int    `json:"max_bytes,omitempty"`
+	Sequence      uint64     `json:"seq,omitempty"`
+	StartTime     *time.Time `json:"start_time,omitempty"`
+	LastBySubject string     `json:"last_by_subj,omitempty"`
+	NextBySubject string     `json:"next_by_subj,omitempty"`
+	Batch         int        `json:"batch,omitempty"`
+	MaxBytes      int        `json:"max_bytes,omitempty"`
 }
 
 // leaderGet gets one message from the leader of a stream, nil where there is

@@ -90,13 +90,10 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	case opts.ActorType != "":
 		sub.filter = actorTypeSubjects(s.config.EventsStream, opts.ActorType)
 	}
-	if opts.FromNow {
-		last, err := s.leaderGet(ctx, s.config.EventsStream, getRequest{LastBySubject: ">"})
-		if err != nil {
+	if opts.FromNow || !opts.FromTime.IsZero() {
+		var err error
+		if sub.next, err = s.startAt(ctx, opts.FromTime); err != nil {
 			return nil, err
-		}
-		if last != nil {
-			sub.next = last.Sequence + 1
 		}
 	}
 	// Not of ctx, which is for this call.
@@ -107,6 +104,27 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 		return nil, err
 	}
 	return sub, s.register(sub)
+}
+
+// startAt is the sequence of the first event that was stored at a time or later,
+// and where the time is zero or there is none, of the next that is stored.
+func (s *Store) startAt(ctx context.Context, at time.Time) (uint64, error) {
+	// First the end: what is stored meanwhile comes after it.
+	last, err := s.leaderGet(ctx, s.config.EventsStream, getRequest{LastBySubject: ">"})
+	if err != nil || last == nil {
+		return 1, err
+	}
+	if !at.IsZero() {
+		at = at.UTC()
+		first, err := s.leaderGet(ctx, s.config.EventsStream, getRequest{StartTime: &at, NextBySubject: ">"})
+		if err != nil {
+			return 0, err
+		}
+		if first != nil {
+			return first.Sequence, nil
+		}
+	}
+	return last.Sequence + 1, nil
 }
 
 func (s *Store) register(sub *subscription) error {

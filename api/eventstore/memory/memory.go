@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/collect"
@@ -25,7 +26,9 @@ type Store struct {
 	mu sync.RWMutex
 	// log holds every event; its sequence is its index plus one. What is in it
 	// never changes, so that a reader may keep a part of it without the lock.
-	log       []eventstore.Event
+	log []eventstore.Event
+	// storedAt is when each was stored.
+	storedAt  []time.Time
 	actors    map[string][]int
 	byID      map[string]int
 	snapshots map[string]eventstore.Snapshot
@@ -139,7 +142,7 @@ func (s *Store) decide(events []eventstore.Event, opts eventstore.SaveOptions) (
 }
 
 func (s *Store) append(events []eventstore.Event, saved []eventstore.Saved) {
-	before := len(s.log)
+	before, now := len(s.log), time.Now()
 	for i := range events {
 		if saved[i].Duplicate {
 			continue
@@ -147,6 +150,7 @@ func (s *Store) append(events []eventstore.Event, saved []eventstore.Saved) {
 		e := events[i]
 		e.Version, e.Sequence = saved[i].Version, saved[i].Sequence
 		s.byID[e.ID] = len(s.log)
+		s.storedAt = append(s.storedAt, now)
 		s.actors[e.ActorID] = append(s.actors[e.ActorID], len(s.log))
 		s.log = append(s.log, e)
 	}

@@ -3,7 +3,9 @@ package memory
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -30,6 +32,8 @@ func (s *Store) Subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	defer s.mu.RUnlock()
 	if opts.FromNow {
 		sub.next = len(s.log)
+	} else if !opts.FromTime.IsZero() {
+		sub.next, _ = slices.BinarySearchFunc(s.storedAt, opts.FromTime, time.Time.Compare)
 	} else if opts.FromSequence > 0 {
 		// A place beyond the end is waited for at the end: Next compares.
 		sub.next = int(min(opts.FromSequence-1, uint64(len(s.log))))

@@ -55,10 +55,7 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	// The context is for the call; the stream lives until Close.
 	streaming, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	release := context.AfterFunc(ctx, cancel)
-	stream, err := s.client.Subscribe(streaming, &eventstorev1.SubscribeRequest{
-		Store: s.name, FromSequence: opts.FromSequence, FromNow: opts.FromNow,
-		ActorType: opts.ActorType, ActorId: opts.ActorID, EventType: opts.EventType,
-	})
+	stream, err := s.client.Subscribe(streaming, eventstorev1.FromSubscribe(s.name, opts))
 	if err != nil {
 		cancel()
 		return nil, readError(ctx, err)

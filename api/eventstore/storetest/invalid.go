@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"strings"
+	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -98,6 +99,11 @@ func invalidSubscriptions(e *env) {
 	store := e.newStore()
 	_, err := store.Subscribe(e.ctx, eventstore.SubscribeOptions{FromNow: true, FromSequence: 1})
 	e.wantInvalid(err, "fromSequence")
+	for _, other := range []eventstore.SubscribeOptions{{FromNow: true}, {FromSequence: 1}} {
+		other.FromTime = time.Now()
+		_, err = store.Subscribe(e.ctx, other)
+		e.wantInvalid(err, "fromTime")
+	}
 	_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{ActorID: "\xff"})
 	e.wantInvalid(err, "actorId")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -14,6 +15,7 @@ var subscribeTests = []test{
 	{"from a sequence", subscribeFromSequence},
 	{"from a sequence to come", subscribeFromFuture},
 	{"from now", subscribeFromNow},
+	{"from a time", subscribeFromTime},
 	{"with filters", subscribeWithFilters},
 	{"while writers write", subscribeWhileWriting},
 	{"close ends a waiting next", closeEndsNext},
@@ -232,4 +234,22 @@ func subscriptionOutlivesCall(e *env) {
 	for version := int64(1); version <= 3; version++ {
 		e.wantNext(subscription, e.saved(store, newEvent("order-1", version))...)
 	}
+}
+
+// subscribeFromTime: the clock of the store is that of this machine.
+func subscribeFromTime(e *env) {
+	store := e.newStore()
+	events := newEvents("order-1", 1, 2, 3)
+	e.save(store, events[0])
+	between := time.Now()
+	e.save(store, events[1])
+	from := func(at time.Time) eventstore.Subscription {
+		return e.subscribe(store, eventstore.SubscribeOptions{FromTime: at})
+	}
+	e.wantNext(from(between.Add(-time.Hour)), events[:2]...)
+	e.wantNext(from(between), events[1])
+	later := from(time.Now().Add(time.Hour))
+	e.save(store, events[2])
+	// None was stored then, so the next that is stored comes.
+	e.wantNext(later, events[2])
 }

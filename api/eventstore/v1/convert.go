@@ -42,6 +42,23 @@ func (x *StreamEventsRequest) ToOptions() ([]eventstore.ReadOption, error) {
 	}}, err
 }
 
+// FromSubscribe is what a subscription to a store wants, as a message.
+func FromSubscribe(store string, o eventstore.SubscribeOptions) *SubscribeRequest {
+	return &SubscribeRequest{
+		Store: store, FromSequence: o.FromSequence, FromTime: fromTime(o.FromTime), FromNow: o.FromNow,
+		ActorType: o.ActorType, ActorId: o.ActorID, EventType: o.EventType,
+	}
+}
+
+// ToOptions is what the subscription of a message wants.
+func (x *SubscribeRequest) ToOptions() (eventstore.SubscribeOptions, error) {
+	at, err := toTime(x.GetFromTime())
+	return eventstore.SubscribeOptions{
+		FromSequence: x.GetFromSequence(), FromTime: at, FromNow: x.GetFromNow(),
+		ActorType: x.GetActorType(), ActorID: x.GetActorId(), EventType: x.GetEventType(),
+	}, err
+}
+
 // FromSnapshot is a snapshot as a message.
 func FromSnapshot(s *eventstore.Snapshot) *Snapshot {
 	return &Snapshot{ActorId: s.ActorID, Version: s.Version, Data: s.Data, Timestamp: fromTime(s.Timestamp)}

@@ -1306,9 +1306,12 @@ type SubscribeRequest struct {
 	// from_sequence must then be 0.
 	FromNow bool `protobuf:"varint,3,opt,name=from_now,json=fromNow,proto3" json:"from_now,omitempty"`
 	// actor_type, actor_id and event_type deliver only what matches.
-	ActorType     string `protobuf:"bytes,4,opt,name=actor_type,json=actorType,proto3" json:"actor_type,omitempty"`
-	ActorId       string `protobuf:"bytes,5,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
-	EventType     string `protobuf:"bytes,6,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
+	ActorType string `protobuf:"bytes,4,opt,name=actor_type,json=actorType,proto3" json:"actor_type,omitempty"`
+	ActorId   string `protobuf:"bytes,5,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
+	EventType string `protobuf:"bytes,6,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
+	// from_time starts with what was stored at this time or later; from_sequence
+	// must then be 0 and from_now false.
+	FromTime      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=from_time,json=fromTime,proto3" json:"from_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1383,6 +1386,13 @@ func (x *SubscribeRequest) GetEventType() string {
 		return x.EventType
 	}
 	return ""
+}
+
+func (x *SubscribeRequest) GetFromTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FromTime
+	}
+	return nil
 }
 
 type SubscribeResponse struct {
@@ -1804,7 +1814,7 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\"W\n" +
 	"\x19GetLatestSnapshotResponse\x12:\n" +
-	"\bsnapshot\x18\x01 \x01(\v2\x1e.aether.eventstore.v1.SnapshotR\bsnapshot\"\xc1\x01\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x1e.aether.eventstore.v1.SnapshotR\bsnapshot\"\xfa\x01\n" +
 	"\x10SubscribeRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12#\n" +
 	"\rfrom_sequence\x18\x02 \x01(\x04R\ffromSequence\x12\x19\n" +
@@ -1813,7 +1823,8 @@ const file_eventstore_proto_rawDesc = "" +
 	"actor_type\x18\x04 \x01(\tR\tactorType\x12\x19\n" +
 	"\bactor_id\x18\x05 \x01(\tR\aactorId\x12\x1d\n" +
 	"\n" +
-	"event_type\x18\x06 \x01(\tR\teventType\"\x8b\x01\n" +
+	"event_type\x18\x06 \x01(\tR\teventType\x127\n" +
+	"\tfrom_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\"\x8b\x01\n" +
 	"\x11SubscribeResponse\x123\n" +
 	"\x05event\x18\x01 \x01(\v2\x1b.aether.eventstore.v1.EventH\x00R\x05event\x129\n" +
 	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05errorB\x06\n" +
@@ -1907,30 +1918,31 @@ var file_eventstore_proto_depIdxs = []int32{
 	4,  // 14: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
 	2,  // 15: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
 	2,  // 16: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	1,  // 17: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
-	4,  // 18: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	5,  // 19: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
-	6,  // 20: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
-	8,  // 21: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
-	10, // 22: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
-	12, // 23: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
-	14, // 24: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
-	16, // 25: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
-	18, // 26: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	20, // 27: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	7,  // 28: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 29: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	11, // 30: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	13, // 31: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	15, // 32: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	17, // 33: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	19, // 34: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	21, // 35: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	28, // [28:36] is the sub-list for method output_type
-	20, // [20:28] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	28, // 17: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	1,  // 18: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
+	4,  // 19: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
+	5,  // 20: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
+	6,  // 21: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
+	8,  // 22: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
+	10, // 23: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
+	12, // 24: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
+	14, // 25: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
+	16, // 26: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
+	18, // 27: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
+	20, // 28: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	7,  // 29: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 30: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	11, // 31: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	13, // 32: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	15, // 33: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	17, // 34: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	19, // 35: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	21, // 36: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	29, // [29:37] is the sub-list for method output_type
+	21, // [21:29] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_eventstore_proto_init() }
