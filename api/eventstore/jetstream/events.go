@@ -103,8 +103,13 @@ func (r *replay) flush() bool {
 // from the first that may hold an event above a version.
 func (s *Store) messages(ctx context.Context, actorID string, fromVersion int64, opts eventstore.ReadOptions) iter.Seq2[*message, error] {
 	return func(yield func(*message, error) bool) {
+		before, _, _ := s.heads.get(actorID)
 		last, err := s.last(ctx, actorID, opts.UpToDate)
 		if err == nil && last != nil {
+			// Who reads an actor often saves to it next.
+			if event, err := decodeEvent(last); err == nil && last.Sequence != before.sequence {
+				s.heads.put(actorID, before.sequence, headAt(last, event.Version))
+			}
 			err = s.readHistory(ctx, last, fromVersion, opts, func(m *message) bool { return yield(m, nil) })
 		}
 		if err != nil {

@@ -22,6 +22,8 @@ type head struct {
 	prev string
 	// recent are the ids of the newest events; nil where they were not needed yet.
 	recent recentIDs
+	// saved: this Store has saved to the actor, and owes its readers that.
+	saved bool
 }
 
 // next is the index of the message that follows on a head.
@@ -75,16 +77,20 @@ func (s *Store) readHead(ctx context.Context, actorID string, fromLeader, likely
 
 // headOf is the head of an actor by its last message.
 func (s *Store) headOf(ctx context.Context, actorID string, last *message) (head, error) {
-	event, err := decodeEvent(last)
-	if err == nil {
-		now := head{sequence: last.Sequence, version: event.Version}
-		if x := indexOf(last); x.partial || len(x.levels) > 0 {
-			now.prev = x.encode(0)
-		}
-		return now, nil
+	if event, err := decodeEvent(last); err == nil {
+		return headAt(last, event.Version), nil
 	}
 	version, err := s.latestReadable(ctx, actorID, last)
 	return head{sequence: last.Sequence, version: version, prev: index{partial: true}.encode(0)}, err
+}
+
+// headAt is the head of an actor whose last message m is, an event at a version.
+func headAt(m *message, version int64) head {
+	now := head{sequence: m.Sequence, version: version}
+	if x := indexOf(m); x.partial || len(x.levels) > 0 {
+		now.prev = x.encode(0)
+	}
+	return now
 }
 
 // latestReadable is the latest version of an actor whose last message is no
@@ -111,16 +117,15 @@ type heads struct {
 	mu      sync.Mutex
 	recent  *simplelru.LRU[string, head]
 	metrics *eventstore.Metrics
-	// forgot: some were dropped, so that what is not here may still have been
-	// acknowledged.
+	// forgot: heads of actors that this Store has saved to were dropped.
 	forgot bool
 }
 
 func newHeads(size int, metrics *eventstore.Metrics) (*heads, error) {
 	h := &heads{metrics: metrics}
 	var err error
-	h.recent, err = simplelru.NewLRU(size, func(string, head) {
-		h.forgot = true
+	h.recent, err = simplelru.NewLRU(size, func(_ string, dropped head) {
+		h.forgot = h.forgot || dropped.saved
 		metrics.HeadsCached.Add(-1)
 	})
 	if err != nil {
@@ -130,7 +135,7 @@ func newHeads(size int, metrics *eventstore.Metrics) (*heads, error) {
 }
 
 // get answers what is known of an actor. Where nothing is, sure says that this
-// Store has not seen the actor.
+// Store has not saved to the actor.
 func (h *heads) get(actorID string) (known head, found, sure bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -151,5 +156,6 @@ func (h *heads) put(actorID string, before uint64, now head) {
 	if !found {
 		h.metrics.HeadsCached.Add(1)
 	}
+	now.saved = now.saved || known.saved
 	h.recent.Add(actorID, now)
 }

@@ -250,7 +250,7 @@ func (a *attempt) writeOne(ctx context.Context, index int, saved *eventstore.Sav
 	}
 	saved.Sequence = ack.Sequence
 	a.store.heads.put(saved.ActorID, before.sequence, head{
-		sequence: ack.Sequence, version: saved.Version, prev: prev, recent: before.recent.with(saved.ID),
+		sequence: ack.Sequence, version: saved.Version, prev: prev, recent: before.recent.with(saved.ID), saved: true,
 	})
 	return nil
 }
@@ -287,12 +287,9 @@ func (a *attempt) writeBatch(ctx context.Context, indexes []int, saved []eventst
 // remember keeps where the actors stand after a batch.
 func (a *attempt) remember(indexes []int, saved []eventstore.Saved, messages []*nats.Msg) {
 	for n, i := range indexes {
-		m := message{Sequence: saved[i].Sequence, Header: messages[n].Header}
 		before := a.heads[saved[i].ActorID]
-		now := head{sequence: m.Sequence, version: saved[i].Version, recent: before.recent.with(saved[i].ID)}
-		if x := indexOf(&m); x.partial || len(x.levels) > 0 {
-			now.prev = x.encode(0)
-		}
+		now := headAt(&message{Sequence: saved[i].Sequence, Header: messages[n].Header}, saved[i].Version)
+		now.recent, now.saved = before.recent.with(saved[i].ID), true
 		a.heads[saved[i].ActorID] = now
 		a.store.heads.put(saved[i].ActorID, before.sequence, now)
 	}
