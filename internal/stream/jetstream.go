@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -215,6 +216,10 @@ func apiFault(doing string, err error) error {
 	switch {
 	case api.ErrorCode == errReconfiguring:
 		return Waiting(v1alpha1.ReasonProgressing, "%s: replicas are still moving (%w)", doing, err)
+	case api.ErrorCode == errNoSuitablePeers && strings.Contains(api.Description, "offline"):
+		// There are enough servers, and one of them is away or has just come.
+		return Retrying(v1alpha1.ReasonInsufficientPeers,
+			"%s: a server that the replicas need is not there now (%w): see that all servers run; the operator tries again by itself", doing, err)
 	case api.ErrorCode == errNoSuitablePeers, api.ErrorCode == errReplicasNotSupported:
 		return Stalled(v1alpha1.ReasonInsufficientPeers,
 			"%s: the NATS system has too few servers for the replicas (%w): set spec.replicas lower or add servers", doing, err)

@@ -57,8 +57,7 @@ func TestCreateUpdateDelete(t *testing.T) {
 					t.Fatalf("%+v is there before it is created", live)
 				}
 				plan := stream.NewPlan(wanted, nil, time.Now())
-				live, err = conn.Create(t.Context(), plan.Config())
-				fail(t, err)
+				live = create(t, conn, plan.Config())
 				// The server took every field as it was asked for, and adjusted none.
 				if plan = stream.NewPlan(wanted, live, time.Now()); !plan.Settled() {
 					t.Errorf("after creation: %v", plan.Steps)
@@ -73,6 +72,20 @@ func TestCreateUpdateDelete(t *testing.T) {
 				fail(t, conn.Delete(t.Context(), wanted.Config.Name))
 			}
 		})
+	}
+}
+
+// create tries for as long as the operator would: servers that have just found
+// each other may take one for absent for a moment.
+func create(t *testing.T, conn *stream.Conn, config jetstream.StreamConfig) *jetstream.StreamInfo {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		live, err := conn.Create(t.Context(), config)
+		if fault, ok := stream.AsFault(err); ok && fault.Handling == stream.Retry && time.Now().Before(deadline) {
+			continue
+		}
+		fail(t, err)
+		return live
 	}
 }
 
