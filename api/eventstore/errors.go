@@ -31,6 +31,14 @@ var (
 	// ErrSubscriptionClosed: Next was called on, or waited in, a Subscription that
 	// its Close has ended.
 	ErrSubscriptionClosed = errors.New("subscription closed")
+	// ErrNotInHand: Ack, Nak or Extend was called for an event that the member does
+	// not have: it was never delivered to it, or is settled already.
+	ErrNotInHand = errors.New("event not in hand")
+	// ErrTooManyParked: an event must be parked and MaxParked are already. Look at
+	// them, and Replay or delete the durable subscription.
+	ErrTooManyParked = errors.New("too many parked events")
+	// ErrNoDurable: the durable subscription was deleted.
+	ErrNoDurable = errors.New("no such durable subscription")
 )
 
 // VersionConflictError refuses a save whose version is not greater than the

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,9 +91,10 @@ type Store struct {
 	// snapshotSaved: a replica may not know of it yet.
 	snapshotSaved atomic.Bool
 
-	mu            sync.Mutex
-	closed        bool
-	subscriptions map[*subscription]struct{}
+	mu     sync.Mutex
+	closed bool
+	// open are the subscriptions that are not closed.
+	open map[io.Closer]struct{}
 }
 
 var _ eventstore.Store = (*Store)(nil)
@@ -113,7 +117,7 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 		api = "$JS." + config.Domain + ".API."
 	}
 	s := &Store{
-		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, subscriptions: map[*subscription]struct{}{},
+		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, open: map[io.Closer]struct{}{},
 	}
 	var err error
 	s.heads, err = newHeads(cmp.Or(config.Heads, DefaultHeads), s.opts.Metrics)
@@ -139,10 +143,7 @@ func (s *Store) Check(ctx context.Context) error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	open := make([]*subscription, 0, len(s.subscriptions))
-	for subscription := range s.subscriptions {
-		open = append(open, subscription)
-	}
+	open := slices.Collect(maps.Keys(s.open))
 	s.mu.Unlock()
 	for _, subscription := range open {
 		if err := subscription.Close(); err != nil {
@@ -151,6 +152,24 @@ func (s *Store) Close() error {
 	}
 	s.answers.close()
 	return nil
+}
+
+// register makes Close close a subscription.
+func (s *Store) register(subscription io.Closer) error {
+	s.mu.Lock()
+	if !s.closed {
+		s.open[subscription] = struct{}{}
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	return errors.Join(fmt.Errorf("%w: the store was closed", eventstore.ErrSubscriptionClosed), subscription.Close())
+}
+
+func (s *Store) unregister(subscription io.Closer) {
+	s.mu.Lock()
+	delete(s.open, subscription)
+	s.mu.Unlock()
 }
 
 // errTimeout is the cause of a context that this package has bounded.

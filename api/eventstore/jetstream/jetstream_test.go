@@ -158,21 +158,42 @@ func newStore(t *testing.T, opts ...eventstore.Option) (*jetstream.Store, jetstr
 	return open(t, nc, c, opts...), c, nc
 }
 
+// systems are what every Store test runs on.
+var systems = []struct {
+	name              string
+	servers, replicas int
+}{{"one server", 1, 1}, {"three servers, one replica", 3, 1}, {"three servers, three replicas", 3, 3}}
+
 func TestStore(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		name              string
-		servers, replicas int
-	}{{"one server", 1, 1}, {"three servers, one replica", 3, 1}, {"three servers, three replicas", 3, 3}} {
-		t.Run(c.name, func(t *testing.T) {
+	for _, system := range systems {
+		t.Run(system.name, func(t *testing.T) {
 			t.Parallel()
-			cluster := sharedServers(t, c.servers)
+			cluster := sharedServers(t, system.servers)
 			storetest.Run(t, func(t *testing.T, opts ...eventstore.Option) eventstore.Store {
-				nc := cluster.Connect(t)
-				config := config()
-				createStreams(t, nc, streamConfigs(config, c.replicas)...)
-				return open(t, nc, config, opts...)
+				return newStoreOn(t, cluster, system.replicas, opts...)
 			})
 		})
 	}
+}
+
+func TestDurableStore(t *testing.T) {
+	t.Parallel()
+	for _, system := range systems {
+		t.Run(system.name, func(t *testing.T) {
+			t.Parallel()
+			cluster := sharedServers(t, system.servers)
+			storetest.RunDurable(t, func(t *testing.T, opts ...eventstore.Option) eventstore.DurableStore {
+				return newStoreOn(t, cluster, system.replicas, opts...)
+			})
+		})
+	}
+}
+
+func newStoreOn(t *testing.T, cluster *natsserver.Cluster, replicas int, opts ...eventstore.Option) *jetstream.Store {
+	t.Helper()
+	nc := cluster.Connect(t)
+	config := config()
+	createStreams(t, nc, streamConfigs(config, replicas)...)
+	return open(t, nc, config, opts...)
 }

@@ -307,9 +307,12 @@ func (p *permissions) watch(ctx context.Context) (context.Context, context.Cance
 // ask is request for what changes nothing: it asks until an answer comes or the
 // context ends, and answers the server's refusal as an error.
 func (s *Store) ask(ctx context.Context, subject string, body any, answer func(*nats.Msg) error) error {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
 	}
 	for try := 1; ; try++ {
 		msg, err := s.request(ctx, &nats.Msg{Subject: subject, Data: data})

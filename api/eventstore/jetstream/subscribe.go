@@ -83,13 +83,7 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	if ctx.Err() != nil {
 		return nil, ended(ctx)
 	}
-	sub := &subscription{store: s, opts: opts, filter: EventsSubjects(s.config.EventsStream), next: max(opts.FromSequence, 1)}
-	switch {
-	case opts.ActorID != "":
-		sub.filter = EventsSubject(s.config.EventsStream, opts.ActorID)
-	case opts.ActorType != "":
-		sub.filter = actorTypeSubjects(s.config.EventsStream, opts.ActorType)
-	}
+	sub := &subscription{store: s, opts: opts, filter: s.filter(opts), next: max(opts.FromSequence, 1)}
 	if opts.FromNow || !opts.FromTime.IsZero() {
 		var err error
 		if sub.next, err = s.startAt(ctx, opts.FromTime); err != nil {
@@ -104,6 +98,17 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 		return nil, err
 	}
 	return sub, s.register(sub)
+}
+
+// filter is the subject of what is to be delivered.
+func (s *Store) filter(opts eventstore.SubscribeOptions) string {
+	switch {
+	case opts.ActorID != "":
+		return EventsSubject(s.config.EventsStream, opts.ActorID)
+	case opts.ActorType != "":
+		return actorTypeSubjects(s.config.EventsStream, opts.ActorType)
+	}
+	return EventsSubjects(s.config.EventsStream)
 }
 
 // startAt is the sequence of the first event that was stored at a time or later,
@@ -125,17 +130,6 @@ func (s *Store) startAt(ctx context.Context, at time.Time) (uint64, error) {
 		}
 	}
 	return last.Sequence + 1, nil
-}
-
-func (s *Store) register(sub *subscription) error {
-	s.mu.Lock()
-	if !s.closed {
-		s.subscriptions[sub] = struct{}{}
-		s.mu.Unlock()
-		return nil
-	}
-	s.mu.Unlock()
-	return errors.Join(fmt.Errorf("%w: the store was closed", eventstore.ErrSubscriptionClosed), sub.Close())
 }
 
 // start makes the consumer, trying until the context ends.
@@ -336,8 +330,6 @@ func (s *subscription) Close() error {
 	s.mu.Lock()
 	s.stop()
 	s.mu.Unlock()
-	s.store.mu.Lock()
-	delete(s.store.subscriptions, s)
-	s.store.mu.Unlock()
+	s.store.unregister(s)
 	return nil
 }

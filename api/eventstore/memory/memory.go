@@ -32,6 +32,7 @@ type Store struct {
 	actors    map[string][]int
 	byID      map[string]int
 	snapshots map[string]eventstore.Snapshot
+	durables  map[string]*durable
 	// grown is closed when log has grown, and replaced.
 	grown chan struct{}
 }
@@ -45,6 +46,7 @@ func New(opts ...eventstore.Option) *Store {
 		actors:    map[string][]int{},
 		byID:      map[string]int{},
 		snapshots: map[string]eventstore.Snapshot{},
+		durables:  map[string]*durable{},
 		grown:     make(chan struct{}),
 	}
 }

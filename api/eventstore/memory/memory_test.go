@@ -12,3 +12,8 @@ func TestStore(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(_ *testing.T, opts ...eventstore.Option) eventstore.Store { return memory.New(opts...) })
 }
+
+func TestDurableStore(t *testing.T) {
+	t.Parallel()
+	storetest.RunDurable(t, func(_ *testing.T, opts ...eventstore.Option) eventstore.DurableStore { return memory.New(opts...) })
+}

@@ -27,18 +27,24 @@ func (s *Store) Subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	if err := ended(ctx); err != nil {
 		return nil, fmt.Errorf("subscribe to events in memory: %w", err)
 	}
-	sub := &subscription{store: s, opts: opts, closed: make(chan struct{})}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if opts.FromNow {
-		sub.next = len(s.log)
-	} else if !opts.FromTime.IsZero() {
-		sub.next, _ = slices.BinarySearchFunc(s.storedAt, opts.FromTime, time.Time.Compare)
-	} else if opts.FromSequence > 0 {
+	return &subscription{store: s, opts: opts, next: s.startAt(opts), closed: make(chan struct{})}, nil
+}
+
+// startAt is the place in the log where a subscription begins. The lock is held.
+func (s *Store) startAt(opts eventstore.SubscribeOptions) int {
+	switch {
+	case opts.FromNow:
+		return len(s.log)
+	case !opts.FromTime.IsZero():
+		at, _ := slices.BinarySearchFunc(s.storedAt, opts.FromTime, time.Time.Compare)
+		return at
+	case opts.FromSequence > 0:
 		// A place beyond the end is waited for at the end: Next compares.
-		sub.next = int(min(opts.FromSequence-1, uint64(len(s.log))))
+		return int(min(opts.FromSequence-1, uint64(len(s.log))))
 	}
-	return sub, nil
+	return 0
 }
 
 // Next waits for the next event that passes the filters.
