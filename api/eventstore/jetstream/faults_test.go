@@ -865,7 +865,17 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 			}
 		})
 	}
+	member, err := store.SubscribeDurable(ctx, eventstore.DurableOptions{Name: "projection"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.SubscribeStored(ctx, eventstore.SubscribeOptions{}, 1); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := store.SaveEvents(ctx, []eventstore.Event{event("a", "order-1", 1), event("b", "order-2", 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := member.Next(ctx); err != nil {
 		t.Fatal(err)
 	}
 	for range store.Events(ctx, "order-1", 0) {
@@ -882,6 +892,9 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	}
 	if _, err := store.Subscribe(ctx, eventstore.SubscribeOptions{}); !errors.Is(err, eventstore.ErrSubscriptionClosed) {
 		t.Errorf("subscribe after close: %v", err)
+	}
+	if _, err := member.Next(ctx); !errors.Is(err, eventstore.ErrSubscriptionClosed) {
+		t.Errorf("next after close: %v", err)
 	}
 	if n := nc.NumSubscriptions(); n > 1 {
 		t.Errorf("%d subscriptions are left on the connection, want the one for answers", n)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
@@ -73,10 +74,15 @@ func keepStream(cluster *natsserver.Cluster) error {
 
 var removeLater []func()
 
+// TestMain fails when any test has left a goroutine behind.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	for _, remove := range removeLater {
 		remove()
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	os.Exit(code)
 }

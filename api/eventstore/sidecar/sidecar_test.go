@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/sidecar"
@@ -81,3 +83,5 @@ func open(t *testing.T, endpoint, store string, opts ...eventstore.Option) *side
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

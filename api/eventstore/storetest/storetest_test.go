@@ -3,6 +3,8 @@ package storetest_test
 import (
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/storetest"
@@ -29,3 +31,20 @@ func TestWrapped(t *testing.T) {
 		return wrapped{memory.New(opts...)}
 	})
 }
+
+// wrappedDurable is the same with durable subscriptions.
+type wrappedDurable struct{ eventstore.DurableStore }
+
+// A Store with durable subscriptions needs one more.
+func ExampleRunDurable() {
+	test := func(t *testing.T) {
+		storetest.RunDurable(t, func(_ *testing.T, opts ...eventstore.Option) eventstore.DurableStore {
+			return wrappedDurable{memory.New(opts...)}
+		})
+	}
+	// go test calls it.
+	_ = test
+	// Output:
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
