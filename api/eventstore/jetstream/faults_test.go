@@ -397,6 +397,14 @@ func TestNodesStop(t *testing.T) {
 		store := open(t, cluster.Connect(t), c)
 		w.group.Go(func() { w.write(ctx, t, store, i) })
 	}
+	group := newMembers()
+	for range 2 {
+		member, err := open(t, cluster.Connect(t), c).SubscribeDurable(ctx, eventstore.DurableOptions{Name: "projection", AckWait: 2 * time.Second, MaxDeliveries: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		group.working.Go(func() { group.work(ctx, t, member) })
+	}
 	for node := range cluster.Size() {
 		w.waitMore(t, 20)
 		cluster.StopNode(node)
@@ -410,6 +418,10 @@ func TestNodesStop(t *testing.T) {
 	}
 	close(w.done)
 	w.group.Wait()
+	want := w.count()
+	eventually(t, "the members have every event", func() bool { return group.count() >= want })
+	group.cancel()
+	group.working.Wait()
 
 	w.wantStored(ctx, t, open(t, cluster.Connect(t), c), follower)
 }
@@ -453,6 +465,55 @@ func (w *writers) wantStored(ctx context.Context, t *testing.T, store *jetstream
 	if count != 0 {
 		t.Errorf("the subscription missed %d events", count)
 	}
+}
+
+// members of a durable subscription see each event after the one before it of
+// its actor; one again where an acknowledgement was lost.
+type members struct {
+	working sync.WaitGroup
+	stop    context.Context
+	cancel  context.CancelFunc
+	mu      sync.Mutex
+	latest  map[string]int64
+}
+
+func newMembers() *members {
+	stop, cancel := context.WithCancel(context.Background())
+	return &members{stop: stop, cancel: cancel, latest: map[string]int64{}}
+}
+
+func (m *members) work(ctx context.Context, t *testing.T, member eventstore.DurableSubscription) {
+	for {
+		delivery, err := member.Next(m.stop)
+		if err != nil {
+			if m.stop.Err() == nil {
+				t.Errorf("next: %v", err)
+			}
+			return
+		}
+		m.mu.Lock()
+		if e := delivery.Event; e.Version > m.latest[e.ActorID]+1 {
+			t.Errorf("version %d of %q comes after %d", e.Version, e.ActorID, m.latest[e.ActorID])
+		} else {
+			m.latest[e.ActorID] = max(m.latest[e.ActorID], e.Version)
+		}
+		m.mu.Unlock()
+		// One that comes again meanwhile is in the hand of somebody else by now.
+		if err := member.Ack(ctx, delivery.Event.Sequence); err != nil && !errors.Is(err, eventstore.ErrNotInHand) {
+			t.Errorf("ack: %v", err)
+			return
+		}
+	}
+}
+
+func (m *members) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	total := 0
+	for _, latest := range m.latest {
+		total += int(latest)
+	}
+	return total
 }
 
 // writers save, each to its own actor, until done.
