@@ -41,6 +41,14 @@ func (h head) next() index {
 	return x.push(h.sequence)
 }
 
+// guessNew is where an actor stands that has no event yet. That is a guess: where
+// it is wrong, JetStream refuses what follows from it. A snapshot that remembers
+// more it would not see, so that one is looked for.
+func (s *Store) guessNew(ctx context.Context, actorID string) (head, error) {
+	snapshot, err := s.snapshotVersion(ctx, actorID, false)
+	return head{version: snapshot}, err
+}
+
 // readHead reads where an actor stands: exactly from the leader, or from any
 // replica, which may be behind. likelyNew asks for the snapshot at the same time
 // as for the last event: it counts where there is none.

@@ -168,7 +168,11 @@ func (a *attempt) ask(ctx context.Context, events []*eventstore.Event, heads map
 	asking.SetLimit(looks)
 	for i, e := range events {
 		asking.Go(func() (err error) {
-			found[i], err = a.store.readHead(ctx, e.ActorID, a.fromLeader, e.Version <= 1)
+			if e.Version == 1 && !a.fromLeader {
+				found[i], err = a.store.guessNew(ctx, e.ActorID)
+			} else {
+				found[i], err = a.store.readHead(ctx, e.ActorID, a.fromLeader, e.Version == 0)
+			}
 			return err
 		})
 	}
