@@ -295,7 +295,7 @@ func TestSamples(t *testing.T) {
 	if err := kubernetes.Client.Get(t.Context(), client.ObjectKey{Namespace: "shop", Name: "payments"}, store); err != nil {
 		t.Fatal(err)
 	}
-	if store.Spec.Replicas != 1 || store.Spec.Retention.MaxAge != "365d" {
+	if store.Spec.DuplicateWindow != "2m" || store.Spec.DeletionPolicy != v1alpha1.DeletionPolicyRetain {
 		t.Errorf("defaults of a store: %+v", store.Spec)
 	}
 }

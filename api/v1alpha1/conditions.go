@@ -59,6 +59,13 @@ const (
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonInsufficientPeers: there are fewer servers than replicas asked for.
 	ReasonInsufficientPeers = "InsufficientPeers"
+	// ReasonClassNotAllowed: the class does not allow the namespace of the store.
+	ReasonClassNotAllowed = "ClassNotAllowed"
+	// ReasonObserved: managementPolicy is Observe. With Ready True, nothing is to be
+	// done; with Ready False, status.plan tells what.
+	ReasonObserved = "Observed"
+	// ReasonPaused: managementPolicy is Paused.
+	ReasonPaused = "Paused"
 	// ReasonConflict: the streams belong to another EventStore.
 	ReasonConflict = "Conflict"
 	// ReasonNotOwned: a stream of that name exists and carries no owner.
@@ -73,6 +80,8 @@ const (
 	ReasonStreamMissing = "StreamMissing"
 	// ReasonStreamRecreated: a stream was deleted and made again by another.
 	ReasonStreamRecreated = "StreamRecreated"
+	// ReasonStreamPurged: all that a stream held was deleted before its age.
+	ReasonStreamPurged = "StreamPurged"
 	// ReasonStreamRolledBack: the last sequence of a stream went back.
 	ReasonStreamRolledBack = "StreamRolledBack"
 	// ReasonWouldDestroyEvents: a change would destroy stored events.

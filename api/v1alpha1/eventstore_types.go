@@ -1,11 +1,16 @@
 package v1alpha1
 
 import (
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // EventStoreSpec is what a team asks for.
 //
+// Where the class has defaults they count for a field that is left out, also one
+// that is removed later; where it has none, those of the field.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.storage) == has(oldSelf.storage)",message="is immutable, from unset to set as well: a stream cannot change its storage; create another EventStore instead",fieldPath=".storage",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="has(self.namespace) == has(oldSelf.namespace)",message="is immutable, from unset to set as well: the events of a store belong to one event namespace for ever; create another EventStore instead",fieldPath=".namespace",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="has(self.className) == has(oldSelf.className)",message="is immutable, from unset to set as well: the events of a store do not move to another NATS system; create another EventStore instead",fieldPath=".className",reason=FieldValueForbidden
 type EventStoreSpec struct {
@@ -26,44 +31,168 @@ type EventStoreSpec struct {
 	// +optional
 	ClassName string `json:"className,omitempty"`
 
-	// retention says how long events are kept.
-	// +kubebuilder:default={}
+	// retention says how long events are kept, and how much of them.
 	// +optional
 	Retention Retention `json:"retention,omitzero"`
 
 	// replicas is how many servers hold each event, 1 to 5. Defaults to 1.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=5
-	// +kubebuilder:default=1
 	// +optional
 	Replicas int32 `json:"replicas,omitempty"`
 
-	// storage is where the servers keep events: File or Memory. Immutable.
+	// storage is where the servers keep events: File or Memory. Defaults to File.
+	// Immutable: a stream that exists keeps its storage when the class gets another
+	// default.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: a stream cannot change its storage; create another EventStore instead",reason=FieldValueForbidden
-	// +kubebuilder:default=File
 	// +optional
 	Storage Storage `json:"storage,omitempty"`
+
+	// compression is how the servers compress what they write to disk: S2 or None.
+	// Defaults to S2. It does not count for storage Memory.
+	// +optional
+	Compression Compression `json:"compression,omitempty"`
+
+	// duplicateWindow is how long the servers remember the id of an event that was
+	// saved without a version: numbers with the units s, m, h and d, from 1s to 1d.
+	// Longer costs the servers memory for each event. It is never longer than
+	// retention.maxAge.
+	// +kubebuilder:validation:XValidation:rule="self.matches('[1-9]')",message="is zero: write a duration of at least 1s"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,5}[smhd])+$') || self.findAll('[0-9]+d').map(n, int(n.substring(0, size(n) - 1))).sum() * 86400 + self.findAll('[0-9]+h').map(n, int(n.substring(0, size(n) - 1))).sum() * 3600 + self.findAll('[0-9]+m').map(n, int(n.substring(0, size(n) - 1))).sum() * 60 + self.findAll('[0-9]+s').map(n, int(n.substring(0, size(n) - 1))).sum() <= 86400",message="is longer than 1d: give the events a version, which is remembered as long as they are stored"
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}[smhd])+$`
+	// +kubebuilder:default="2m"
+	// +optional
+	DuplicateWindow string `json:"duplicateWindow,omitempty"`
+
+	// snapshots says which snapshots are kept.
+	// +kubebuilder:default={}
+	// +optional
+	Snapshots Snapshots `json:"snapshots,omitzero"`
+
+	// placement says on which servers the streams are. Defaults to any.
+	// +optional
+	Placement *Placement `json:"placement,omitempty"`
+
+	// protection says whether single events can be erased by an administrator of
+	// the servers: Erasable or Immutable. Immutable cannot be taken back.
+	// +kubebuilder:validation:XValidation:rule="oldSelf != 'Immutable' || self == 'Immutable'",message="cannot be taken back once it is Immutable; create another EventStore instead",reason=FieldValueForbidden
+	// +kubebuilder:default=Erasable
+	// +optional
+	Protection Protection `json:"protection,omitempty"`
 
 	// deletionPolicy says what becomes of the streams when the resource is
 	// deleted: Retain keeps them and all their events, Delete deletes them.
 	// +kubebuilder:default=Retain
 	// +optional
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
+
+	// managementPolicy says what the operator may do: Full; Observe, which only
+	// tells in the status what it would do; or Paused, which does nothing at all.
+	// +kubebuilder:default=Full
+	// +optional
+	ManagementPolicy ManagementPolicy `json:"managementPolicy,omitempty"`
+
+	// adoptionPolicy says what becomes of a stream of the right name that exists
+	// and has no owner: Refuse leaves it alone, Adopt takes it over.
+	// +kubebuilder:default=Refuse
+	// +optional
+	AdoptionPolicy AdoptionPolicy `json:"adoptionPolicy,omitempty"`
 }
 
-// Retention says how long events are kept. Snapshots do not expire.
+// Snapshots says which snapshots are kept. They do not expire.
+type Snapshots struct {
+	// history is how many snapshots of each actor are kept, the newest, 1 to 64.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=64
+	// +kubebuilder:default=1
+	// +optional
+	History int32 `json:"history,omitempty"`
+}
+
+// Placement says on which servers streams are.
+type Placement struct {
+	// cluster is the name of the NATS cluster; empty is that of the class.
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[^\s.*>]*$`
+	// +optional
+	Cluster string `json:"cluster,omitempty"`
+	// tags are what servers must carry, all of them.
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=255
+	// +listType=set
+	// +optional
+	Tags []string `json:"tags,omitempty"`
+}
+
+// Compression is how the servers compress what they write to disk.
+// +kubebuilder:validation:Enum=S2;None
+type Compression string
+
+const (
+	// CompressionS2 compresses with S2, which is fast.
+	CompressionS2 Compression = "S2"
+	// CompressionNone does not compress.
+	CompressionNone Compression = "None"
+)
+
+// Protection says whether single events can be erased.
+// +kubebuilder:validation:Enum=Erasable;Immutable
+type Protection string
+
+const (
+	// ProtectionErasable lets an administrator of the servers erase events.
+	ProtectionErasable Protection = "Erasable"
+	// ProtectionImmutable lets nobody erase an event before its age.
+	ProtectionImmutable Protection = "Immutable"
+)
+
+// ManagementPolicy says what the operator may do.
+// +kubebuilder:validation:Enum=Full;Observe;Paused
+type ManagementPolicy string
+
+const (
+	// ManagementFull makes and keeps the streams.
+	ManagementFull ManagementPolicy = "Full"
+	// ManagementObserve changes nothing and tells in the status what would change.
+	ManagementObserve ManagementPolicy = "Observe"
+	// ManagementPaused does nothing at all.
+	ManagementPaused ManagementPolicy = "Paused"
+)
+
+// AdoptionPolicy says what becomes of a stream without an owner.
+// +kubebuilder:validation:Enum=Refuse;Adopt
+type AdoptionPolicy string
+
+const (
+	// AdoptionRefuse leaves it alone.
+	AdoptionRefuse AdoptionPolicy = "Refuse"
+	// AdoptionAdopt takes it over, with all it holds.
+	AdoptionAdopt AdoptionPolicy = "Adopt"
+)
+
+// Retention says how long events are kept, and how much of them. Snapshots do
+// not expire.
 type Retention struct {
 	// maxAge is how long an event is kept: numbers with the units s, m, h, d, w
 	// (7 days) and y (365 days), which may be combined, such as "365d" or "1d12h".
 	// "0" keeps events for ever. At most 290 years, which is what JetStream counts.
+	// Defaults to 365d.
 	// +kubebuilder:validation:XValidation:rule="self == '0' || self.matches('[1-9]')",message="is zero: write \"0\" to keep events for ever, or a duration of at least 1s"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,9}[smhdwy])+$') || self.findAll('[0-9]+y').map(n, int(n.substring(0, size(n) - 1))).sum() * 31536000 + self.findAll('[0-9]+w').map(n, int(n.substring(0, size(n) - 1))).sum() * 604800 + self.findAll('[0-9]+d').map(n, int(n.substring(0, size(n) - 1))).sum() * 86400 + self.findAll('[0-9]+h').map(n, int(n.substring(0, size(n) - 1))).sum() * 3600 + self.findAll('[0-9]+m').map(n, int(n.substring(0, size(n) - 1))).sum() * 60 + self.findAll('[0-9]+s').map(n, int(n.substring(0, size(n) - 1))).sum() <= 290 * 31536000",message="is longer than 290 years: write \"0\" to keep events for ever"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^(0|([0-9]{1,9}[smhdwy])+)$`
-	// +kubebuilder:default="365d"
 	// +optional
 	MaxAge string `json:"maxAge,omitempty"`
+
+	// maxBytes is how much the stream of events takes on each server. A full store
+	// refuses new events and never drops old ones. Defaults to no limit.
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$')",message="must be a whole number of bytes, more than 0 and less than 8Ei, such as 10Gi"
+	// +optional
+	MaxBytes *resource.Quantity `json:"maxBytes,omitempty"`
 }
 
 // Storage is where the servers keep events.
@@ -118,6 +247,13 @@ type EventStoreStatus struct {
 	// +optional
 	Streams []StreamStatus `json:"streams,omitempty"`
 
+	// plan is what is to be done to the streams and is not: held back, impossible, or
+	// not for the operator to do.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	Plan []PlanStep `json:"plan,omitempty"`
+
 	// acceptedDataLoss is the generation whose annotation accept-data-loss was used
 	// to accept a loss that had happened. It accepts one loss, not those to come:
 	// remove the annotation and set it again to accept another.
@@ -129,6 +265,42 @@ type EventStoreStatus struct {
 	// +optional
 	Binding *Binding `json:"binding,omitempty"`
 }
+
+// PlanStep is one field of one stream that differs from what is asked for.
+type PlanStep struct {
+	// stream is the stream's name.
+	// +kubebuilder:validation:MaxLength=255
+	// +required
+	Stream string `json:"stream"`
+	// field is the setting of the stream, or "stream" for one that does not exist.
+	// +kubebuilder:validation:MaxLength=63
+	// +required
+	Field string `json:"field"`
+	// from is what the server has.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	From string `json:"from"`
+	// to is what is asked for.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	To string `json:"to"`
+	// effect is what the step does to what is stored.
+	// +required
+	Effect Effect `json:"effect"`
+}
+
+// Effect is what a step does to what is stored.
+// +kubebuilder:validation:Enum=Safe;DestroysData;Impossible
+type Effect string
+
+const (
+	// EffectSafe touches nothing that is stored.
+	EffectSafe Effect = "Safe"
+	// EffectDestroysData destroys stored messages.
+	EffectDestroysData Effect = "DestroysData"
+	// EffectImpossible cannot be done to a stream that exists.
+	EffectImpossible Effect = "Impossible"
+)
 
 // StreamRole is what a stream holds.
 // +kubebuilder:validation:Enum=Events;Snapshots
@@ -222,8 +394,8 @@ type Binding struct {
 // +kubebuilder:resource:shortName=es,categories=all
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Stream",type=string,JSONPath=`.status.streams[?(@.role=="Events")].name`
-// +kubebuilder:printcolumn:name="Replicas",type=integer,JSONPath=`.spec.replicas`
-// +kubebuilder:printcolumn:name="Max Age",type=string,JSONPath=`.spec.retention.maxAge`
+// +kubebuilder:printcolumn:name="Replicas",type=integer,JSONPath=`.status.streams[?(@.role=="Events")].replicaCount`
+// +kubebuilder:printcolumn:name="Max Age",type=string,JSONPath=`.status.streams[?(@.role=="Events")].maxAge`
 // +kubebuilder:printcolumn:name="Messages",type=integer,JSONPath=`.status.streams[?(@.role=="Events")].messages`
 // +kubebuilder:printcolumn:name="Size",type=integer,JSONPath=`.status.streams[?(@.role=="Events")].bytes`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`

@@ -21,10 +21,55 @@ type EventStoreClassSpec struct {
 	// +optional
 	Credentials *Credentials `json:"credentials,omitempty"`
 
+	// domain is the JetStream domain of the streams; empty is that of the servers.
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[^\s.*>]*$`
+	// +optional
+	Domain string `json:"domain,omitempty"`
+
+	// allowedNamespaces says whose EventStores may use the class. Left out: all.
+	// +optional
+	AllowedNamespaces *AllowedNamespaces `json:"allowedNamespaces,omitempty"`
+
+	// defaults are for what an EventStore leaves out. Changing them changes the
+	// streams of those that do, except for their storage.
+	// +optional
+	Defaults Defaults `json:"defaults,omitzero"`
+
 	// workloads says what pods dial and how they prove who they are.
 	// +kubebuilder:default={"access":"None"}
 	// +optional
 	Workloads Workloads `json:"workloads,omitzero"`
+}
+
+// AllowedNamespaces says whose EventStores may use a class.
+type AllowedNamespaces struct {
+	// selector selects namespaces by their labels; an empty one selects all.
+	// +required
+	Selector metav1.LabelSelector `json:"selector"`
+}
+
+// Defaults are for what an EventStore leaves out.
+type Defaults struct {
+	// replicas is how many servers hold each event, 1 to 5.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=5
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
+	// retention says how long events are kept, and how much of them; its fields
+	// count one by one.
+	// +optional
+	Retention Retention `json:"retention,omitzero"`
+	// storage is where the servers keep events: File or Memory. It counts when a
+	// stream is made.
+	// +optional
+	Storage Storage `json:"storage,omitempty"`
+	// compression is how the servers compress what they write to disk.
+	// +optional
+	Compression Compression `json:"compression,omitempty"`
+	// placement says on which servers the streams are.
+	// +optional
+	Placement *Placement `json:"placement,omitempty"`
 }
 
 // ServerURL is the URL of a NATS server, without credentials.

@@ -57,6 +57,8 @@ const (
 	// BindingKeyStream and BindingKeySnapshotStream are the names of the streams.
 	BindingKeyStream         = "stream"
 	BindingKeySnapshotStream = "snapshot-stream"
+	// BindingKeyDomain is the JetStream domain, where the class has one.
+	BindingKeyDomain = "domain"
 )
 
 // Keys of a Secret with credentials, and of a binding that carries them.

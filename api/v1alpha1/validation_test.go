@@ -60,7 +60,7 @@ var _ = Describe("An EventStore", func() {
 	DescribeTable("is accepted with", accepted("EventStore"),
 		Entry("nothing", ``),
 		Entry("an empty spec", `spec: {}`),
-		Entry("every field", `spec: {namespace: shop, className: standard, retention: {maxAge: 30d}, replicas: 3, storage: Memory, deletionPolicy: Delete}`),
+		Entry("every field", `spec: {namespace: shop, className: standard, retention: {maxAge: 30d, maxBytes: 10Gi}, replicas: 3, storage: Memory, compression: None, duplicateWindow: 1h30m, snapshots: {history: 5}, placement: {cluster: east, tags: [ssd, "az:a"]}, protection: Immutable, deletionPolicy: Delete, managementPolicy: Observe, adoptionPolicy: Adopt}`),
 		Entry("a name of 63 characters", `metadata: {name: `+long[:63]+`}`),
 		Entry("an event namespace of 63 characters", `spec: {namespace: `+long[:63]+`}`),
 		Entry("the fewest replicas", `spec: {replicas: 1}`),
@@ -71,6 +71,15 @@ var _ = Describe("An EventStore", func() {
 		Entry("an age with zeros in it", `spec: {retention: {maxAge: 10d0h}}`),
 		Entry("the longest age", `spec: {retention: {maxAge: 290y}}`),
 		Entry("the longest age in seconds", `spec: {retention: {maxAge: 999999999s}}`),
+		Entry("one byte", `spec: {retention: {maxBytes: 1}}`),
+		Entry("bytes in a fraction of a unit", `spec: {retention: {maxBytes: 1.5Gi}}`),
+		Entry("the shortest duplicate window", `spec: {duplicateWindow: 1s}`),
+		Entry("the longest duplicate window", `spec: {duplicateWindow: 1d}`),
+		Entry("the longest duplicate window in parts", `spec: {duplicateWindow: 23h59m60s}`),
+		Entry("the fewest snapshots", `spec: {snapshots: {history: 1}}`),
+		Entry("the most snapshots", `spec: {snapshots: {history: 64}}`),
+		Entry("an empty placement", `spec: {placement: {cluster: "", tags: []}}`),
+		Entry("management paused", `spec: {managementPolicy: Paused}`),
 	)
 
 	DescribeTable("is refused with", refused("EventStore"),
@@ -96,7 +105,26 @@ var _ = Describe("An EventStore", func() {
 		Entry("an age that is too long in parts", `spec: {retention: {maxAge: 290y1s}}`, "longer than 290 years"),
 		Entry("an age of the largest numbers", `spec: {retention: {maxAge: 999999999y999999999w999999999d}}`, "longer than 290 years"),
 		Entry("an age of too many characters", `spec: {retention: {maxAge: `+strings.Repeat("1s", 17)+`}}`, "Too long"),
-		Entry("a field of a later version", `spec: {compression: S2}`, "unknown field"),
+		Entry("no bytes", `spec: {retention: {maxBytes: 0}}`, "must be a whole number of bytes"),
+		Entry("no bytes, with a unit", `spec: {retention: {maxBytes: 0Gi}}`, "must be a whole number of bytes"),
+		Entry("bytes below zero", `spec: {retention: {maxBytes: -1Gi}}`, "must be a whole number of bytes"),
+		Entry("part of a byte", `spec: {retention: {maxBytes: 500m}}`, "must be a whole number of bytes"),
+		Entry("more bytes than can be counted", `spec: {retention: {maxBytes: 8Ei}}`, "must be a whole number of bytes"),
+		Entry("bytes that are no number", `spec: {retention: {maxBytes: lots}}`, "spec.retention.maxBytes"),
+		Entry("unknown compression", `spec: {compression: Zstd}`, `supported values: "S2", "None"`),
+		Entry("no duplicate window", `spec: {duplicateWindow: 0s}`, "is zero"),
+		Entry("a duplicate window without a unit", `spec: {duplicateWindow: "120"}`, "spec.duplicateWindow"),
+		Entry("a duplicate window that is too long", `spec: {duplicateWindow: 1d1s}`, "longer than 1d"),
+		Entry("no snapshots", `spec: {snapshots: {history: 0}}`, "spec.snapshots.history"),
+		Entry("too many snapshots", `spec: {snapshots: {history: 65}}`, "spec.snapshots.history"),
+		Entry("a placement that is no name", `spec: {placement: {cluster: "a b"}}`, "spec.placement.cluster"),
+		Entry("an empty tag", `spec: {placement: {tags: [""]}}`, "spec.placement.tags[0]"),
+		Entry("a tag twice", `spec: {placement: {tags: [a, a]}}`, "Duplicate"),
+		Entry("17 tags", `spec: {placement: {tags: [`+manyServers(17)+`]}}`, "Too many"),
+		Entry("unknown protection", `spec: {protection: Locked}`, `supported values: "Erasable", "Immutable"`),
+		Entry("an unknown management policy", `spec: {managementPolicy: None}`, `supported values: "Full", "Observe", "Paused"`),
+		Entry("an unknown adoption policy", `spec: {adoptionPolicy: Steal}`, `supported values: "Refuse", "Adopt"`),
+		Entry("a field that is unknown", `spec: {compresion: S2}`, "unknown field"),
 	)
 
 	It("has its defaults", func(ctx context.Context) {
@@ -105,7 +133,9 @@ var _ = Describe("An EventStore", func() {
 		store := &v1alpha1.EventStore{}
 		Expect(k8s.Get(ctx, client.ObjectKeyFromObject(o), store)).To(Succeed())
 		Expect(store.Spec).To(Equal(v1alpha1.EventStoreSpec{
-			Retention: v1alpha1.Retention{MaxAge: "365d"}, Replicas: 1, Storage: v1alpha1.StorageFile, DeletionPolicy: v1alpha1.DeletionPolicyRetain,
+			// What a class has defaults for is left out.
+			DuplicateWindow: "2m", Snapshots: v1alpha1.Snapshots{History: 1}, Protection: v1alpha1.ProtectionErasable,
+			DeletionPolicy: v1alpha1.DeletionPolicyRetain, ManagementPolicy: v1alpha1.ManagementFull, AdoptionPolicy: v1alpha1.AdoptionRefuse,
 		}))
 		// Not seen yet: without this a new object would count as done.
 		Expect(store.Status.ObservedGeneration).To(BeEquivalentTo(-1))
@@ -127,6 +157,15 @@ var _ = Describe("An EventStore", func() {
 		Entry("retention back to its default", `spec: {retention: null}`),
 		Entry("replicas", `spec: {replicas: 1}`),
 		Entry("deletion policy", `spec: {deletionPolicy: Delete}`),
+		Entry("replicas back to their default", `spec: {replicas: null}`),
+		Entry("bytes", `spec: {retention: {maxBytes: 1Gi}}`),
+		Entry("compression", `spec: {compression: None}`),
+		Entry("duplicate window", `spec: {duplicateWindow: 5m}`),
+		Entry("snapshots", `spec: {snapshots: {history: 3}}`),
+		Entry("placement", `spec: {placement: {tags: [ssd]}}`),
+		Entry("protection", `spec: {protection: Immutable}`),
+		Entry("management policy", `spec: {managementPolicy: Paused}`),
+		Entry("adoption policy", `spec: {adoptionPolicy: Adopt}`),
 		Entry("nothing of what is immutable", `spec: {namespace: shop, className: standard, storage: File}`),
 	)
 
@@ -140,6 +179,16 @@ var _ = Describe("An EventStore", func() {
 		Entry("the class to unset", all, `spec: {className: null}`, "spec.className"),
 		Entry("the class from unset", `spec: {}`, `spec: {className: other}`, "spec.className"),
 		Entry("the storage", all, `spec: {storage: Memory}`, "spec.storage"),
+		Entry("the storage to unset", all, `spec: {storage: null}`, "spec.storage"),
+		Entry("the storage from unset", `spec: {}`, `spec: {storage: File}`, "spec.storage"),
+	)
+
+	DescribeTable("cannot take back that it is immutable", func(ctx context.Context, after string) {
+		Expect(edit(ctx, `spec: {protection: Immutable}`, after)).To(MatchError(And(
+			ContainSubstring("spec.protection: Forbidden"), ContainSubstring("cannot be taken back"))))
+	},
+		Entry("", `spec: {protection: Erasable}`),
+		Entry("by leaving it out", `spec: {protection: null}`),
 	)
 })
 
@@ -152,6 +201,10 @@ var _ = Describe("An EventStoreClass", func() {
 		Entry("no port", `spec: {servers: ["nats://nats.nats.svc"]}`),
 		Entry("16 servers", `spec: {servers: [`+manyServers(16)+`]}`),
 		Entry("credentials", `spec: {`+servers+`, credentials: {secretRef: {namespace: aether-system, name: nats}}}`),
+		Entry("a domain", `spec: {`+servers+`, domain: hub}`),
+		Entry("all namespaces", `spec: {`+servers+`, allowedNamespaces: {selector: {}}}`),
+		Entry("some namespaces", `spec: {`+servers+`, allowedNamespaces: {selector: {matchLabels: {team: a}}}}`),
+		Entry("every default", `spec: {`+servers+`, defaults: {replicas: 3, retention: {maxAge: 30d, maxBytes: 1Gi}, storage: Memory, compression: None, placement: {tags: [ssd]}}}`),
 		Entry("open access of workloads", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"], access: None}}`),
 		Entry("workloads without access", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"]}}`),
 		Entry("credentials of workloads", `spec: {`+servers+`, workloads: {access: Secret, credentials: {secretRef: {namespace: a, name: b}}}}`),
@@ -171,6 +224,10 @@ var _ = Describe("An EventStoreClass", func() {
 		Entry("a Secret without a name", `spec: {`+servers+`, credentials: {secretRef: {namespace: a, name: ""}}}`, "secretRef.name"),
 		Entry("a Secret without a namespace", `spec: {`+servers+`, credentials: {secretRef: {name: a}}}`, "secretRef.namespace: Required"),
 		Entry("credentials without a Secret", `spec: {`+servers+`, credentials: {}}`, "secretRef: Required"),
+		Entry("a domain that is no name", `spec: {`+servers+`, domain: a.b}`, "spec.domain"),
+		Entry("allowed namespaces without a selector", `spec: {`+servers+`, allowedNamespaces: {}}`, "selector: Required"),
+		Entry("too many replicas as a default", `spec: {`+servers+`, defaults: {replicas: 6}}`, "spec.defaults.replicas"),
+		Entry("a default age of zero", `spec: {`+servers+`, defaults: {retention: {maxAge: 0s}}}`, `write "0" to keep events for ever`),
 		Entry("unknown access of workloads", `spec: {`+servers+`, workloads: {access: Everyone}}`, "workloads.access"),
 		Entry("access Secret without credentials", `spec: {`+servers+`, workloads: {access: Secret}}`, "access Secret needs credentials"),
 		Entry("credentials without access Secret", `spec: {`+servers+`, workloads: {access: None, credentials: {secretRef: {namespace: a, name: b}}}}`, "credentials go with access Secret"),

@@ -21,7 +21,7 @@ type connector struct {
 }
 
 func (c connector) connect(ctx context.Context, class *v1alpha1.EventStoreClass) (*stream.Conn, error) {
-	target := stream.Target{Class: class.Name}
+	target := stream.Target{Class: class.Name, Domain: class.Spec.Domain}
 	for _, server := range class.Spec.Servers {
 		target.Servers = append(target.Servers, string(server))
 	}

@@ -70,6 +70,9 @@ func (p *pass) bindingData(ctx context.Context) (map[string][]byte, error) {
 			}
 		}
 	}
+	if domain := p.class.Spec.Domain; domain != "" {
+		data[v1alpha1.BindingKeyDomain] = []byte(domain)
+	}
 	maps.Copy(data, map[string][]byte{
 		v1alpha1.BindingKeyType:           []byte("eventstore"),
 		v1alpha1.BindingKeyProvider:       []byte("nats"),

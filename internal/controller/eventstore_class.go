@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -82,6 +84,30 @@ func (p *pass) classNames(ctx context.Context) (told string, defaults []string, 
 		return "there is no EventStoreClass", nil, nil
 	}
 	return "there are: " + strings.Join(names, ", "), defaults, nil
+}
+
+// checkAllowed goes on only where the class allows the namespace of the store.
+func (p *pass) checkAllowed(ctx context.Context) error {
+	allowed := p.class.Spec.AllowedNamespaces
+	if allowed == nil {
+		return nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(&allowed.Selector)
+	if err != nil {
+		return p.disconnected(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
+			"spec.allowedNamespaces.selector of EventStoreClass %s cannot be read, so it allows no namespace: %w: correct it", p.class.Name, err))
+	}
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := p.Get(ctx, client.ObjectKey{Name: p.store.Namespace}, namespace); err != nil {
+		return fmt.Errorf("read Namespace %s: %w", p.store.Namespace, err)
+	}
+	if selector.Matches(labels.Set(namespace.Labels)) {
+		return nil
+	}
+	return p.disconnected(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
+		"EventStoreClass %s does not allow namespace %s, whose labels do not match %q: label the namespace, or delete this EventStore and apply it again with a className that allows it; what is stored is not touched",
+		p.class.Name, p.store.Namespace, selector))
 }
 
 // connect finds the connection to the NATS system of the class.

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +23,7 @@ import (
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/status,verbs=patch
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/finalizers,verbs=update
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstoreclasses,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
@@ -43,6 +45,7 @@ func (r *EventStoreReconciler) setup(mgr ctrl.Manager, told notices) error {
 		For(&v1alpha1.EventStore{}, builder.WithPredicates(spec)).
 		Owns(&corev1.Secret{}).
 		Watches(&v1alpha1.EventStoreClass{}, handler.EnqueueRequestsFromMapFunc(r.storesOfClass), builder.WithPredicates(spec)).
+		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.storesOfNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(r.contenders), builder.WithPredicates(cameOrWent)).
 		WatchesRawSource(source.Channel(told, handler.TypedEnqueueRequestsFromMapFunc(r.storesOfNotice))).
 		WithOptions(controllerOptions()).
@@ -58,17 +61,22 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 	p := &pass{EventStoreReconciler: r, store: store, before: store.DeepCopy()}
 	defer func() { result, err = p.report(ctx, err) }()
 
+	if store.Spec.ManagementPolicy == v1alpha1.ManagementPaused {
+		return ctrl.Result{}, errPaused
+	}
 	if !store.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, p.remove(ctx)
 	}
 	return ctrl.Result{}, p.run(ctx,
 		p.releaseRetained,
 		p.resolveClass,
+		p.checkAllowed,
 		p.connect,
 		p.observe,
 		p.checkLoss,
 		p.checkOwnership,
 		p.plan,
+		p.observed,
 		p.guard,
 		p.claim,
 		p.apply,
@@ -94,6 +102,12 @@ type pass struct {
 	// gone: the finalizer is off, there is no status to write any more.
 	gone bool
 }
+
+// How a pass ends that does less than all, by what the spec asks.
+var (
+	errPaused   = errors.New("spec.managementPolicy is Paused: nothing is looked at and nothing is done, and the rest of the status is the last that was seen; set it to Full or Observe to go on")
+	errObserved = errors.New("spec.managementPolicy is Observe: both streams are as asked for, and nothing is to be done")
+)
 
 // run takes one step after the other until one fails.
 func (p *pass) run(ctx context.Context, steps ...func(context.Context) error) error {

@@ -50,7 +50,8 @@ func (p *pass) remove(ctx context.Context) error {
 		p.gone = true
 		return nil
 	}
-	if p.store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete {
+	// Who may only look deletes nothing.
+	if p.store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete && !p.observes() {
 		if err := p.run(ctx, p.resolveClass, p.connect, p.deleteStreams); err != nil {
 			return p.explainDeletion(err)
 		}

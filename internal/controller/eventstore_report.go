@@ -51,10 +51,13 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
 	}
 	fault, known := stream.AsFault(err)
-	if err != nil && !known {
+	switch {
+	case errors.Is(err, errPaused), errors.Is(err, errObserved):
+		known = true
+	case err != nil && !known:
 		fault = stream.Retrying(v1alpha1.ReasonProgressingWithRetry, "%w", err)
 	}
-	p.setConditions(fault)
+	p.setConditions(fault, err)
 	if err := p.writeStatus(ctx); outdated(err) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
 	} else if err != nil {
@@ -77,9 +80,17 @@ func stopping(ctx context.Context, err error) bool {
 	return err != nil && errors.Is(ctx.Err(), context.Canceled)
 }
 
-func (p *pass) setConditions(fault *stream.Fault) {
+func (p *pass) setConditions(fault *stream.Fault, err error) {
 	status := &p.store.Status
 	setOutcome(&status.Conditions, fault, "Both streams are as asked for, every replica is current, and the binding is written")
+	switch {
+	case errors.Is(err, errPaused):
+		// Nobody looks, so nobody knows; and only a person can change that.
+		setCondition(&status.Conditions, v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonPaused, err.Error())
+		setCondition(&status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonPaused, err.Error())
+	case errors.Is(err, errObserved):
+		setCondition(&status.Conditions, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonObserved, err.Error())
+	}
 	for _, always := range []string{v1alpha1.ConditionConnected, v1alpha1.ConditionReplicasCurrent} {
 		if meta.FindStatusCondition(status.Conditions, always) == nil {
 			setCondition(&status.Conditions, always, metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "Not seen yet")

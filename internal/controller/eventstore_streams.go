@@ -23,17 +23,21 @@ type liveStream = jetstream.StreamInfo
 
 // observe asks for both streams.
 func (p *pass) observe(ctx context.Context) error {
-	wanted, err := stream.Desired(p.store)
-	if err != nil {
-		return err
-	}
-	p.wanted, p.live = wanted, make([]*liveStream, len(wanted))
-	for i := range wanted {
-		if p.live[i], err = p.conn.Stream(ctx, wanted[i].Config.Name); err != nil {
+	names := []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
+	p.live = make([]*liveStream, len(names))
+	for i, name := range names {
+		var err error
+		if p.live[i], err = p.conn.Stream(ctx, name); err != nil {
 			return p.lostConnection(err)
 		}
 	}
-	return nil
+	defaults := p.class.Spec.Defaults
+	if p.live[0] != nil {
+		defaults.Storage = stream.StorageOf(p.live[0])
+	}
+	var err error
+	p.wanted, err = stream.Desired(p.store, defaults)
+	return err
 }
 
 // lostConnection tells of a connection that was lost after it was found.
@@ -76,7 +80,7 @@ func (p *pass) checkLoss(context.Context) error {
 	var losses []*stream.Loss
 	var messages []string
 	for i, wanted := range p.wanted {
-		if loss := stream.LossOf(p.seen(wanted.Role), p.live[i]); loss != nil {
+		if loss := stream.LossOf(p.seen(wanted.Role), p.live[i], time.Now()); loss != nil {
 			losses, messages = append(losses, loss), append(messages, loss.Message)
 		}
 	}
@@ -116,10 +120,13 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 			owner, _ := stream.RecordedOwner(p.live[i].Config.Metadata)
 			return p.conflict(ctx, owner, "stream "+name+" belongs to")
 		case stream.Nobodys:
-			return stream.Stalled(v1alpha1.ReasonNotOwned,
-				"stream %s exists and names no EventStore as its owner, so it is not touched: rename this EventStore, or delete or rename the stream if nobody needs it", name)
+			if p.store.Spec.AdoptionPolicy != v1alpha1.AdoptionAdopt {
+				return stream.Stalled(v1alpha1.ReasonNotOwned,
+					"stream %s exists and names no EventStore as its owner, so it is not touched: set spec.adoptionPolicy to Adopt to take it over with its %d messages, or rename this EventStore", name, p.live[i].State.Msgs)
+			}
+			p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, p.live[i].State.Msgs)
 		case stream.OursBefore:
-			p.tell(normal, "StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back", name)
+			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back with its %d messages", name, p.live[i].State.Msgs)
 		case stream.Ours:
 		}
 	}
@@ -127,6 +134,13 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 		return p.checkEldest(ctx)
 	}
 	return nil
+}
+
+// tellTaken tells of a stream that gets a new owner, once it does.
+func (p *pass) tellTaken(reason, action, format string, args ...any) {
+	if !p.observes() {
+		p.tell(normal, reason, action, format, args...)
+	}
 }
 
 // checkEldest lets only the oldest of the stores that name a stream create it.
@@ -162,14 +176,35 @@ func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) er
 // plan compares both streams with what is asked for, field by field.
 func (p *pass) plan(context.Context) error {
 	now := time.Now()
-	p.plans = make([]stream.Plan, len(p.wanted))
+	p.plans, p.store.Status.Plan = make([]stream.Plan, len(p.wanted)), nil
 	for i, wanted := range p.wanted {
 		p.plans[i] = stream.NewPlan(wanted, p.live[i], now)
+		p.store.Status.Plan = append(p.store.Status.Plan, p.plans[i].Status()...)
 	}
 	if !slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return len(plan.With(stream.DestroysData)) > 0 }) {
 		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
 	}
 	return nil
+}
+
+// observed ends a pass that may only look.
+func (p *pass) observed(context.Context) error {
+	if !p.observes() {
+		return nil
+	}
+	if !slices.Contains(p.live, nil) {
+		p.recordStreams()
+	}
+	if steps := p.store.Status.Plan; len(steps) > 0 {
+		return stream.Stalled(v1alpha1.ReasonObserved,
+			"spec.managementPolicy is Observe, and %d step(s) are not carried out, the first: %s of stream %s from %s to %s; status.plan has them all: set spec.managementPolicy to Full to carry them out",
+			len(steps), steps[0].Field, steps[0].Stream, steps[0].From, steps[0].To)
+	}
+	return errObserved
+}
+
+func (p *pass) observes() bool {
+	return p.store.Spec.ManagementPolicy == v1alpha1.ManagementObserve
 }
 
 // guard holds the whole plan back when any of it is impossible, or would destroy
@@ -195,7 +230,7 @@ func (p *pass) guardImpossible() error {
 }
 
 func (p *pass) guardPeers(ctx context.Context) error {
-	replicas := int(p.store.Spec.Replicas)
+	replicas := p.wanted[0].Config.Replicas
 	changes := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool {
 		return plan.Create() || plan.Changes(stream.FieldReplicas)
 	})
@@ -211,7 +246,7 @@ func (p *pass) guardPeers(ctx context.Context) error {
 		return nil
 	}
 	return stream.Stalled(v1alpha1.ReasonInsufficientPeers,
-		"spec.replicas is %d and the NATS system of EventStoreClass %s has %d server(s) with JetStream: set spec.replicas to %d at most, or add servers",
+		"%d replicas are asked for and the NATS system of EventStoreClass %s has %d server(s) with JetStream: set spec.replicas to %d at most, or add servers",
 		replicas, p.class.Name, peers, peers)
 }
 
@@ -229,7 +264,7 @@ func (p *pass) guardData(ctx context.Context) error {
 				return p.lostConnection(err)
 			}
 		}
-		held = append(held, fmt.Sprintf("%s of stream %s would destroy %s", steps[0], plan.Wanted.Config.Name, plan.Destroys(keepFrom)))
+		held = append(held, fmt.Sprintf("%s of stream %s %s", steps[0], plan.Wanted.Config.Name, plan.Destroys(keepFrom)))
 	}
 	if len(held) == 0 {
 		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
@@ -259,6 +294,7 @@ func (p *pass) apply(ctx context.Context) error {
 			p.tell(normal, "StreamUpdated", "UpdateStream", "Changed %s of stream %s", stepsText(plan.Steps), name)
 		}
 	}
+	p.store.Status.Plan = nil
 	p.recordStreams()
 	return nil
 }

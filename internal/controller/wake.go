@@ -52,6 +52,13 @@ func (r *EventStoreReconciler) storesOfClass(ctx context.Context, class client.O
 		r.requests(ctx, client.MatchingFields{indexClass: ""})...)
 }
 
+// storesOfNamespace are the stores in a namespace whose labels changed, which
+// classes select by. Labels that a namespace came with are seen by its stores
+// themselves.
+func (r *EventStoreReconciler) storesOfNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
+	return r.requests(ctx, client.InNamespace(namespace.GetName()))
+}
+
 // contenders are the other stores that name the streams of a store.
 func (r *EventStoreReconciler) contenders(ctx context.Context, store client.Object) []reconcile.Request {
 	var others []reconcile.Request
@@ -63,7 +70,7 @@ func (r *EventStoreReconciler) contenders(ctx context.Context, store client.Obje
 	return others
 }
 
-func (r *EventStoreReconciler) requests(ctx context.Context, matching client.MatchingFields) []reconcile.Request {
+func (r *EventStoreReconciler) requests(ctx context.Context, matching client.ListOption) []reconcile.Request {
 	var stores v1alpha1.EventStoreList
 	if err := r.List(ctx, &stores, matching); err != nil {
 		// Only a cache that has stopped cannot list.

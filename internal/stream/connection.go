@@ -30,6 +30,8 @@ const (
 // except that of a context that ended.
 type Conn struct {
 	nc *nats.Conn
+	// api is the prefix of the JetStream API.
+	api string
 
 	mu sync.Mutex
 	// denied is what the server said when it last refused a request for lack of
@@ -47,7 +49,7 @@ func dial(servers []string, credentials map[string][]byte, options ...nats.Optio
 	if err != nil {
 		return nil, &Fault{Handling: Stall, Reason: v1alpha1.ReasonCredentialsInvalid, Err: err}
 	}
-	c := &Conn{denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{}}
+	c := &Conn{api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{}}
 	options = append(options,
 		nats.Name("aether-operator"),
 		nats.Timeout(dialTimeout),

@@ -22,6 +22,8 @@ type Target struct {
 	// Class is the name of the EventStoreClass.
 	Class   string
 	Servers []string
+	// Domain is the JetStream domain, empty for that of the servers.
+	Domain string
 	// Credentials is the data of the Secret, nil for none.
 	Credentials map[string][]byte
 }
@@ -121,6 +123,9 @@ func (c *Connections) open(target Target) (*Conn, error) {
 		nats.DisconnectErrHandler(lost), nats.ReconnectHandler(found))
 	if err != nil {
 		return nil, err
+	}
+	if target.Domain != "" {
+		conn.api = "$JS." + target.Domain + ".API."
 	}
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
 	_, err = conn.nc.Subscribe(advisories, func(m *nats.Msg) {

@@ -1,6 +1,7 @@
 package stream_test
 
 import (
+	"cmp"
 	"errors"
 	"reflect"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -32,7 +34,7 @@ func orders(change ...func(*v1alpha1.EventStore)) *v1alpha1.EventStore {
 
 func desired(t *testing.T, store *v1alpha1.EventStore) []stream.Wanted {
 	t.Helper()
-	wanted, err := stream.Desired(store)
+	wanted, err := stream.Desired(store, v1alpha1.Defaults{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,9 +89,66 @@ func TestDesiredMemoryIsNotCompressed(t *testing.T) {
 	}
 }
 
+// What a store leaves out its class says, and what neither says Aether.
+func TestDesiredDefaults(t *testing.T) {
+	t.Parallel()
+	quantity := resource.MustParse("1Gi")
+	class := v1alpha1.Defaults{
+		Replicas: 5, Retention: v1alpha1.Retention{MaxAge: "7d", MaxBytes: &quantity}, Storage: v1alpha1.StorageMemory,
+		Compression: v1alpha1.CompressionNone, Placement: &v1alpha1.Placement{Tags: []string{"ssd"}},
+	}
+	empty := func(s *v1alpha1.EventStore) { s.Spec = v1alpha1.EventStoreSpec{} }
+	own := func(s *v1alpha1.EventStore) {
+		bytes := resource.MustParse("2Ki")
+		s.Spec = v1alpha1.EventStoreSpec{
+			Replicas: 3, Retention: v1alpha1.Retention{MaxAge: "1d", MaxBytes: &bytes}, Storage: v1alpha1.StorageFile,
+			Compression: v1alpha1.CompressionS2, Placement: &v1alpha1.Placement{Cluster: "east"}, DuplicateWindow: "1h",
+			Snapshots: v1alpha1.Snapshots{History: 9}, Protection: v1alpha1.ProtectionImmutable,
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(*v1alpha1.EventStore)
+		class  v1alpha1.Defaults
+		want   jetstream.StreamConfig
+	}{
+		"of Aether": {empty, v1alpha1.Defaults{}, jetstream.StreamConfig{
+			Replicas: 1, MaxAge: 365 * day, MaxBytes: -1, Compression: jetstream.S2Compression, Duplicates: 2 * time.Minute,
+		}},
+		"of the class": {empty, class, jetstream.StreamConfig{
+			Replicas: 5, MaxAge: 7 * day, MaxBytes: 1 << 30, Storage: jetstream.MemoryStorage, Duplicates: 2 * time.Minute,
+			Placement: &jetstream.Placement{Tags: []string{"ssd"}},
+		}},
+		"of the store": {own, class, jetstream.StreamConfig{
+			Replicas: 3, MaxAge: day, MaxBytes: 2048, Compression: jetstream.S2Compression, Duplicates: time.Hour,
+			Placement: &jetstream.Placement{Cluster: "east"}, DenyDelete: true, DenyPurge: true,
+		}},
+	} {
+		wanted, err := stream.Desired(orders(test.change), test.class)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := wanted[0].Config
+		got = jetstream.StreamConfig{
+			Replicas: got.Replicas, MaxAge: got.MaxAge, MaxBytes: got.MaxBytes, Storage: got.Storage, Compression: got.Compression,
+			Duplicates: got.Duplicates, Placement: got.Placement, DenyDelete: got.DenyDelete, DenyPurge: got.DenyPurge,
+		}
+		if !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%s: events are %+v, want %+v", name, got, test.want)
+		}
+		// Snapshots do not expire, are not limited, and can be erased.
+		snapshots := wanted[1].Config
+		if snapshots.MaxAge != 0 || snapshots.MaxBytes != -1 || snapshots.DenyDelete || snapshots.Replicas != test.want.Replicas || snapshots.Storage != test.want.Storage {
+			t.Errorf("%s: snapshots are %+v", name, snapshots)
+		}
+		if want := int64(cmp.Or(orders(test.change).Spec.Snapshots.History, 1)); snapshots.MaxMsgsPerSubject != want {
+			t.Errorf("%s: %d snapshots are kept, want %d", name, snapshots.MaxMsgsPerSubject, want)
+		}
+	}
+}
+
 func TestDesiredOfAnInvalidSpec(t *testing.T) {
 	t.Parallel()
-	_, err := stream.Desired(orders(func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "293y" }))
+	_, err := stream.Desired(orders(func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "293y" }), v1alpha1.Defaults{})
 	fault, ok := stream.AsFault(err)
 	if !ok || fault.Handling != stream.Stall || fault.Reason != v1alpha1.ReasonInvalidSpec {
 		t.Errorf("%v", err)
@@ -177,12 +236,14 @@ func TestPlanEffects(t *testing.T) {
 			held(l)
 			l.Config.MaxMsgsPerSubject, l.State.NumSubjects = 5, 10
 		}, "maxMessagesPerSubject", stream.Safe},
-		"replicas":          {0, func(l *jetstream.StreamInfo) { l.Config.Replicas = 5 }, "replicas", stream.Safe},
-		"storage":           {0, func(l *jetstream.StreamInfo) { l.Config.Storage = jetstream.MemoryStorage }, "storage", stream.Impossible},
-		"from a work queue": {0, func(l *jetstream.StreamInfo) { l.Config.Retention = jetstream.WorkQueuePolicy }, "retention", stream.Impossible},
-		"from interest":     {0, func(l *jetstream.StreamInfo) { l.Config.Retention = jetstream.InterestPolicy }, "retention", stream.Safe},
-		"from sealed":       {0, func(l *jetstream.StreamInfo) { l.Config.Sealed = true }, "sealed", stream.Impossible},
-		"from message TTLs": {0, func(l *jetstream.StreamInfo) { l.Config.AllowMsgTTL = true }, "allowMessageTTL", stream.Impossible},
+		"replicas":                    {0, func(l *jetstream.StreamInfo) { l.Config.Replicas = 5 }, "replicas", stream.Safe},
+		"storage":                     {0, func(l *jetstream.StreamInfo) { l.Config.Storage = jetstream.MemoryStorage }, "storage", stream.Impossible},
+		"from a work queue":           {0, func(l *jetstream.StreamInfo) { l.Config.Retention = jetstream.WorkQueuePolicy }, "retention", stream.Impossible},
+		"from interest":               {0, func(l *jetstream.StreamInfo) { l.Config.Retention = jetstream.InterestPolicy }, "retention", stream.Safe},
+		"smaller than what is stored": {0, func(l *jetstream.StreamInfo) { held(l); l.Config.MaxBytes = 1 << 40 }, "maxBytes", stream.Safe},
+		"not immutable any more":      {0, func(l *jetstream.StreamInfo) { l.Config.DenyPurge = true }, "denyPurge", stream.Impossible},
+		"from sealed":                 {0, func(l *jetstream.StreamInfo) { l.Config.Sealed = true }, "sealed", stream.Impossible},
+		"from message TTLs":           {0, func(l *jetstream.StreamInfo) { l.Config.AllowMsgTTL = true }, "allowMessageTTL", stream.Impossible},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -198,6 +259,46 @@ func TestPlanEffects(t *testing.T) {
 	}
 }
 
+// A full store refuses new events; one that is made smaller than what it holds
+// would lose the oldest.
+func TestPlanOfFewerBytes(t *testing.T) {
+	t.Parallel()
+	bytes := resource.MustParse("400")
+	wanted := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxBytes = &bytes }))[0]
+	for held, want := range map[uint64]stream.Effect{399: stream.Safe, 400: stream.Safe, 401: stream.DestroysData, 1000: stream.DestroysData} {
+		live := liveAs(wanted)
+		live.Config.MaxBytes = -1
+		live.State = jetstream.StreamState{Msgs: 10, Bytes: held, FirstSeq: 11, LastSeq: 20, FirstTime: created, LastTime: created}
+		plan := stream.NewPlan(wanted, live, created)
+		if len(plan.Steps) != 1 || plan.Steps[0].Effect != want {
+			t.Errorf("%d bytes are stored: steps %+v, want effect %d", held, plan.Steps, want)
+		}
+		if held == 1000 {
+			if got, want := plan.Destroys(0), (stream.Destroyed{Messages: 6, OfMessages: 10, Bytes: 600, OfBytes: 1000, Kept: true}); got != want {
+				t.Errorf("destroys %v, want %v", got, want)
+			}
+		}
+	}
+}
+
+func TestPlanStatus(t *testing.T) {
+	t.Parallel()
+	wanted := desired(t, orders())[0]
+	live := liveAs(wanted)
+	live.Config.Storage, live.Config.Replicas = jetstream.MemoryStorage, 1
+	got := stream.NewPlan(wanted, live, created).Status()
+	want := []v1alpha1.PlanStep{
+		{Stream: "shop_orders", Field: "storage", From: "Memory", To: "File", Effect: v1alpha1.EffectImpossible},
+		{Stream: "shop_orders", Field: "replicas", From: "1", To: "3", Effect: v1alpha1.EffectSafe},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("status %+v, want %+v", got, want)
+	}
+	if got := stream.NewPlan(wanted, nil, created).Status(); len(got) != 1 || got[0].Field != "stream" || got[0].To != "created" {
+		t.Errorf("status of a stream that is absent: %+v", got)
+	}
+}
+
 func TestDestroys(t *testing.T) {
 	t.Parallel()
 	now := created.Add(100 * day)
@@ -207,11 +308,11 @@ func TestDestroys(t *testing.T) {
 	live.State = jetstream.StreamState{Msgs: 10, Bytes: 1000, FirstSeq: 11, LastSeq: 20, FirstTime: now.Add(-60 * day)}
 	plan := stream.NewPlan(wanted, live, now)
 	for keepFrom, want := range map[uint64]stream.Destroyed{
-		11: {0, 10, 0, 1000},
-		15: {4, 10, 400, 1000},
-		21: {10, 10, 1000, 1000},
+		11: {0, 10, 0, 1000, false},
+		15: {4, 10, 400, 1000, false},
+		21: {10, 10, 1000, 1000, false},
 		// More sequences than messages: some were deleted before.
-		99: {10, 10, 1000, 1000},
+		99: {10, 10, 1000, 1000, false},
 	} {
 		if got := plan.Destroys(keepFrom); got != want {
 			t.Errorf("first kept %d: %v, want %v", keepFrom, got, want)
@@ -300,6 +401,26 @@ func TestLossOf(t *testing.T) {
 	live := func(at time.Time, last uint64) *jetstream.StreamInfo {
 		return &jetstream.StreamInfo{Created: at, State: jetstream.StreamState{LastSeq: last}}
 	}
+	aged := func(age string) func(*v1alpha1.StreamStatus) *v1alpha1.StreamStatus {
+		return func(s *v1alpha1.StreamStatus) *v1alpha1.StreamStatus {
+			s.Role, s.MaxAge, s.LastTime = v1alpha1.StreamRoleEvents, age, &metav1.Time{Time: created}
+			return s
+		}
+	}
+	// An hour has gone since.
+	young, old := aged("2h"), aged("30m")
+	snapshots := func(s *v1alpha1.StreamStatus) *v1alpha1.StreamStatus {
+		s.Role, s.MaxAge = v1alpha1.StreamRoleSnapshots, "0"
+		return s
+	}
+	purgedAt := func(l *jetstream.StreamInfo, first uint64) *jetstream.StreamInfo {
+		l.State.FirstSeq = first
+		return l
+	}
+	holding := func(l *jetstream.StreamInfo) *jetstream.StreamInfo {
+		l.State.Msgs = l.State.LastSeq - l.State.FirstSeq + 1
+		return l
+	}
 	tests := map[string]struct {
 		seen *v1alpha1.StreamStatus
 		live *jetstream.StreamInfo
@@ -311,6 +432,12 @@ func TestLossOf(t *testing.T) {
 		"purged keeps its sequence":    {seen(5), live(created, 5), ""},
 		"gone":                         {seen(5), nil, v1alpha1.ReasonStreamMissing},
 		"gone when empty":              {seen(0), nil, ""},
+		"purged":                       {young(seen(5)), purgedAt(live(created, 5), 6), v1alpha1.ReasonStreamPurged},
+		"purged, and written to since": {young(seen(5)), holding(purgedAt(live(created, 9), 6)), v1alpha1.ReasonStreamPurged},
+		"purged in part":               {young(seen(5)), holding(purgedAt(live(created, 5), 5)), ""},
+		"expired":                      {old(seen(5)), purgedAt(live(created, 5), 6), ""},
+		"snapshots purged":             {snapshots(seen(5)), purgedAt(live(created, 5), 6), v1alpha1.ReasonStreamPurged},
+		"snapshots replaced":           {snapshots(seen(5)), holding(purgedAt(live(created, 9), 7)), ""},
 		"made again":                   {seen(5), live(created.Add(time.Second), 0), v1alpha1.ReasonStreamRecreated},
 		"made again and fuller":        {seen(5), live(created.Add(time.Second), 9), v1alpha1.ReasonStreamRecreated},
 		"made again when empty":        {seen(0), live(created.Add(time.Second), 0), ""},
@@ -321,7 +448,7 @@ func TestLossOf(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := ""
-			if loss := stream.LossOf(test.seen, test.live); loss != nil {
+			if loss := stream.LossOf(test.seen, test.live, created.Add(time.Hour)); loss != nil {
 				got = loss.Reason
 			}
 			if got != test.want {

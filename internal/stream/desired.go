@@ -2,7 +2,6 @@ package stream
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -12,14 +11,8 @@ import (
 
 const (
 	// schema is the version of what is stored and how; see MetadataSchema.
-	schema = "1"
-	// duplicateWindow is how long JetStream remembers the id of an event. Longer
-	// costs the servers memory for each event; what comes again later is found
-	// through the actor's own events.
-	duplicateWindow = 2 * time.Minute
-	// snapshotHistory is how many snapshots of an actor are kept.
-	snapshotHistory = 1
-	unlimited       = -1
+	schema    = "1"
+	unlimited = -1
 )
 
 // Wanted is one stream as an EventStore asks for it.
@@ -28,31 +21,34 @@ type Wanted struct {
 	Config jetstream.StreamConfig
 }
 
-// Desired gives the streams that an EventStore asks for, events first. Every
-// field that is ours is set, none is left to a default of server or client. An
-// error is a Fault: the spec asks for something that cannot be.
-func Desired(store *v1alpha1.EventStore) ([]Wanted, error) {
-	maxAge, err := ParseMaxAge(store.Spec.Retention.MaxAge)
+// Desired gives the streams that an EventStore of a class with defaults asks
+// for, events first. Every field that is ours is set, none is left to a default of
+// server or client. An error is a Fault: the spec asks for something that cannot
+// be.
+func Desired(store *v1alpha1.EventStore, defaults v1alpha1.Defaults) ([]Wanted, error) {
+	s, err := settingsOf(&store.Spec, defaults)
 	if err != nil {
 		return nil, &Fault{Handling: Stall, Reason: v1alpha1.ReasonInvalidSpec, Err: err}
 	}
 	return []Wanted{
-		{Role: v1alpha1.StreamRoleEvents, Config: eventsConfig(store, maxAge)},
-		{Role: v1alpha1.StreamRoleSnapshots, Config: snapshotsConfig(store)},
+		{Role: v1alpha1.StreamRoleEvents, Config: eventsConfig(store, s)},
+		{Role: v1alpha1.StreamRoleSnapshots, Config: snapshotsConfig(store, s)},
 	}, nil
 }
 
-func eventsConfig(store *v1alpha1.EventStore, maxAge time.Duration) jetstream.StreamConfig {
+func eventsConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamConfig {
 	name := store.EventsStreamName()
-	config := commonConfig(store)
+	config := commonConfig(store, s)
 	config.Name = name
 	config.Description = fmt.Sprintf("Events of EventStore %s in namespace %s", store.Name, store.Namespace)
 	config.Subjects = []string{layout.EventsSubjects(name)}
-	config.MaxAge = maxAge
-	if maxAge != 0 {
+	config.MaxAge = s.maxAge
+	if s.maxAge != 0 {
 		// JetStream allows no window longer than the events themselves are kept.
-		config.Duplicates = min(duplicateWindow, maxAge)
+		config.Duplicates = min(s.duplicateWindow, s.maxAge)
 	}
+	config.MaxBytes = s.maxBytes
+	config.DenyDelete, config.DenyPurge = s.immutable, s.immutable
 	config.MaxMsgsPerSubject = unlimited
 	// A full store refuses new events and never drops old ones.
 	config.Discard = jetstream.DiscardNew
@@ -65,12 +61,14 @@ func eventsConfig(store *v1alpha1.EventStore, maxAge time.Duration) jetstream.St
 	return config
 }
 
-func snapshotsConfig(store *v1alpha1.EventStore) jetstream.StreamConfig {
-	config := commonConfig(store)
+// snapshotsConfig: a snapshot can always be made again of events, so that it may
+// be erased where they may not.
+func snapshotsConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamConfig {
+	config := commonConfig(store, s)
 	config.Name = store.SnapshotsStreamName()
 	config.Description = fmt.Sprintf("Snapshots of EventStore %s in namespace %s", store.Name, store.Namespace)
 	config.Subjects = []string{layout.SnapshotsSubjects(store.EventsStreamName())}
-	config.MaxMsgsPerSubject = snapshotHistory
+	config.MaxMsgsPerSubject = s.history
 	config.Discard = jetstream.DiscardOld
 	return config
 }
@@ -78,24 +76,26 @@ func snapshotsConfig(store *v1alpha1.EventStore) jetstream.StreamConfig {
 // commonConfig is what both streams share. Roll-ups, schedules and message TTLs
 // stay off: each lets a client that may publish to one subject reach others or
 // remove what is stored.
-func commonConfig(store *v1alpha1.EventStore) jetstream.StreamConfig {
+func commonConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamConfig {
 	config := jetstream.StreamConfig{
 		Retention:    jetstream.LimitsPolicy,
 		MaxConsumers: unlimited,
 		MaxMsgs:      unlimited,
 		MaxBytes:     unlimited,
 		MaxMsgSize:   unlimited,
-		Duplicates:   duplicateWindow,
-		Replicas:     int(store.Spec.Replicas),
+		Duplicates:   s.duplicateWindow,
+		Replicas:     s.replicas,
 		Storage:      jetstream.FileStorage,
-		Compression:  jetstream.S2Compression,
+		Placement:    s.placement,
 		AllowDirect:  true,
 		Metadata:     OwnerOf(store).metadata(),
 	}
-	if store.Spec.Storage == v1alpha1.StorageMemory {
-		config.Storage = jetstream.MemoryStorage
+	switch {
+	case s.storage == v1alpha1.StorageMemory:
 		// Only files are compressed.
-		config.Compression = jetstream.NoCompression
+		config.Storage = jetstream.MemoryStorage
+	case s.compression == v1alpha1.CompressionS2:
+		config.Compression = jetstream.S2Compression
 	}
 	return config
 }

@@ -40,7 +40,7 @@ type Account struct {
 // Account asks for the JetStream account.
 func (c *Conn) Account(ctx context.Context) (Account, error) {
 	var info jetstream.AccountInfo
-	if err := c.request(ctx, "$JS.API.INFO", nil, &info); err != nil {
+	if err := c.request(ctx, c.api+"INFO", nil, &info); err != nil {
 		return Account{}, apiFault("read the JetStream account", err)
 	}
 	return Account{APILevel: info.API.Level}, nil
@@ -49,7 +49,7 @@ func (c *Conn) Account(ctx context.Context) (Account, error) {
 // Stream asks for a stream. Nil without an error: there is none.
 func (c *Conn) Stream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
 	var info jetstream.StreamInfo
-	if err := c.request(ctx, "$JS.API.STREAM.INFO."+name, nil, &info); err != nil {
+	if err := c.request(ctx, c.api+"STREAM.INFO."+name, nil, &info); err != nil {
 		if hasCode(err, errStreamNotFound) {
 			return nil, nil
 		}
@@ -70,7 +70,7 @@ type streamRequest struct {
 // is deleted again.
 func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
 	var info jetstream.StreamInfo
-	if err := c.request(ctx, "$JS.API.STREAM.CREATE."+config.Name, streamRequest{config, true}, &info); err != nil {
+	if err := c.request(ctx, c.api+"STREAM.CREATE."+config.Name, streamRequest{config, true}, &info); err != nil {
 		return nil, apiFault("create stream "+config.Name, err)
 	}
 	if info.State.Msgs == 0 && info.State.LastSeq == 0 {
@@ -86,7 +86,7 @@ func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jets
 // Update changes the configuration of a stream.
 func (c *Conn) Update(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
 	var info jetstream.StreamInfo
-	if err := c.request(ctx, "$JS.API.STREAM.UPDATE."+config.Name, streamRequest{config, true}, &info); err != nil {
+	if err := c.request(ctx, c.api+"STREAM.UPDATE."+config.Name, streamRequest{config, true}, &info); err != nil {
 		return nil, apiFault("update stream "+config.Name, err)
 	}
 	return &info, nil
@@ -95,7 +95,7 @@ func (c *Conn) Update(ctx context.Context, config jetstream.StreamConfig) (*jets
 // Delete deletes a stream with all it holds. One that is gone already is no error.
 func (c *Conn) Delete(ctx context.Context, name string) error {
 	var done struct{}
-	if err := c.request(ctx, "$JS.API.STREAM.DELETE."+name, nil, &done); err != nil && !hasCode(err, errStreamNotFound) {
+	if err := c.request(ctx, c.api+"STREAM.DELETE."+name, nil, &done); err != nil && !hasCode(err, errStreamNotFound) {
 		return apiFault("delete stream "+name, err)
 	}
 	return nil
@@ -114,7 +114,7 @@ func (c *Conn) FirstSince(ctx context.Context, info *jetstream.StreamInfo, since
 		} `json:"message"`
 	}
 	name := info.Config.Name
-	err := c.request(ctx, "$JS.API.STREAM.MSG.GET."+name, query, &found)
+	err := c.request(ctx, c.api+"STREAM.MSG.GET."+name, query, &found)
 	if hasCode(err, int(jetstream.JSErrCodeMessageNotFound)) {
 		return info.State.LastSeq + 1, nil
 	}

@@ -32,6 +32,29 @@ type Step struct {
 	Effect          Effect
 }
 
+// effectNames are the effects as a status tells them.
+var effectNames = map[Effect]v1alpha1.Effect{
+	Safe: v1alpha1.EffectSafe, DestroysData: v1alpha1.EffectDestroysData, Impossible: v1alpha1.EffectImpossible,
+}
+
+// maxText is what a status takes of a value.
+const maxText = 1024
+
+// Status is a plan as a status tells it.
+func (p Plan) Status() []v1alpha1.PlanStep {
+	name := p.Wanted.Config.Name
+	if p.Create() {
+		return []v1alpha1.PlanStep{{Stream: name, Field: "stream", From: "absent", To: "created", Effect: v1alpha1.EffectSafe}}
+	}
+	var steps []v1alpha1.PlanStep
+	for _, s := range p.Steps {
+		steps = append(steps, v1alpha1.PlanStep{
+			Stream: name, Field: s.Field, From: s.From[:min(len(s.From), maxText)], To: s.To[:min(len(s.To), maxText)], Effect: effectNames[s.Effect],
+		})
+	}
+	return steps
+}
+
 // String reads as "maxAge from 365d to 30d".
 func (s Step) String() string { return fmt.Sprintf("%s from %s to %s", s.Field, s.From, s.To) }
 
@@ -83,6 +106,7 @@ func serverMetadata(key string) bool { return strings.HasPrefix(key, "_nats.") }
 const (
 	FieldReplicas = "replicas"
 	FieldMaxAge   = "maxAge"
+	fieldMaxBytes = "maxBytes"
 )
 
 // NewPlan compares field by field. The time decides which messages a shorter
@@ -122,7 +146,7 @@ var fields = []field{
 	{"retention", func(c *jetstream.StreamConfig) string { return c.Retention.String() }, retentionEffect},
 	{"maxConsumers", func(c *jetstream.StreamConfig) string { return strconv.Itoa(c.MaxConsumers) }, nil},
 	{"maxMessages", func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxMsgs, 10) }, nil},
-	{"maxBytes", func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxBytes, 10) }, nil},
+	{fieldMaxBytes, func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxBytes, 10) }, maxBytesEffect},
 	{"maxMessagesPerSubject", func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxMsgsPerSubject, 10) }, historyEffect},
 	{"maxMessageSize", func(c *jetstream.StreamConfig) string { return strconv.Itoa(int(c.MaxMsgSize)) }, nil},
 	{"discard", func(c *jetstream.StreamConfig) string { return c.Discard.String() }, nil},
@@ -136,8 +160,8 @@ var fields = []field{
 	{"mirror", func(c *jetstream.StreamConfig) string { return text(c.Mirror) }, nil},
 	{"sources", func(c *jetstream.StreamConfig) string { return text(c.Sources) }, nil},
 	{"sealed", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.Sealed) }, always(Impossible)},
-	{"denyDelete", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.DenyDelete) }, always(Impossible)},
-	{"denyPurge", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.DenyPurge) }, always(Impossible)},
+	{"denyDelete", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.DenyDelete) }, denyEffect(func(c *jetstream.StreamConfig) bool { return c.DenyDelete })},
+	{"denyPurge", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.DenyPurge) }, denyEffect(func(c *jetstream.StreamConfig) bool { return c.DenyPurge })},
 	{"allowRollup", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowRollup) }, nil},
 	{"compression", func(c *jetstream.StreamConfig) string { return c.Compression.String() }, nil},
 	{"subjectTransform", func(c *jetstream.StreamConfig) string { return text(c.SubjectTransform) }, nil},
@@ -173,6 +197,34 @@ func maxAgeEffect(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, no
 	return Safe
 }
 
+// maxBytesEffect: a stream that discards what is new keeps what it has and takes
+// no more, and one that discards what is old drops it. Neither is to come as a
+// surprise.
+func maxBytesEffect(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, _ time.Time) Effect {
+	if excess(wanted, live) > 0 {
+		return DestroysData
+	}
+	return Safe
+}
+
+// excess is how many bytes are more than wanted.
+func excess(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo) uint64 {
+	if wanted.MaxBytes < 0 {
+		return 0
+	}
+	return live.State.Bytes - min(uint64(wanted.MaxBytes), live.State.Bytes)
+}
+
+// denyEffect: what was denied once is denied for ever.
+func denyEffect(denied func(*jetstream.StreamConfig) bool) func(*jetstream.StreamConfig, *jetstream.StreamInfo, time.Time) Effect {
+	return func(_ *jetstream.StreamConfig, live *jetstream.StreamInfo, _ time.Time) Effect {
+		if denied(&live.Config) {
+			return Impossible
+		}
+		return Safe
+	}
+}
+
 func historyEffect(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, _ time.Time) Effect {
 	if surplus(wanted, live) > 0 {
 		return DestroysData
@@ -196,6 +248,8 @@ type Destroyed struct {
 	Messages, OfMessages uint64
 	// Bytes is in proportion: the server does not tell the size of a range.
 	Bytes, OfBytes uint64
+	// Kept: the server keeps them and refuses every new one.
+	Kept bool
 }
 
 // Destroys counts what the plan would destroy. keepFrom is the sequence of the
@@ -205,9 +259,16 @@ func (p Plan) Destroys(keepFrom uint64) Destroyed {
 	state := p.Live.State
 	d := Destroyed{OfMessages: state.Msgs, OfBytes: state.Bytes}
 	for _, step := range p.With(DestroysData) {
-		gone := surplus(&p.Wanted.Config, p.Live)
-		if step.Field == FieldMaxAge && keepFrom > state.FirstSeq {
-			gone = min(keepFrom-state.FirstSeq, state.Msgs)
+		gone := uint64(0)
+		switch step.Field {
+		case FieldMaxAge:
+			gone = min(keepFrom-min(state.FirstSeq, keepFrom), state.Msgs)
+		case fieldMaxBytes:
+			// In proportion, and at least one.
+			gone = max(1, uint64(float64(state.Msgs)*float64(excess(&p.Wanted.Config, p.Live))/float64(state.Bytes)))
+			d.Kept = p.Live.Config.Discard == jetstream.DiscardNew && len(p.With(DestroysData)) == 1
+		default:
+			gone = surplus(&p.Wanted.Config, p.Live)
 		}
 		d.Messages = max(d.Messages, gone)
 	}
@@ -217,14 +278,21 @@ func (p Plan) Destroys(keepFrom uint64) Destroyed {
 	return d
 }
 
-// String reads as "2 of 10 messages, about 400 of 2000 bytes".
+// String reads as "would destroy 2 of 10 messages, about 400 of 2000 bytes".
 func (d Destroyed) String() string {
-	return fmt.Sprintf("%d of %d messages, about %d of %d bytes", d.Messages, d.OfMessages, d.Bytes, d.OfBytes)
+	share := fmt.Sprintf("%d of %d messages, about %d of %d bytes", d.Messages, d.OfMessages, d.Bytes, d.OfBytes)
+	if d.Kept {
+		return "would leave no room for " + share + ", so that every new event is refused"
+	}
+	return "would destroy " + share
 }
 
 // WayOut says what to do about a change that is impossible.
 func (s Step) WayOut() string {
-	if s.Field == "storage" {
+	switch s.Field {
+	case "denyDelete", "denyPurge":
+		return "set spec.protection to Immutable, which the stream is and stays, or copy the events to an EventStore of another name"
+	case "storage":
 		return "set spec.storage to what the stream has, in a new EventStore, or copy the events to an EventStore of another name"
 	}
 	return "copy the stream to a new one without this setting, or delete the stream if its messages are not needed"

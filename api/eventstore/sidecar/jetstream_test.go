@@ -49,7 +49,7 @@ func jetStreamStore(t *testing.T, nc *nats.Conn, replicas int) server.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted, err := stream.Desired(resource)
+	wanted, err := stream.Desired(resource, v1alpha1.Defaults{})
 	if err != nil {
 		t.Fatal(err)
 	}
