@@ -29,22 +29,23 @@ func (p *pass) bind(ctx context.Context) error {
 	existing := &corev1.Secret{}
 	err = p.Get(ctx, key, existing)
 	if apierrors.IsNotFound(err) {
+		if err = p.createBinding(ctx, key, data); !apierrors.IsAlreadyExists(err) {
+			return p.bound(name, err)
+		}
 		// The cache holds only Secrets of the type of a binding.
 		err = p.secrets.Get(ctx, key, existing)
 	}
-	switch {
-	case apierrors.IsNotFound(err):
-		err = p.createBinding(ctx, key, data)
-	case err != nil:
-		return fmt.Errorf("read the binding Secret %s: %w", key, err)
-	default:
-		err = p.updateBinding(ctx, existing, data)
-	}
 	if err != nil {
-		return err
+		return fmt.Errorf("read the binding Secret %s: %w", key, err)
 	}
-	p.store.Status.Binding = &v1alpha1.Binding{Name: name}
-	return nil
+	return p.bound(name, p.updateBinding(ctx, existing, data))
+}
+
+func (p *pass) bound(name string, err error) error {
+	if err == nil {
+		p.store.Status.Binding = &v1alpha1.Binding{Name: name}
+	}
+	return err
 }
 
 // bindingData is what a workload needs, and nothing of the operator's own.
@@ -102,7 +103,9 @@ func (p *pass) createBinding(ctx context.Context, key client.ObjectKey, data map
 	if err := p.Create(ctx, secret); err != nil {
 		return fmt.Errorf("create the binding Secret %s: %w", key, err)
 	}
-	p.tell(normal, "BindingWritten", "WriteBinding", "Wrote Secret %s", key.Name)
+	if p.store.Status.Binding != nil {
+		p.tell(normal, "BindingWritten", "WriteBinding", "Wrote Secret %s again", key.Name)
+	}
 	return nil
 }
 

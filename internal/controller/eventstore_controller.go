@@ -97,6 +97,8 @@ type pass struct {
 	plans  []stream.Plan
 	// live are the streams in the order of wanted, nil for one that is absent.
 	live []*liveStream
+	// listed: the streams were not asked for one by one.
+	listed bool
 	// told are the Events to send once the status is written.
 	told []told
 	// gone: the finalizer is off, there is no status to write any more.

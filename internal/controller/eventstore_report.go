@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -67,7 +68,16 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	if err != nil && !known {
 		return ctrl.Result{}, err
 	}
+	if p.swept(fault) {
+		return ctrl.Result{}, nil
+	}
 	return ctrl.Result{RequeueAfter: pause(p.store.Status.Conditions, fault, p.resync)}, nil
+}
+
+// swept: nothing is to be done for the store, and the sweep of its class wakes it
+// when that changes.
+func (p *pass) swept(fault *stream.Fault) bool {
+	return fault == nil && p.conn != nil && p.conn.CanList()
 }
 
 // outdated: the cache was behind what the API server has. Nothing is wrong, and
@@ -104,8 +114,13 @@ func (p *pass) setConditions(fault *stream.Fault, err error) {
 // tellOutcome makes an Event of a Ready that became another.
 func (p *pass) tellOutcome(fault *stream.Fault) {
 	ready, changed := readyChange(p.before.Status.Conditions, p.store.Status.Conditions)
+	created := p.created()
+	if len(created) > 0 {
+		// One Event, and not one for each part: thousands of stores may come at once.
+		p.tell(normal, "StreamsCreated", "CreateStreams", "Created %s; %s", strings.Join(created, " and "), ready.Message)
+	}
 	switch {
-	case !changed:
+	case !changed, fault == nil && len(created) > 0:
 	case fault == nil:
 		p.tell(normal, ready.Reason, "Reconcile", "%s", ready.Message)
 	case fault.Handling != stream.Wait:
@@ -118,8 +133,7 @@ func (p *pass) writeStatus(ctx context.Context) error {
 	if equality.Semantic.DeepEqual(p.before.Status, p.store.Status) {
 		return nil
 	}
-	patch := client.MergeFromWithOptions(p.before, client.MergeFromWithOptimisticLock{})
-	if err := p.Status().Patch(ctx, p.store.DeepCopy(), patch); err != nil {
+	if err := p.Status().Update(ctx, p.store.DeepCopy()); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("write the status of EventStore %s: %w", client.ObjectKeyFromObject(p.store), err))
 	}
 	return nil

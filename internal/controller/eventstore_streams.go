@@ -21,9 +21,16 @@ import (
 
 type liveStream = jetstream.StreamInfo
 
-// observe asks for both streams.
+// observe sees both streams. Where a listing that is seconds old shows them just
+// as they should be, it is not asked for them.
 func (p *pass) observe(ctx context.Context) error {
 	names := []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
+	if listed, ok := p.conn.Listed(ctx, names...); ok && !slices.Contains(listed, nil) {
+		if p.wanted, p.live = wantedOf(p.store, p.class, listed), listed; isSettled(p.store, p.wanted, listed) {
+			p.listed = true
+			return nil
+		}
+	}
 	p.live = make([]*liveStream, len(names))
 	for i, name := range names {
 		var err error
@@ -31,13 +38,45 @@ func (p *pass) observe(ctx context.Context) error {
 			return p.lostConnection(err)
 		}
 	}
-	defaults := p.class.Spec.Defaults
-	if p.live[0] != nil {
-		defaults.Storage = stream.StorageOf(p.live[0])
-	}
 	var err error
-	p.wanted, err = stream.Desired(p.store, defaults)
+	p.wanted, err = stream.Desired(p.store, defaultsFor(p.class, p.live[0]))
 	return err
+}
+
+// defaultsFor are the defaults of a class for a store whose stream of events is
+// live, nil for one that does not exist yet.
+func defaultsFor(class *v1alpha1.EventStoreClass, live *liveStream) v1alpha1.Defaults {
+	defaults := class.Spec.Defaults
+	if live != nil {
+		defaults.Storage = stream.StorageOf(live)
+	}
+	return defaults
+}
+
+// wantedOf is what a store asks for, nil where that cannot be.
+func wantedOf(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, live []*liveStream) []stream.Wanted {
+	wanted, err := stream.Desired(store, defaultsFor(class, live[0]))
+	if err != nil {
+		return nil
+	}
+	return wanted
+}
+
+// isSettled says whether the streams of a store are just as they should be.
+func isSettled(store *v1alpha1.EventStore, wanted []stream.Wanted, live []*liveStream) bool {
+	if wanted == nil || slices.Contains(live, nil) {
+		return false
+	}
+	now := time.Now()
+	for i, w := range wanted {
+		seen := streamStatus(store, w.Role)
+		current, _ := stream.ReplicasCurrent(live[i])
+		if !current || stream.OwnershipOf(stream.OwnerOf(store), live[i], seen) != stream.Ours ||
+			stream.LossOf(seen, live[i], now) != nil || !stream.NewPlan(w, live[i], now).Settled() {
+			return false
+		}
+	}
+	return true
 }
 
 // lostConnection tells of a connection that was lost after it was found.
@@ -51,9 +90,13 @@ func (p *pass) lostConnection(err error) error {
 
 // seen is what the status records of a stream, nil for nothing.
 func (p *pass) seen(role v1alpha1.StreamRole) *v1alpha1.StreamStatus {
-	for i := range p.store.Status.Streams {
-		if p.store.Status.Streams[i].Role == role {
-			return &p.store.Status.Streams[i]
+	return streamStatus(p.store, role)
+}
+
+func streamStatus(store *v1alpha1.EventStore, role v1alpha1.StreamRole) *v1alpha1.StreamStatus {
+	for i := range store.Status.Streams {
+		if store.Status.Streams[i].Role == role {
+			return &store.Status.Streams[i]
 		}
 	}
 	return nil
@@ -278,20 +321,27 @@ func (p *pass) guardData(ctx context.Context) error {
 
 // apply carries the plans out.
 func (p *pass) apply(ctx context.Context) error {
+	if p.plans[0].Create() {
+		// Before the stream is there, so that its first event cannot be missed.
+		if _, err := p.watchFirstEvent(); err != nil {
+			return err
+		}
+	}
 	for i, plan := range p.plans {
-		name := plan.Wanted.Config.Name
 		var err error
 		switch {
 		case plan.Create():
 			if p.live[i], err = p.conn.Create(ctx, plan.Config()); err != nil {
 				return p.lostConnection(err)
 			}
-			p.tellCreated(plan)
+			p.plans[i].Answer = p.live[i]
+			p.tellMissing(plan)
 		case !plan.Settled():
 			if p.live[i], err = p.conn.Update(ctx, plan.Config()); err != nil {
 				return p.lostConnection(err)
 			}
-			p.tell(normal, "StreamUpdated", "UpdateStream", "Changed %s of stream %s", stepsText(plan.Steps), name)
+			p.plans[i].Answer = p.live[i]
+			p.tellChanged(plan)
 		}
 	}
 	p.store.Status.Plan = nil
@@ -299,13 +349,31 @@ func (p *pass) apply(ctx context.Context) error {
 	return nil
 }
 
-func (p *pass) tellCreated(plan stream.Plan) {
-	name := plan.Wanted.Config.Name
+// tellMissing tells of a stream that is made again; see tellCreated for one that
+// is new.
+func (p *pass) tellMissing(plan stream.Plan) {
 	if p.seen(plan.Wanted.Role) != nil {
-		p.tell(warning, "StreamMissing", "CreateStream", "Stream %s was gone and is created again; it held no message when last seen", name)
-		return
+		p.tell(warning, "StreamMissing", "CreateStream", "Stream %s was gone and is created again; it held no message when last seen", plan.Wanted.Config.Name)
 	}
-	p.tell(normal, "StreamCreated", "CreateStream", "Created stream %s", name)
+}
+
+// created are the streams that this pass has made for a store that had none.
+func (p *pass) created() []string {
+	var names []string
+	for i, plan := range p.plans {
+		if plan.Create() && p.live[i] != nil && streamStatus(p.before, plan.Wanted.Role) == nil {
+			names = append(names, plan.Wanted.Config.Name)
+		}
+	}
+	return names
+}
+
+// tellChanged tells of a change that nobody asked for just now: what comes of an
+// edit of the spec is in the status, as who edited it expects.
+func (p *pass) tellChanged(plan stream.Plan) {
+	if p.before.Status.ObservedGeneration == p.store.Generation {
+		p.tell(normal, "StreamUpdated", "UpdateStream", "Changed %s of stream %s", stepsText(plan.Steps), plan.Wanted.Config.Name)
+	}
 }
 
 func stepsText(steps []stream.Step) string {
@@ -319,14 +387,15 @@ func stepsText(steps []stream.Step) string {
 // verify looks once more at what was changed, and whether every replica is
 // current.
 func (p *pass) verify(ctx context.Context) error {
-	again := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return !plan.Settled() })
-	events := p.wanted[0].Config.Name
+	// What the server answered to a change is how it took it.
+	again := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return !plan.Took() })
 	if p.live[0].State.LastSeq == 0 {
-		watched, err := p.conn.WatchFirstEvent(events, layout.StoredSubjects(events))
+		watched, err := p.watchFirstEvent()
 		if err != nil {
-			return p.lostConnection(err)
+			return err
 		}
-		again = again || watched
+		// What a listing of before may not show, the next one does.
+		again = again || watched && !p.listed
 	}
 	if again {
 		if err := p.observe(ctx); err != nil {
@@ -338,6 +407,16 @@ func (p *pass) verify(ctx context.Context) error {
 		p.recordStreams()
 	}
 	return p.checkReplicas()
+}
+
+// watchFirstEvent says whether nobody watched before.
+func (p *pass) watchFirstEvent() (bool, error) {
+	events := p.wanted[0].Config.Name
+	watched, err := p.conn.WatchFirstEvent(events, layout.StoredSubjects(events))
+	if err != nil {
+		return false, p.lostConnection(err)
+	}
+	return watched, nil
 }
 
 func (p *pass) checkReplicas() error {

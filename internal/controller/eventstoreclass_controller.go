@@ -31,6 +31,7 @@ type EventStoreClassReconciler struct {
 	connector
 	recorder events.EventRecorder
 	resync   time.Duration
+	sweeper  *sweeper
 }
 
 func (r *EventStoreClassReconciler) setup(mgr ctrl.Manager, told notices) error {
@@ -103,7 +104,7 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	class.Status.ServerVersion = conn.ServerVersion()
 	class.Status.APILevel = int32(account.APILevel)
 	class.Status.Peers = int32(peers)
-	return nil
+	return r.sweeper.sweep(ctx, class, conn)
 }
 
 // report is the only writer of the status of a class.

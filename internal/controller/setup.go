@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"time"
 
@@ -40,7 +41,7 @@ const (
 	passTimeout = time.Minute
 	// noticeBuffer holds what the NATS connections tell until it is queued, which
 	// takes microseconds.
-	noticeBuffer = 1024
+	noticeBuffer = 1 << 14
 	// maxBackoff bounds the pause after unexpected errors: what mends itself is
 	// seen half a minute later at worst.
 	maxBackoff = 30 * time.Second
@@ -51,6 +52,8 @@ const (
 func CacheOptions() cache.Options {
 	return cache.Options{
 		ReaderFailOnMissingInformer: true,
+		// Nothing here reads who wrote which field, and it is half of an object.
+		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Secret{}: {Field: fields.OneTermEqualSelector("type", v1alpha1.BindingSecretType)},
 		},
@@ -83,6 +86,10 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	classes := &EventStoreClassReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
+		sweeper: &sweeper{
+			connector: connect, client: mgr.GetClient(), wake: func(n stream.Notice) { forStores.send(n) },
+			sweeps: map[string]int{}, workloads: map[string][sha256.Size]byte{},
+		},
 	}
 	if err := stores.setup(mgr, forStores); err != nil {
 		return fmt.Errorf("set up the controller of EventStores: %w", err)

@@ -41,6 +41,15 @@ type Conn struct {
 	firstEvents map[string]*nats.Subscription
 	// notify wakes the store behind a stream.
 	notify func(stream string)
+
+	// listing is held while all streams are listed. latest is what came of it, told
+	// are the streams of which something was told since it began, and canList says
+	// that it worked.
+	listing      sync.Mutex
+	firstListing sync.Once
+	latest       *Listing
+	told         map[string]bool
+	canList      bool
 }
 
 // dial connects, with the credentials of a Secret's data, and finds JetStream.
@@ -49,7 +58,7 @@ func dial(servers []string, credentials map[string][]byte, options ...nats.Optio
 	if err != nil {
 		return nil, &Fault{Handling: Stall, Reason: v1alpha1.ReasonCredentialsInvalid, Err: err}
 	}
-	c := &Conn{api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{}}
+	c := &Conn{api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{}, told: map[string]bool{}}
 	options = append(options,
 		nats.Name("aether-operator"),
 		nats.Timeout(dialTimeout),

@@ -129,7 +129,7 @@ func (c *Connections) open(target Target) (*Conn, error) {
 	}
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
 	_, err = conn.nc.Subscribe(advisories, func(m *nats.Msg) {
-		conn.notify(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
+		conn.tell(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
 	})
 	if err != nil {
 		conn.nc.Close()

@@ -69,6 +69,7 @@ type streamRequest struct {
 // server brought messages of an earlier stream of that name back to life and it
 // is deleted again.
 func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	c.void(config.Name)
 	var info jetstream.StreamInfo
 	if err := c.request(ctx, c.api+"STREAM.CREATE."+config.Name, streamRequest{config, true}, &info); err != nil {
 		return nil, apiFault("create stream "+config.Name, err)
@@ -85,6 +86,7 @@ func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jets
 
 // Update changes the configuration of a stream.
 func (c *Conn) Update(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	c.void(config.Name)
 	var info jetstream.StreamInfo
 	if err := c.request(ctx, c.api+"STREAM.UPDATE."+config.Name, streamRequest{config, true}, &info); err != nil {
 		return nil, apiFault("update stream "+config.Name, err)
@@ -94,6 +96,7 @@ func (c *Conn) Update(ctx context.Context, config jetstream.StreamConfig) (*jets
 
 // Delete deletes a stream with all it holds. One that is gone already is no error.
 func (c *Conn) Delete(ctx context.Context, name string) error {
+	c.void(name)
 	var done struct{}
 	if err := c.request(ctx, c.api+"STREAM.DELETE."+name, nil, &done); err != nil && !hasCode(err, errStreamNotFound) {
 		return apiFault("delete stream "+name, err)
@@ -193,7 +196,7 @@ func (c *Conn) WatchFirstEvent(stream, subjects string) (bool, error) {
 	if sub := c.firstEvents[stream]; sub != nil && sub.IsValid() {
 		return false, nil
 	}
-	sub, err := c.nc.Subscribe(subjects, func(*nats.Msg) { c.notify(stream) })
+	sub, err := c.nc.Subscribe(subjects, func(*nats.Msg) { c.tell(stream) })
 	if err == nil {
 		err = sub.AutoUnsubscribe(1)
 	}

@@ -64,6 +64,16 @@ type Plan struct {
 	// Live is the stream as it is, nil when it must be created.
 	Live  *jetstream.StreamInfo
 	Steps []Step
+	// Answer is the stream as the server had it after the plan was carried out.
+	Answer *jetstream.StreamInfo
+}
+
+// Took says whether nothing was to be done, or the server has done all of it.
+func (p Plan) Took() bool {
+	if p.Answer == nil {
+		return p.Settled()
+	}
+	return NewPlan(p.Wanted, p.Answer, time.Time{}).Settled()
 }
 
 // Create says whether the stream must be created.

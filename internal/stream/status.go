@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -42,4 +43,28 @@ func StatusOf(role v1alpha1.StreamRole, info *jetstream.StreamInfo) v1alpha1.Str
 		status.Replicas = slices.Insert(status.Replicas, 0, v1alpha1.ReplicaStatus{Name: cluster.Leader, Current: true})
 	}
 	return status
+}
+
+// WorthTelling says whether what changed of a stream is worth a write of the
+// status: what a person acts on always is, and figures when they have changed by
+// a tenth. anyChange wants the smallest change, as now and then it is time to.
+func WorthTelling(told, now v1alpha1.StreamStatus, anyChange bool) bool {
+	if anyChange || told.LastSequence == 0 || now.LastSequence == 0 {
+		return !equality.Semantic.DeepEqual(told, now)
+	}
+	if changedByATenth(told.Messages, now.Messages) || changedByATenth(told.Bytes, now.Bytes) {
+		return true
+	}
+	for _, s := range []*v1alpha1.StreamStatus{&told, &now} {
+		s.Messages, s.Bytes, s.FirstSequence, s.LastSequence, s.LastTime, s.Consumers = 0, 0, 0, 0, nil, 0
+		s.Replicas = slices.Clone(s.Replicas)
+		for i := range s.Replicas {
+			s.Replicas[i].Lag = 0
+		}
+	}
+	return !equality.Semantic.DeepEqual(told, now)
+}
+
+func changedByATenth(told, now int64) bool {
+	return max(told-now, now-told) > told/10
 }

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// loaders is how many requests of the load are under way at once.
+const loaders = 8
+
+func (b *bench) each(ctx context.Context, do func(context.Context, int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(loaders)
+	for i := range b.stores {
+		group.Go(func() error { return do(ctx, i) })
+	}
+	return group.Wait()
+}
+
+// allReady watches until every store is Ready in a generation at least so high.
+func (b *bench) allReady(ctx context.Context, generation int64) (func() error, error) {
+	var now v1alpha1.EventStoreList
+	if err := b.k8s.List(ctx, &now, client.InNamespace(namespace), client.Limit(1)); err != nil {
+		return nil, err
+	}
+	watch, err := b.k8s.Watch(ctx, &v1alpha1.EventStoreList{}, client.InNamespace(namespace),
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: now.ResourceVersion}})
+	if err != nil {
+		return nil, err
+	}
+	// Read at once: a watcher that is slow is cut off.
+	done := make(chan error, 1)
+	go func() {
+		defer watch.Stop()
+		ready := map[string]bool{}
+		for event := range watch.ResultChan() {
+			store, ok := event.Object.(*v1alpha1.EventStore)
+			if !ok {
+				done <- fmt.Errorf("the watch failed: %+v", event.Object)
+				return
+			}
+			if store.Status.ObservedGeneration >= generation && meta.IsStatusConditionTrue(store.Status.Conditions, v1alpha1.ConditionReady) {
+				ready[store.Name] = true
+			}
+			if len(ready) == b.stores {
+				done <- nil
+				return
+			}
+		}
+		done <- fmt.Errorf("the watch ended with %d of %d stores Ready", len(ready), b.stores)
+	}()
+	return func() error { return <-done }, nil
+}
+
+func (b *bench) create(ctx context.Context) error {
+	wait, err := b.allReady(ctx, 1)
+	if err != nil {
+		return err
+	}
+	err = b.each(ctx, func(ctx context.Context, i int) error {
+		store := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: storeName(i)}}
+		store.Spec.Replicas = int32(b.replicas)
+		return b.k8s.Create(ctx, store)
+	})
+	if err != nil {
+		return err
+	}
+	return wait()
+}
+
+const changedAge = 30 * 24 * time.Hour
+
+func (b *bench) update(ctx context.Context) error {
+	wait, err := b.allReady(ctx, 2)
+	if err != nil {
+		return err
+	}
+	err = b.each(ctx, func(ctx context.Context, i int) error {
+		store := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: storeName(i)}}
+		return b.k8s.Patch(ctx, store, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"retention":{"maxAge":"30d"}}}`)))
+	})
+	if err != nil {
+		return err
+	}
+	if err := wait(); err != nil {
+		return err
+	}
+	for i := range b.stores {
+		live, err := b.js.Stream(ctx, namespace+"_"+storeName(i))
+		if err != nil {
+			return err
+		}
+		if age := live.CachedInfo().Config.MaxAge; age != changedAge {
+			return fmt.Errorf("store %d is Ready, and the maxAge of its stream is %s", i, age)
+		}
+	}
+	return nil
+}
+
+// restart waits until a new operator has looked at every store.
+func (b *bench) restart(ctx context.Context) error {
+	if err := b.stopOperator(); err != nil {
+		return err
+	}
+	if err := b.startOperator(ctx); err != nil {
+		return err
+	}
+	return b.until(ctx, "every store to be looked at", func(ctx context.Context) error {
+		if n, err := b.reconciled(ctx); err != nil || n < b.stores {
+			return fmt.Errorf("%d of %d: %w", n, b.stores, err)
+		}
+		return nil
+	})
+}
+
+// healField changes the age of a stream and waits until it is as it was.
+func (b *bench) healField(ctx context.Context, i int) (time.Duration, error) {
+	name := namespace + "_" + storeName(i)
+	live, err := b.js.Stream(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	config := live.CachedInfo().Config
+	config.MaxAge = 2 * changedAge
+	if _, err := b.js.UpdateStream(ctx, config); err != nil {
+		return 0, err
+	}
+	started := time.Now()
+	err = b.until(ctx, name+" to be healed", func(ctx context.Context) error {
+		live, err := b.js.Stream(ctx, name)
+		if err == nil && live.CachedInfo().Config.MaxAge != changedAge {
+			err = fmt.Errorf("its maxAge is %s", live.CachedInfo().Config.MaxAge)
+		}
+		return err
+	})
+	return time.Since(started), err
+}
+
+// healStream deletes a stream that holds an event, accepts the loss once it is
+// told, and waits until the stream is there again.
+func (b *bench) healStream(ctx context.Context, i int) (time.Duration, error) {
+	name := namespace + "_" + storeName(i)
+	if _, err := b.js.Publish(ctx, name+".events.order.order-1", []byte("{}")); err != nil {
+		return 0, err
+	}
+	if err := b.untilStore(ctx, i, "to know of the event", func(s *v1alpha1.EventStore) bool {
+		return len(s.Status.Streams) > 0 && s.Status.Streams[0].LastSequence > 0
+	}); err != nil {
+		return 0, err
+	}
+	if err := b.js.DeleteStream(ctx, name); err != nil {
+		return 0, err
+	}
+	if err := b.untilStore(ctx, i, "to tell of the loss", func(s *v1alpha1.EventStore) bool {
+		return meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionDataLoss)
+	}); err != nil {
+		return 0, err
+	}
+	store := &v1alpha1.EventStore{}
+	if err := b.k8s.Get(ctx, client.ObjectKey{Namespace: namespace, Name: storeName(i)}, store); err != nil {
+		return 0, err
+	}
+	before := store.DeepCopy()
+	store.Annotations = map[string]string{v1alpha1.AnnotationAcceptDataLoss: strconv.FormatInt(store.Generation, 10)}
+	started := time.Now()
+	if err := b.k8s.Patch(ctx, store, client.MergeFrom(before)); err != nil {
+		return 0, err
+	}
+	err := b.until(ctx, name+" to be made again", func(ctx context.Context) error {
+		_, err := b.js.Stream(ctx, name)
+		return err
+	})
+	return time.Since(started), err
+}
+
+func (b *bench) untilStore(ctx context.Context, i int, what string, done func(*v1alpha1.EventStore) bool) error {
+	return b.until(ctx, "store "+storeName(i)+" "+what, func(ctx context.Context) error {
+		store := &v1alpha1.EventStore{}
+		if err := b.k8s.Get(ctx, client.ObjectKey{Namespace: namespace, Name: storeName(i)}, store); err != nil {
+			return err
+		}
+		if !done(store) {
+			return fmt.Errorf("its status is %+v", store.Status)
+		}
+		return nil
+	})
+}
