@@ -7,14 +7,14 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 
 # Arguments for make test, such as TESTFLAGS='-run TestName -v'.
 TESTFLAGS ?=
-# Arguments for make bench, such as BENCHFLAGS='-run save'.
+# Arguments for make bench and make bench-operator, such as BENCHFLAGS='-run save'.
 BENCHFLAGS ?=
 # What make test tests, such as PACKAGES=./internal/stream/...
 PACKAGES ?= ./...
 
 .PHONY: help
 help: ## List the targets.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Use
 
@@ -40,6 +40,10 @@ test: controlplane ## All tests, against a real API server and real nats-servers
 .PHONY: bench
 bench: ## Measure the engine against the plainest use of nats.go; prints a table, takes minutes. See docs/benchmarks.md.
 	go run ./hack/bench $(BENCHFLAGS)
+
+.PHONY: bench-operator
+bench-operator: controlplane ## Measure the operator with 1,000 EventStores; prints a table. See docs/benchmarks.md.
+	go run ./hack/benchoperator $(BENCHFLAGS)
 
 .PHONY: controlplane
 controlplane: ## Build kube-apiserver and etcd into the user's cache, once for each version.

@@ -133,7 +133,8 @@ func (p *pass) writeStatus(ctx context.Context) error {
 	if equality.Semantic.DeepEqual(p.before.Status, p.store.Status) {
 		return nil
 	}
-	if err := p.Status().Update(ctx, p.store.DeepCopy()); err != nil {
+	patch := client.MergeFromWithOptions(p.before, client.MergeFromWithOptimisticLock{})
+	if err := p.Status().Patch(ctx, p.store.DeepCopy(), patch); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("write the status of EventStore %s: %w", client.ObjectKeyFromObject(p.store), err))
 	}
 	return nil

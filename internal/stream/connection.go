@@ -39,6 +39,10 @@ type Conn struct {
 	denied map[string]string
 	// firstEvents are the stores whose first event is awaited, by stream.
 	firstEvents map[string]*nats.Subscription
+	// first is where the notifications of all first events arrive: one channel and
+	// one goroutine, since those of a subscription each take 10 KB. closed ends it.
+	first  chan *nats.Msg
+	closed chan struct{}
 	// notify wakes the store behind a stream.
 	notify func(stream string)
 
@@ -58,7 +62,10 @@ func dial(servers []string, credentials map[string][]byte, options ...nats.Optio
 	if err != nil {
 		return nil, &Fault{Handling: Stall, Reason: v1alpha1.ReasonCredentialsInvalid, Err: err}
 	}
-	c := &Conn{api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{}, told: map[string]bool{}}
+	c := &Conn{
+		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{},
+		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), told: map[string]bool{},
+	}
 	options = append(options,
 		nats.Name("aether-operator"),
 		nats.Timeout(dialTimeout),
@@ -68,12 +75,31 @@ func dial(servers []string, credentials map[string][]byte, options ...nats.Optio
 		// buffer for a server that may never come.
 		nats.ReconnectBufSize(-1),
 		nats.ErrorHandler(c.asyncError),
+		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 	)
 	c.nc, err = nats.Connect(strings.Join(servers, ","), append(options, authentication...)...)
 	if err != nil {
 		return nil, dialFault(servers, err)
 	}
 	return c, nil
+}
+
+// firstBuffer holds notifications of first events until they are passed on, which
+// takes microseconds. The sweep sees what does not fit.
+const firstBuffer = 1024
+
+// awaitFirstEvents tells of stores that have got their first event.
+func (c *Conn) awaitFirstEvents() {
+	for {
+		select {
+		case <-c.closed:
+			return
+		case msg := <-c.first:
+			// {stream}.stored.{actorType}.{actorId}
+			name, _, _ := strings.Cut(msg.Subject, ".")
+			c.tell(name)
+		}
+	}
 }
 
 func dialFault(servers []string, err error) *Fault {

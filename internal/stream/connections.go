@@ -128,6 +128,7 @@ func (c *Connections) open(target Target) (*Conn, error) {
 		conn.api = "$JS." + target.Domain + ".API."
 	}
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
+	go conn.awaitFirstEvents()
 	_, err = conn.nc.Subscribe(advisories, func(m *nats.Msg) {
 		conn.tell(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
 	})

@@ -520,3 +520,37 @@ func TestFaultKeepsItsCause(t *testing.T) {
 		t.Errorf("%v", fault)
 	}
 }
+
+func TestWorthTelling(t *testing.T) {
+	t.Parallel()
+	told := func(change func(*v1alpha1.StreamStatus)) v1alpha1.StreamStatus {
+		s := v1alpha1.StreamStatus{
+			Name: "shop_orders", MaxAge: "30d", Messages: 1000, Bytes: 100_000, FirstSequence: 1, LastSequence: 1000,
+			Leader: "a", Replicas: []v1alpha1.ReplicaStatus{{Name: "a", Current: true}, {Name: "b", Current: true}},
+		}
+		change(&s)
+		return s
+	}
+	same := func(*v1alpha1.StreamStatus) {}
+	for name, test := range map[string]struct {
+		before, now func(*v1alpha1.StreamStatus)
+		any, want   bool
+	}{
+		"nothing":           {same, same, true, false},
+		"a few messages":    {same, func(s *v1alpha1.StreamStatus) { s.Messages, s.LastSequence = 1050, 1050 }, false, false},
+		"a few, in time":    {same, func(s *v1alpha1.StreamStatus) { s.Messages, s.LastSequence = 1050, 1050 }, true, true},
+		"many messages":     {same, func(s *v1alpha1.StreamStatus) { s.Messages, s.LastSequence = 1101, 1101 }, false, true},
+		"many fewer":        {same, func(s *v1alpha1.StreamStatus) { s.Messages, s.FirstSequence = 800, 201 }, false, true},
+		"many bytes":        {same, func(s *v1alpha1.StreamStatus) { s.Bytes = 120_000 }, false, true},
+		"the first message": {func(s *v1alpha1.StreamStatus) { s.Messages, s.LastSequence = 0, 0 }, func(s *v1alpha1.StreamStatus) { s.Messages, s.LastSequence = 1, 1 }, false, true},
+		"another leader":    {same, func(s *v1alpha1.StreamStatus) { s.Leader = "b" }, false, true},
+		"a replica behind":  {same, func(s *v1alpha1.StreamStatus) { s.Replicas[1].Current = false }, false, true},
+		"a replica's lag":   {same, func(s *v1alpha1.StreamStatus) { s.Replicas[1].Lag = 3 }, false, false},
+		"one consumer more": {same, func(s *v1alpha1.StreamStatus) { s.Consumers = 1 }, false, false},
+		"an edited age":     {same, func(s *v1alpha1.StreamStatus) { s.MaxAge = "1d" }, false, true},
+	} {
+		if got := stream.WorthTelling(told(test.before), told(test.now), test.any); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+}

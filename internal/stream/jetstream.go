@@ -196,7 +196,7 @@ func (c *Conn) WatchFirstEvent(stream, subjects string) (bool, error) {
 	if sub := c.firstEvents[stream]; sub != nil && sub.IsValid() {
 		return false, nil
 	}
-	sub, err := c.nc.Subscribe(subjects, func(*nats.Msg) { c.tell(stream) })
+	sub, err := c.nc.ChanSubscribe(subjects, c.first)
 	if err == nil {
 		err = sub.AutoUnsubscribe(1)
 	}

@@ -341,3 +341,46 @@ func TestServerThatIsAway(t *testing.T) {
 		}
 	}
 }
+
+// A listing has every stream, page by page, and stands for a look until something
+// is told of a stream.
+func TestListing(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	conn, told := connect(t, servers, nil)
+	api, err := jetstream.New(servers.Connect(t))
+	fail(t, err)
+	const streams = 300
+	for i := range streams {
+		_, err := api.CreateStream(t.Context(), jetstream.StreamConfig{Name: fmt.Sprintf("s%d", i), Storage: jetstream.MemoryStorage})
+		fail(t, err)
+	}
+	awaitNotice(t, told, fmt.Sprintf("s%d", streams-1))
+	listing, err := conn.List(t.Context())
+	fail(t, err)
+	for i := range streams {
+		if info, known := listing.Find(fmt.Sprintf("s%d", i)); info == nil || !known {
+			t.Fatalf("stream s%d is %v, %v", i, info, known)
+		}
+	}
+	if info, known := listing.Find("s300"); info != nil || !known {
+		t.Errorf("a stream that is not there is %v, %v", info, known)
+	}
+	if found, ok := conn.Listed(t.Context(), "s0", "s300"); !ok || found[0] == nil || found[1] != nil {
+		t.Errorf("listed are %v, %v", found, ok)
+	}
+	editUntilTold(t, conn, told, mustStream(t, conn, "s0").Config)
+	if found, ok := conn.Listed(t.Context(), "s0"); ok {
+		t.Errorf("a stream that was told about is listed as %v", found)
+	}
+	if _, ok := conn.Listed(t.Context(), "s1"); !ok || !conn.CanList() {
+		t.Error("another stream is not listed any more")
+	}
+}
+
+func mustStream(t *testing.T, conn *stream.Conn, name string) *jetstream.StreamInfo {
+	t.Helper()
+	info, err := conn.Stream(t.Context(), name)
+	fail(t, err)
+	return info
+}
