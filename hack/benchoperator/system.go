@@ -168,7 +168,10 @@ func (b *bench) until(ctx context.Context, what string, try func(context.Context
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	for {
-		err := try(ctx)
+		// A stream that is just being made may answer nothing at all.
+		one, cancel := context.WithTimeout(ctx, time.Second)
+		err := try(one)
+		cancel()
 		if err == nil {
 			return nil
 		}
