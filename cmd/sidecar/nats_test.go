@@ -56,7 +56,7 @@ func createStreams(t *testing.T, nc *nats.Conn, store *v1alpha1.EventStore) {
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	for _, w := range wanted {
-		if _, err := js.CreateStream(ctx, w.Config); err != nil {
+		if err := natsserver.CreateStream(ctx, js, w.Config); err != nil {
 			t.Fatal(err)
 		}
 	}

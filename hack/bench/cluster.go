@@ -66,7 +66,7 @@ func (s *system) store(ctx context.Context, name string, replicas int32) (*jetst
 		return nil, jetstream.Config{}, err
 	}
 	for _, w := range wanted {
-		if _, err := s.js.CreateStream(ctx, w.Config); err != nil {
+		if err := natsserver.CreateStream(ctx, s.js, w.Config); err != nil {
 			return nil, jetstream.Config{}, fmt.Errorf("create stream %s: %w", w.Config.Name, err)
 		}
 	}

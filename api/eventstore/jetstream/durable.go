@@ -305,7 +305,8 @@ func (d *durable) pull() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	more := d.opts.MaxInHand - len(d.line) - len(d.inHand) - d.wanted
-	if !d.active || more <= 0 {
+	// Not one by one: a consumer takes 512 requests at a time, of all members.
+	if !d.active || more <= 0 || d.wanted > 0 && more < d.opts.MaxInHand/2 {
 		return
 	}
 	request, err := json.Marshal(map[string]any{"batch": more, "expires": pullExpires, "idle_heartbeat": heartbeat})
@@ -496,7 +497,8 @@ func (d *durable) settleBlocked() {
 		}
 	}
 	d.mu.Unlock()
-	ctx, cancel := context.WithTimeout(d.life, tryTimeout)
+	// Long enough for a stream that is gone to be told from one between two leaders.
+	ctx, cancel := context.WithTimeout(d.life, 2*tryTimeout)
 	defer cancel()
 	info, err := d.store.consumer(ctx, d.opts.Name)
 	if errCode(err) == codeConsumerNotFound || errCode(err) == codeStreamNotFound {

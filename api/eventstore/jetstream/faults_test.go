@@ -561,6 +561,33 @@ func (w *writers) waitMore(t *testing.T, n int) {
 	eventually(t, "writers go on", func() bool { return w.count() >= want })
 }
 
+// Its members are told when a durable subscription goes with its stream.
+func TestDurableWhoseStreamIsDeleted(t *testing.T) {
+	t.Parallel()
+	store, c, nc := newStore(t)
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := deadline(t)
+	member, err := store.SubscribeDurable(ctx, eventstore.DurableOptions{Name: "projection"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.SaveEvent(ctx, event("a", "order-1", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := member.Next(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(ctx, c.EventsStream); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := member.Next(ctx); !errors.Is(err, eventstore.ErrNoDurable) {
+		t.Errorf("next: %v, want %v", err, eventstore.ErrNoDurable)
+	}
+}
+
 // The server removes a consumer, as it does when the node that has it is lost.
 func TestSubscriptionWhoseConsumerIsDeleted(t *testing.T) {
 	t.Parallel()

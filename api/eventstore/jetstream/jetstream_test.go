@@ -68,8 +68,7 @@ func keepStream(cluster *natsserver.Cluster) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_, err = js.CreateStream(ctx, natsjs.StreamConfig{Name: "keep", Subjects: []string{"keep"}, Replicas: cluster.Size()})
-	return err
+	return natsserver.CreateStream(ctx, js, natsjs.StreamConfig{Name: "keep", Subjects: []string{"keep"}, Replicas: cluster.Size()})
 }
 
 var removeLater []func()
@@ -119,7 +118,7 @@ func createStreams(t *testing.T, nc *nats.Conn, configs ...natsjs.StreamConfig) 
 	}
 	ctx := deadline(t)
 	for _, c := range configs {
-		if _, err := js.CreateStream(ctx, c); err != nil {
+		if err := natsserver.CreateStream(ctx, js, c); err != nil {
 			t.Fatalf("create stream %s: %v", c.Name, err)
 		}
 	}

@@ -56,7 +56,7 @@ func jetStreamStore(t *testing.T, nc *nats.Conn, replicas int) server.Store {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for _, w := range wanted {
-		if _, err := js.CreateStream(ctx, w.Config); err != nil {
+		if err := natsserver.CreateStream(ctx, js, w.Config); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -166,6 +167,25 @@ func (c *Cluster) URLs() []string {
 
 // URL is the client URLs in one string, as nats.Connect takes them.
 func (c *Cluster) URL() string { return strings.Join(c.URLs(), ",") }
+
+// createTimeout is how long one request to create a stream waits for its answer,
+// which comes in milliseconds or never.
+const createTimeout = 3 * time.Second
+
+// CreateStream creates a stream, trying until the context ends: servers that have
+// just found each other may lose the request, or take one of them for absent. The
+// same request twice does no harm.
+func CreateStream(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, createTimeout)
+		_, err := js.CreateStream(try, config)
+		cancel()
+		var refused *jetstream.APIError
+		if err == nil || ctx.Err() != nil || errors.As(err, &refused) && !strings.Contains(refused.Description, "offline") {
+			return err
+		}
+	}
+}
 
 // waitForJetStream returns when the cluster has a leader and every server takes
 // part in it.
