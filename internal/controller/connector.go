@@ -14,9 +14,9 @@ import (
 
 // connector finds the connection of a class.
 type connector struct {
-	// secrets reads past the cache, which holds only bindings: Secrets with
+	// uncached reads past the cache, which holds only bindings: Secrets with
 	// credentials are few and change seldom.
-	secrets     client.Reader
+	uncached    client.Reader
 	connections *stream.Connections
 }
 
@@ -39,7 +39,7 @@ func (c connector) connect(ctx context.Context, class *v1alpha1.EventStoreClass)
 func (c connector) credentials(ctx context.Context, field string, class *v1alpha1.EventStoreClass, from *v1alpha1.Credentials) (map[string][]byte, error) {
 	secret := &corev1.Secret{}
 	key := client.ObjectKey{Namespace: from.SecretRef.Namespace, Name: from.SecretRef.Name}
-	if err := c.secrets.Get(ctx, key, secret); apierrors.IsNotFound(err) {
+	if err := c.uncached.Get(ctx, key, secret); apierrors.IsNotFound(err) {
 		return nil, stream.Stalled(v1alpha1.ReasonCredentialsInvalid,
 			"the Secret %s that %s of EventStoreClass %s names does not exist: create it, or correct the reference", key, field, class.Name)
 	} else if err != nil {

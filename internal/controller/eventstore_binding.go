@@ -33,7 +33,7 @@ func (p *pass) bind(ctx context.Context) error {
 			return p.bound(name, err)
 		}
 		// The cache holds only Secrets of the type of a binding.
-		err = p.secrets.Get(ctx, key, existing)
+		err = p.uncached.Get(ctx, key, existing)
 	}
 	if err != nil {
 		return fmt.Errorf("read the binding Secret %s: %w", key, err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -115,7 +116,10 @@ func (p *pass) acceptHint() string {
 
 // checkLoss compares the streams with what the status records of them. What was
 // lost stays on record until a person accepts it, once.
-func (p *pass) checkLoss(context.Context) error {
+func (p *pass) checkLoss(ctx context.Context) error {
+	if err := p.confirmRecord(ctx); err != nil {
+		return err
+	}
 	status := &p.store.Status
 	if !p.accepted() {
 		status.AcceptedDataLoss = 0
@@ -148,6 +152,27 @@ func (p *pass) checkLoss(context.Context) error {
 		"stored data was lost: %s. Restore the stream from a backup; or accept the loss and go on with what is there: %s", message, hint)
 	setCondition(&status.Conditions, v1alpha1.ConditionDataLoss, metav1.ConditionTrue, fault.Reason, fault.Error())
 	return fault
+}
+
+// confirmRecord reads the store past the cache when a stream on record is gone:
+// the cache may not have yet what this operator itself wrote a moment before, that
+// the stream held events, and the stream would be made again as if it never had.
+func (p *pass) confirmRecord(ctx context.Context) error {
+	gone := false
+	for i, wanted := range p.wanted {
+		gone = gone || p.live[i] == nil && p.seen(wanted.Role) != nil
+	}
+	if !gone {
+		return nil
+	}
+	current := &v1alpha1.EventStore{}
+	if err := p.uncached.Get(ctx, client.ObjectKeyFromObject(p.store), current); err != nil {
+		return fmt.Errorf("read EventStore %s: %w", client.ObjectKeyFromObject(p.store), err)
+	}
+	if current.ResourceVersion != p.store.ResourceVersion {
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("eventstores").GroupResource(), p.store.Name, errors.New("the cache is behind"))
+	}
+	return nil
 }
 
 // checkOwnership goes on only when both streams are ours or free.

@@ -78,7 +78,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 			forClasses.send(n)
 		}
 	})
-	connect := connector{secrets: mgr.GetAPIReader(), connections: connections}
+	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
 	stores := &EventStoreReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
