@@ -213,10 +213,10 @@ func durableAckWait(e *env, store eventstore.DurableStore) {
 }
 
 func durableExtend(e *env, store eventstore.DurableStore) {
-	member := e.join(store, eventstore.DurableOptions{AckWait: waitShort})
+	member := e.join(store, eventstore.DurableOptions{AckWait: 3 * waitShort})
 	events := e.saved(store, newEvents("order-1", 1)...)
 	e.wantDelivery(member, events[0], 1)
-	for until := time.Now().Add(2 * waitShort); time.Now().Before(until); {
+	for until := time.Now().Add(4 * waitShort); time.Now().Before(until); {
 		if err := member.Extend(e.ctx, events[0].Sequence); err != nil {
 			e.Fatalf("extend: %v", err)
 		}
@@ -322,16 +322,15 @@ type order struct {
 	versions map[string]int64
 	inHand   map[string]bool
 	seen     map[string]int
-	members  map[int]int
 	left     int
 	done     chan struct{}
 }
 
 func newOrder(events int) *order {
-	return &order{versions: map[string]int64{}, inHand: map[string]bool{}, seen: map[string]int{}, members: map[int]int{}, left: events, done: make(chan struct{})}
+	return &order{versions: map[string]int64{}, inHand: map[string]bool{}, seen: map[string]int{}, left: events, done: make(chan struct{})}
 }
 
-func (o *order) began(member int, event eventstore.Event) error {
+func (o *order) began(event eventstore.Event) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.inHand[event.ActorID] {
@@ -342,7 +341,6 @@ func (o *order) began(member int, event eventstore.Event) error {
 	}
 	o.inHand[event.ActorID] = true
 	o.seen[event.ID]++
-	o.members[member]++
 	return nil
 }
 
@@ -359,7 +357,7 @@ func (o *order) ended(event eventstore.Event, acknowledged bool) {
 }
 
 // work takes events until all are done, and gives some back.
-func (o *order) work(e *env, index int, member eventstore.DurableSubscription) {
+func (o *order) work(e *env, member eventstore.DurableSubscription) {
 	ctx, cancel := context.WithCancel(e.ctx)
 	defer cancel()
 	go func() {
@@ -377,7 +375,7 @@ func (o *order) work(e *env, index int, member eventstore.DurableSubscription) {
 			}
 			return
 		}
-		if err := o.began(index, delivery.Event); err != nil {
+		if err := o.began(delivery.Event); err != nil {
 			e.Error(err)
 			return
 		}
@@ -398,16 +396,9 @@ func (o *order) work(e *env, index int, member eventstore.DurableSubscription) {
 }
 
 func durableShares(e *env, store eventstore.DurableStore) {
-	const actors, versions, members = 12, 12, 3
+	const actors, versions, members, inHand = 12, 12, 3, 4
 	o := newOrder(actors * versions)
-	var working sync.WaitGroup
-	for i := range members {
-		member := e.join(store, eventstore.DurableOptions{MaxInHand: 4, MaxDeliveries: 1000})
-		for range 2 {
-			working.Go(func() { o.work(e, i, member) })
-		}
-	}
-	for version := int64(1); version <= versions; version += 2 {
+	write := func(version int64) {
 		var batch []eventstore.Event
 		for _, v := range []int64{version, version + 1} {
 			for actor := range actors {
@@ -417,11 +408,39 @@ func durableShares(e *env, store eventstore.DurableStore) {
 		// In one go and one by one: the messages prove differently what they follow on.
 		if version%4 == 1 {
 			e.saveAll(store, batch)
-			continue
+			return
 		}
 		for _, event := range batch {
 			e.save(store, event)
 		}
+	}
+	write(1)
+	// There are as many actors as all members take at once, so that none can keep
+	// another from its share.
+	var joined []eventstore.DurableSubscription
+	var taken []eventstore.Event
+	for range members {
+		member := e.join(store, eventstore.DurableOptions{MaxInHand: inHand, MaxDeliveries: 1000})
+		joined = append(joined, member)
+		event := e.next(member).Event
+		if err := o.began(event); err != nil {
+			e.Error(err)
+		}
+		taken = append(taken, event)
+	}
+	// Each has one at the same time.
+	for i, event := range taken {
+		o.ended(event, true)
+		e.ack(joined[i], event.Sequence)
+	}
+	var working sync.WaitGroup
+	for _, member := range joined {
+		for range 2 {
+			working.Go(func() { o.work(e, member) })
+		}
+	}
+	for version := int64(3); version <= versions; version += 2 {
+		write(version)
 	}
 	working.Wait()
 	o.mu.Lock()
@@ -429,15 +448,12 @@ func durableShares(e *env, store eventstore.DurableStore) {
 	if o.left != 0 || len(o.seen) != actors*versions {
 		e.Errorf("%d events are left, %d were seen of %d", o.left, len(o.seen), actors*versions)
 	}
-	if len(o.members) != members {
-		e.Errorf("the work was done by members %v, want all %d", o.members, members)
-	}
 }
 
 // durableMembersComeAndGo: what a member has in hand when it goes, others get.
 func durableMembersComeAndGo(e *env, store eventstore.DurableStore) {
 	const actors, versions = 5, 20
-	opts := eventstore.DurableOptions{MaxInHand: 8, MaxDeliveries: 1000, AckWait: 2 * waitShort}
+	opts := eventstore.DurableOptions{MaxInHand: 8, MaxDeliveries: 1000, AckWait: 5 * waitShort}
 	var events []eventstore.Event
 	for version := int64(1); version <= versions; version++ {
 		for actor := range actors {
@@ -473,11 +489,11 @@ func durableMembersComeAndGo(e *env, store eventstore.DurableStore) {
 // durableHoldsUpNoOther: the events of an actor wait for one that is given back
 // for long, more of them than a member takes, and another actor goes on.
 func durableHoldsUpNoOther(e *env, store eventstore.DurableStore) {
-	opts := eventstore.DurableOptions{MaxInHand: 2, AckWait: 2 * waitShort}
+	opts := eventstore.DurableOptions{MaxInHand: 2, AckWait: 4 * waitShort}
 	member := e.join(store, opts)
 	slow := e.saved(store, newEvents("slow-1", 1, 2, 3, 4, 5, 6, 7, 8)...)
 	e.wantDelivery(member, slow[0], 1)
-	e.nak(member, slow[0].Sequence, 3*waitShort, "not now")
+	e.nak(member, slow[0].Sequence, 6*waitShort, "not now")
 	quick := e.saved(store, newEvents("quick-1", 1, 2, 3)...)
 	for _, event := range quick {
 		e.wantDelivery(member, event, 1)
