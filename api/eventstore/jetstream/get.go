@@ -97,18 +97,12 @@ func (s *Store) getMany(ctx context.Context, stream string, requests []getReques
 		m, err := s.directGet(ctx, stream, requests[0])
 		return []*message{m}, err
 	}
+	if len(requests) == 0 {
+		return nil, nil
+	}
 	many := &gets{messages: make([]*message, len(requests)), answered: make([]bool, len(requests)), missing: len(requests)}
-	for try := 1; many.missing > 0; try++ {
-		err := s.tryGets(ctx, stream, requests, many)
-		if err = askAgain(err, try); err != nil && !errors.Is(err, errAgain) {
-			return nil, err
-		}
-		if err == nil {
-			continue
-		}
-		if pauseErr := pause(ctx, retryWait); pauseErr != nil {
-			return nil, fmt.Errorf("%w; last try: %v", pauseErr, err)
-		}
+	if err := retry(ctx, func() error { return s.tryGets(ctx, stream, requests, many) }); err != nil {
+		return nil, err
 	}
 	return many.messages, nil
 }
@@ -241,20 +235,16 @@ var errIncomplete = errors.New("a batch of messages is incomplete")
 
 // page gets messages of a subject from a sequence on, and says whether the
 // replica that answered has more.
-func (s *Store) page(ctx context.Context, stream, subject string, from uint64) ([]*message, bool, error) {
+func (s *Store) page(ctx context.Context, stream, subject string, from uint64) (messages []*message, more bool, err error) {
 	body, err := json.Marshal(getRequest{Sequence: from, NextBySubject: subject, Batch: pageMessages, MaxBytes: pageBytes})
 	if err != nil {
 		return nil, false, fmt.Errorf("encode request: %w", err)
 	}
-	for try := 1; ; try++ {
-		messages, more, err := s.tryPage(ctx, &nats.Msg{Subject: s.api + "DIRECT.GET." + stream, Data: body})
-		if err = askAgain(err, try); !errors.Is(err, errAgain) {
-			return messages, more, err
-		}
-		if pauseErr := pause(ctx, retryWait); pauseErr != nil {
-			return nil, false, fmt.Errorf("%w; last try: %v", pauseErr, err)
-		}
-	}
+	err = retry(ctx, func() (err error) {
+		messages, more, err = s.tryPage(ctx, &nats.Msg{Subject: s.api + "DIRECT.GET." + stream, Data: body})
+		return err
+	})
+	return messages, more, err
 }
 
 // tryPage has a subscription of its own, so that what is late of one try is not

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -117,18 +116,13 @@ func (s *Store) readParked(ctx context.Context, durable string) (parkedEvents, u
 // long as other members are faster. What change does must come to the same when
 // it is done twice. It writes nothing where change says that nothing changed.
 func (s *Store) changeParked(ctx context.Context, durable string, change func(*parkedEvents) (bool, error)) error {
-	for try := 1; ; try++ {
+	return retry(ctx, func() error {
 		err := s.tryChangeParked(ctx, durable, change)
 		if isConflict(err) {
 			err = fmt.Errorf("%w: %w", errAgain, err)
 		}
-		if err = askAgain(err, try); !errors.Is(err, errAgain) {
-			return err
-		}
-		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {
-			return fmt.Errorf("%w; last try: %v", pauseErr, err)
-		}
-	}
+		return err
+	})
 }
 
 func (s *Store) tryChangeParked(ctx context.Context, durable string, change func(*parkedEvents) (bool, error)) error {

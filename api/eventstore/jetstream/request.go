@@ -314,12 +314,20 @@ func (s *Store) ask(ctx context.Context, subject string, body any, answer func(*
 			return fmt.Errorf("encode request: %w", err)
 		}
 	}
-	for try := 1; ; try++ {
+	return retry(ctx, func() error {
 		msg, err := s.request(ctx, &nats.Msg{Subject: subject, Data: data})
-		if err == nil {
-			err = answer(msg)
+		if err != nil {
+			return err
 		}
-		if err = askAgain(err, try); !errors.Is(err, errAgain) {
+		return answer(msg)
+	})
+}
+
+// retry tries until what it does succeeds, fails for good, or the context ends.
+func retry(ctx context.Context, do func() error) error {
+	for try := 1; ; try++ {
+		err := askAgain(do(), try)
+		if !errors.Is(err, errAgain) {
 			return err
 		}
 		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {

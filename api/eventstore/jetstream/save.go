@@ -442,8 +442,8 @@ func (a *attempt) findDuplicates(ctx context.Context, refusal error) error {
 // inside the duplicate window; 0 for none. It publishes what can never be
 // stored: JetStream looks for the id first, and then refuses a rollup that does
 // not exist, and a last message that was never there.
-func (s *Store) sequenceOfID(ctx context.Context, event *eventstore.Event) (uint64, error) {
-	for try := 1; ; try++ {
+func (s *Store) sequenceOfID(ctx context.Context, event *eventstore.Event) (sequence uint64, err error) {
+	err = retry(ctx, func() error {
 		ack, err := s.publish(ctx, &nats.Msg{Subject: EventsSubject(s.config.EventsStream, event.ActorID), Header: nats.Header{
 			nats.MsgIdHdr:             {event.ID},
 			nats.ExpectedStreamHdr:    {s.config.EventsStream},
@@ -452,19 +452,16 @@ func (s *Store) sequenceOfID(ctx context.Context, event *eventstore.Event) (uint
 		}})
 		switch {
 		case err == nil && ack.Duplicate:
-			return ack.Sequence, nil
+			sequence = ack.Sequence
+			return nil
 		case err == nil:
-			return 0, fmt.Errorf("%w: JetStream stored a message that it must refuse, at sequence %d", eventstore.ErrUnavailable, ack.Sequence)
+			return fmt.Errorf("%w: JetStream stored a message that it must refuse, at sequence %d", eventstore.ErrUnavailable, ack.Sequence)
 		case errCode(err) == codeRollupFailed, errCode(err) == codeWrongLastID:
-			return 0, nil
+			return nil
 		case isConflict(err):
-			err = fmt.Errorf("%w: %w", errAgain, err)
+			return fmt.Errorf("%w: %w", errAgain, err)
 		}
-		if err = askAgain(err, try); !errors.Is(err, errAgain) {
-			return 0, err
-		}
-		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {
-			return 0, fmt.Errorf("%w; last try: %v", pauseErr, err)
-		}
-	}
+		return err
+	})
+	return sequence, err
 }

@@ -36,16 +36,12 @@ func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var sent bool
-	for try := 1; ; try++ {
+	err := retry(ctx, func() error {
 		err := s.trySnapshot(ctx, &snapshot)
 		sent = sent || errors.Is(err, errNoAnswer)
-		if err = askAgain(err, try); !errors.Is(err, errAgain) {
-			return settle(err, sent)
-		}
-		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {
-			return settle(fmt.Errorf("%w; last try: %v", pauseErr, err), sent)
-		}
-	}
+		return err
+	})
+	return settle(err, sent)
 }
 
 // trySnapshot reads the newest snapshot and replaces it. After a try whose
