@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,41 +29,6 @@ const (
 	// not know.
 	metadataEventType = "aether.flowmade.one/event-type"
 )
-
-// JetStream's error codes about consumers.
-const (
-	codeConsumerNotFound   = 10014
-	codeConsumerNameExists = 10013
-	codeConsumerExists     = 10148
-	codeConsumerExistsToo  = 10105
-)
-
-// consumerConfig is what is said of a consumer when it is made, and what the
-// server says of one.
-type consumerConfig struct {
-	Name          string            `json:"name"`
-	Durable       string            `json:"durable_name"`
-	DeliverPolicy string            `json:"deliver_policy"`
-	StartSequence uint64            `json:"opt_start_seq,omitempty"`
-	FilterSubject string            `json:"filter_subject,omitempty"`
-	AckPolicy     string            `json:"ack_policy"`
-	AckWait       time.Duration     `json:"ack_wait,omitempty"`
-	MaxDeliver    int               `json:"max_deliver,omitempty"`
-	MaxAckPending int               `json:"max_ack_pending,omitempty"`
-	ReplayPolicy  string            `json:"replay_policy"`
-	Replicas      int               `json:"num_replicas"`
-	Metadata      map[string]string `json:"metadata,omitempty"`
-}
-
-// consumerInfo is what the server says of a consumer.
-type consumerInfo struct {
-	Error    *apiError      `json:"error"`
-	Config   consumerConfig `json:"config"`
-	AckFloor struct {
-		Stream uint64 `json:"stream_seq"`
-	} `json:"ack_floor"`
-	AckPending int `json:"num_ack_pending"`
-}
 
 // durable is the membership in a durable subscription: a durable pull consumer
 // that all members ask for events.
@@ -149,7 +113,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 		d.group, err = s.nc.ChanSubscribe(d.groupSubject(), d.news)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+		return nil, errors.Join(fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err), d.Close())
 	}
 	d.spawn(d.run)
 	return d, s.register(d)
@@ -182,7 +146,7 @@ func (s *Store) bind(ctx context.Context, opts eventstore.DurableOptions) (*cons
 	if err != nil {
 		return nil, err
 	}
-	filter, eventType := s.filter(opts.SubscribeOptions), info.Config.Metadata[metadataEventType]
+	filter, eventType := s.subjectsOf("events", opts.SubscribeOptions), info.Config.Metadata[metadataEventType]
 	if info.Config.FilterSubject != filter || eventType != opts.EventType || info.Config.AckPolicy != "explicit" {
 		return nil, &eventstore.InvalidEventError{Field: "durable", Reason: fmt.Sprintf(
 			"%q delivers subject %q and event type %q, not subject %q and event type %q: give other filters another name",
@@ -204,43 +168,16 @@ func isConsumerThere(err error) bool {
 }
 
 func (s *Store) makeConsumer(ctx context.Context, opts eventstore.DurableOptions) (*consumerInfo, error) {
-	start := max(opts.FromSequence, 1)
-	if opts.FromNow || !opts.FromTime.IsZero() {
-		var err error
-		if start, err = s.startAt(ctx, opts.FromTime); err != nil {
-			return nil, err
-		}
+	start, err := s.startOf(ctx, opts.SubscribeOptions)
+	if err != nil {
+		return nil, err
 	}
 	return s.writeConsumer(ctx, "create", consumerConfig{
 		Name: opts.Name, Durable: opts.Name, DeliverPolicy: "by_start_sequence", StartSequence: start, ReplayPolicy: "instant",
-		FilterSubject: s.filter(opts.SubscribeOptions), AckPolicy: "explicit", AckWait: opts.AckWait,
+		FilterSubject: s.subjectsOf("events", opts.SubscribeOptions), AckPolicy: "explicit", AckWait: opts.AckWait,
 		// The limit of deliveries is kept here: JetStream would drop the event.
 		MaxDeliver: -1, MaxAckPending: maxAckPending, Metadata: map[string]string{metadataEventType: opts.EventType},
 	})
-}
-
-func (s *Store) writeConsumer(ctx context.Context, action string, config consumerConfig) (*consumerInfo, error) {
-	request := map[string]any{"stream_name": s.config.EventsStream, "action": action, "config": config}
-	return s.askConsumer(ctx, "CONSUMER.CREATE."+s.config.EventsStream+"."+config.Name+"."+config.FilterSubject, request)
-}
-
-func (s *Store) consumer(ctx context.Context, name string) (*consumerInfo, error) {
-	return s.askConsumer(ctx, "CONSUMER.INFO."+s.config.EventsStream+"."+name, nil)
-}
-
-func (s *Store) askConsumer(ctx context.Context, subject string, request any) (*consumerInfo, error) {
-	var info *consumerInfo
-	err := s.ask(ctx, s.api+subject, request, func(answer *nats.Msg) error {
-		info = &consumerInfo{}
-		if err := json.Unmarshal(answer.Data, info); err != nil {
-			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
-		}
-		if info.Error != nil {
-			return info.Error
-		}
-		return nil
-	})
-	return info, err
 }
 
 // DeleteDurable deletes the consumer, and forgets what was parked.
@@ -309,15 +246,9 @@ func (d *durable) pull() {
 	if !d.active || more <= 0 || d.wanted > 0 && more < d.opts.MaxInHand/2 {
 		return
 	}
-	request, err := json.Marshal(map[string]any{"batch": more, "expires": pullExpires, "idle_heartbeat": heartbeat})
-	if err != nil {
-		d.end(fmt.Errorf("encode request: %w", err))
-		return
-	}
-	subject := d.store.api + "CONSUMER.MSG.NEXT." + d.store.config.EventsStream + "." + d.opts.Name
-	if err := d.store.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: d.deliveries.Subject, Data: request}); err != nil {
+	if err := d.store.askForMessages(d.opts.Name, d.deliveries.Subject, messagesRequest{Batch: more}); err != nil {
 		if d.store.nc.IsClosed() {
-			d.end(fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err))
+			d.end(err)
 		}
 		return
 	}
@@ -330,7 +261,7 @@ func (d *durable) receive(msg *nats.Msg) {
 	d.mu.Lock()
 	d.heard = time.Now()
 	d.mu.Unlock()
-	if msg.Header.Get("Status") != "" && !strings.HasPrefix(msg.Reply, "$JS.ACK.") {
+	if msg.Header.Get("Status") != "" && !isDelivered(msg) {
 		d.heed(msg)
 		return
 	}
@@ -544,19 +475,14 @@ func (d *durable) hear(msg *nats.Msg) {
 		return
 	}
 	d.mu.Lock()
-	switch word {
-	case "settled":
+	if word == "settled" {
 		d.turns.settle(sequence)
 		d.handOut()
-		d.mu.Unlock()
-	case "settled?":
-		settled := d.turns.isSettled(sequence)
-		d.mu.Unlock()
-		if settled {
-			d.tell("settled", sequence)
-		}
-	default:
-		d.mu.Unlock()
+	}
+	answer := word == "settled?" && d.turns.isSettled(sequence)
+	d.mu.Unlock()
+	if answer {
+		d.tell("settled", sequence)
 	}
 }
 
@@ -797,7 +723,7 @@ func (d *durable) giveBack() {
 	for {
 		select {
 		case msg := <-d.arrived:
-			if strings.HasPrefix(msg.Reply, "$JS.ACK.") {
+			if isDelivered(msg) {
 				_ = d.store.nc.Publish(msg.Reply, ackAgain(0))
 			}
 		default:

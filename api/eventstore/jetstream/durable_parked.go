@@ -89,9 +89,7 @@ func (d *durable) takeParked(room int) {
 // endReplay takes an event off the list of what is parked.
 func (d *durable) endReplay(ctx context.Context, sequence uint64) error {
 	err := d.store.changeParked(ctx, d.opts.Name, func(p *parkedEvents) (bool, error) {
-		there := p.find(sequence) != nil
-		p.remove(sequence)
-		return there, nil
+		return p.remove(sequence), nil
 	})
 	if err != nil {
 		return fmt.Errorf("take it off the list of what is parked: %w", err)

@@ -63,8 +63,11 @@ func (p *parkedEvents) park(e parkedEvent) error {
 	return nil
 }
 
-func (p *parkedEvents) remove(sequence uint64) {
+// remove takes an event off the list, and says whether it was there.
+func (p *parkedEvents) remove(sequence uint64) bool {
+	before := len(p.Events)
 	p.Events = slices.DeleteFunc(p.Events, func(e parkedEvent) bool { return e.Sequence == sequence })
+	return len(p.Events) < before
 }
 
 // replay marks events for delivery, all where none is named, and counts them.

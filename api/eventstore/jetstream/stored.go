@@ -51,7 +51,7 @@ func (s *Store) subscribeStored(ctx context.Context, opts eventstore.SubscribeOp
 	bus := &eventstore.Bus{}
 	stored := &StoredSubscription{store: s, received: bus.Subscribe(eventstore.InternalNamespace, buffer)}
 	var err error
-	stored.sub, err = s.nc.Subscribe(s.storedSubjects(opts), func(msg *nats.Msg) {
+	stored.sub, err = s.nc.Subscribe(s.subjectsOf("stored", opts), func(msg *nats.Msg) {
 		// What another program writes is no event, and nothing to notify.
 		event, err := decodeEvent(&message{Subject: msg.Subject, Header: msg.Header})
 		if err == nil && opts.Matches(&event) {
@@ -68,17 +68,6 @@ func (s *Store) subscribeStored(ctx context.Context, opts eventstore.SubscribeOp
 		return nil, fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
 	return stored, s.register(stored)
-}
-
-// storedSubjects is the subject of the notifications that may be wanted.
-func (s *Store) storedSubjects(opts eventstore.SubscribeOptions) string {
-	switch {
-	case opts.ActorID != "":
-		return StoredSubject(s.config.EventsStream, opts.ActorID)
-	case opts.ActorType != "":
-		return s.config.EventsStream + ".stored." + EncodeToken(opts.ActorType) + ".*"
-	}
-	return StoredSubjects(s.config.EventsStream)
 }
 
 // C is where the notifications arrive. Close closes it.

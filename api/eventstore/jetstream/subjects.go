@@ -35,11 +35,6 @@ func SnapshotsSubject(stream, actorID string) string {
 // StoredSubject is the subject of the notifications about one actor's events.
 func StoredSubject(stream, actorID string) string { return stream + ".stored." + actorTokens(actorID) }
 
-// actorTypeSubjects is the subject of the events of all actors of one type.
-func actorTypeSubjects(stream, actorType string) string {
-	return stream + ".events." + EncodeToken(actorType) + ".*"
-}
-
 func actorTokens(actorID string) string {
 	return EncodeToken(eventstore.ActorType(actorID)) + "." + EncodeToken(actorID)
 }

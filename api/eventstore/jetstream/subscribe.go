@@ -3,7 +3,6 @@ package jetstream
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -83,13 +82,11 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	if ctx.Err() != nil {
 		return nil, ended(ctx)
 	}
-	sub := &subscription{store: s, opts: opts, filter: s.filter(opts), next: max(opts.FromSequence, 1)}
-	if opts.FromNow || !opts.FromTime.IsZero() {
-		var err error
-		if sub.next, err = s.startAt(ctx, opts.FromTime); err != nil {
-			return nil, err
-		}
+	next, err := s.startOf(ctx, opts)
+	if err != nil {
+		return nil, err
 	}
+	sub := &subscription{store: s, opts: opts, filter: s.subjectsOf("events", opts), next: next}
 	// Not of ctx, which is for this call.
 	sub.life, sub.end = context.WithCancel(context.WithoutCancel(ctx))
 	sub.silence = time.NewTimer(2 * heartbeat)
@@ -100,15 +97,16 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	return sub, s.register(sub)
 }
 
-// filter is the subject of what is to be delivered.
-func (s *Store) filter(opts eventstore.SubscribeOptions) string {
+// subjectsOf is the subject of one kind of what passes the filters on actors.
+func (s *Store) subjectsOf(kind string, opts eventstore.SubscribeOptions) string {
+	prefix := s.config.EventsStream + "." + kind + "."
 	switch {
 	case opts.ActorID != "":
-		return EventsSubject(s.config.EventsStream, opts.ActorID)
+		return prefix + actorTokens(opts.ActorID)
 	case opts.ActorType != "":
-		return actorTypeSubjects(s.config.EventsStream, opts.ActorType)
+		return prefix + EncodeToken(opts.ActorType) + ".*"
 	}
-	return EventsSubjects(s.config.EventsStream)
+	return prefix + ">"
 }
 
 // startAt is the sequence of the first event that was stored at a time or later,
@@ -136,22 +134,9 @@ func (s *Store) startAt(ctx context.Context, at time.Time) (uint64, error) {
 func (s *subscription) start(ctx context.Context) error {
 	s.stop()
 	name := "aether-" + rand.Text()
-	request := map[string]any{"stream_name": s.store.config.EventsStream, "action": "create", "config": map[string]any{
-		"name": name, "deliver_policy": "by_start_sequence", "opt_start_seq": s.next, "filter_subject": s.filter,
-		"ack_policy": "none", "replay_policy": "instant", "inactive_threshold": inactiveThreshold, "num_replicas": 1, "mem_storage": true,
-	}}
-	subject := s.store.api + "CONSUMER.CREATE." + s.store.config.EventsStream + "." + name + "." + s.filter
-	err := s.store.ask(ctx, subject, request, func(answer *nats.Msg) error {
-		var created struct {
-			Error *apiError `json:"error"`
-		}
-		if err := json.Unmarshal(answer.Data, &created); err != nil {
-			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
-		}
-		if created.Error != nil {
-			return created.Error
-		}
-		return nil
+	_, err := s.store.writeConsumer(ctx, "create", consumerConfig{
+		Name: name, DeliverPolicy: "by_start_sequence", StartSequence: s.next, FilterSubject: s.filter,
+		AckPolicy: "none", ReplayPolicy: "instant", Inactive: inactiveThreshold, Replicas: 1, Memory: true,
 	})
 	if err != nil {
 		return err
@@ -183,18 +168,8 @@ func (s *subscription) pull() error {
 	if more < ahead/2 {
 		return nil
 	}
-	request, err := json.Marshal(map[string]any{
-		"batch": more, "max_bytes": pageBytes, "expires": pullExpires, "idle_heartbeat": heartbeat,
-	})
-	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
-	}
 	s.wanted += more
-	subject := s.store.api + "CONSUMER.MSG.NEXT." + s.store.config.EventsStream + "." + s.consumer
-	if err := s.store.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: s.answers.Subject, Data: request}); err != nil {
-		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
-	}
-	return nil
+	return s.store.askForMessages(s.consumer, s.answers.Subject, messagesRequest{Batch: more, MaxBytes: pageBytes})
 }
 
 // Next waits for the next event that passes the filters.
@@ -288,7 +263,7 @@ func (s *subscription) take(ctx context.Context) (*message, error) {
 			return nil, s.life.Err()
 		}
 	}
-	if msg.Header.Get("Status") != "" && !strings.HasPrefix(msg.Reply, "$JS.ACK.") {
+	if msg.Header.Get("Status") != "" && !isDelivered(msg) {
 		return nil, s.heed(msg)
 	}
 	metadata, err := msg.Metadata()

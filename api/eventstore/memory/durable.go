@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -193,19 +194,14 @@ func (d *durable) drop(settled *delivery) {
 	d.wake()
 }
 
-func (d *durable) findParked(sequence uint64) int {
-	return slices.IndexFunc(d.parked, func(p eventstore.Parked) bool { return p.Sequence == sequence })
-}
-
 func (d *durable) park(e *delivery, reason string, now time.Time) error {
-	at := d.findParked(e.event.Sequence)
-	if at < 0 {
+	at, parked := slices.BinarySearchFunc(d.parked, e.event.Sequence, func(p eventstore.Parked, sequence uint64) int {
+		return cmp.Compare(p.Sequence, sequence)
+	})
+	if !parked {
 		if len(d.parked) >= eventstore.MaxParked {
 			return fmt.Errorf("%w: %d", eventstore.ErrTooManyParked, len(d.parked))
 		}
-		at, _ = slices.BinarySearchFunc(d.parked, e.event.Sequence, func(p eventstore.Parked, sequence uint64) int {
-			return int(p.Sequence) - int(sequence)
-		})
 		d.parked = slices.Insert(d.parked, at, eventstore.Parked{})
 	}
 	d.parked[at] = eventstore.Parked{Sequence: e.event.Sequence, ActorID: e.event.ActorID, Attempts: e.attempt, Reason: reason, At: now.Round(0).UTC()}
@@ -302,7 +298,7 @@ func (m *membership) Replay(ctx context.Context, sequences ...uint64) (int, erro
 
 // placeOf is where an event that is not open belongs among those that are.
 func (d *durable) placeOf(sequence uint64) int {
-	at, _ := slices.BinarySearchFunc(d.open, sequence, func(e *delivery, sequence uint64) int { return int(e.event.Sequence) - int(sequence) })
+	at, _ := slices.BinarySearchFunc(d.open, sequence, func(e *delivery, sequence uint64) int { return cmp.Compare(e.event.Sequence, sequence) })
 	return at
 }
 

@@ -1,0 +1,111 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// JetStream's error codes about consumers.
+const (
+	codeConsumerNotFound   = 10014
+	codeConsumerNameExists = 10013
+	codeConsumerExists     = 10148
+	codeConsumerExistsToo  = 10105
+)
+
+// consumerConfig is what is said of a consumer when it is made, and what the
+// server says of one.
+type consumerConfig struct {
+	Name          string            `json:"name"`
+	Durable       string            `json:"durable_name,omitempty"`
+	DeliverPolicy string            `json:"deliver_policy"`
+	StartSequence uint64            `json:"opt_start_seq,omitempty"`
+	FilterSubject string            `json:"filter_subject,omitempty"`
+	AckPolicy     string            `json:"ack_policy"`
+	AckWait       time.Duration     `json:"ack_wait,omitempty"`
+	MaxDeliver    int               `json:"max_deliver,omitempty"`
+	MaxAckPending int               `json:"max_ack_pending,omitempty"`
+	ReplayPolicy  string            `json:"replay_policy"`
+	Replicas      int               `json:"num_replicas"`
+	Metadata      map[string]string `json:"metadata,omitempty"`
+	// Inactive is how long the server keeps a consumer that nobody asks, and Memory
+	// keeps it in its memory.
+	Inactive time.Duration `json:"inactive_threshold,omitempty"`
+	Memory   bool          `json:"mem_storage,omitempty"`
+}
+
+// consumerInfo is what the server says of a consumer.
+type consumerInfo struct {
+	Error    *apiError      `json:"error"`
+	Config   consumerConfig `json:"config"`
+	AckFloor struct {
+		Stream uint64 `json:"stream_seq"`
+	} `json:"ack_floor"`
+	AckPending int `json:"num_ack_pending"`
+}
+
+func (s *Store) writeConsumer(ctx context.Context, action string, config consumerConfig) (*consumerInfo, error) {
+	request := map[string]any{"stream_name": s.config.EventsStream, "action": action, "config": config}
+	return s.askConsumer(ctx, "CONSUMER.CREATE."+s.config.EventsStream+"."+config.Name+"."+config.FilterSubject, request)
+}
+
+func (s *Store) consumer(ctx context.Context, name string) (*consumerInfo, error) {
+	return s.askConsumer(ctx, "CONSUMER.INFO."+s.config.EventsStream+"."+name, nil)
+}
+
+func (s *Store) askConsumer(ctx context.Context, subject string, request any) (*consumerInfo, error) {
+	var info *consumerInfo
+	err := s.ask(ctx, s.api+subject, request, func(answer *nats.Msg) error {
+		info = &consumerInfo{}
+		if err := json.Unmarshal(answer.Data, info); err != nil {
+			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
+		}
+		if info.Error != nil {
+			return info.Error
+		}
+		return nil
+	})
+	return info, err
+}
+
+// messagesRequest asks a consumer for messages: for so many at most, of so many
+// bytes in all where that is not 0.
+type messagesRequest struct {
+	Batch     int           `json:"batch"`
+	MaxBytes  int           `json:"max_bytes,omitempty"`
+	Expires   time.Duration `json:"expires"`
+	Heartbeat time.Duration `json:"idle_heartbeat"`
+}
+
+// askForMessages asks a consumer for messages, which go to an inbox.
+func (s *Store) askForMessages(consumer, inbox string, request messagesRequest) error {
+	request.Expires, request.Heartbeat = pullExpires, heartbeat
+	data, err := json.Marshal(request)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	subject := s.api + "CONSUMER.MSG.NEXT." + s.config.EventsStream + "." + consumer
+	if err := s.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: inbox, Data: data}); err != nil {
+		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// isDelivered says whether a message is one of the stream, which waits for its
+// acknowledgement or could: a writer may have given it a header of any name.
+func isDelivered(msg *nats.Msg) bool { return strings.HasPrefix(msg.Reply, "$JS.ACK.") }
+
+// startOf is the sequence at which a subscription begins.
+func (s *Store) startOf(ctx context.Context, opts eventstore.SubscribeOptions) (uint64, error) {
+	if opts.FromNow || !opts.FromTime.IsZero() {
+		return s.startAt(ctx, opts.FromTime)
+	}
+	return max(opts.FromSequence, 1), nil
+}
