@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -252,8 +250,4 @@ func (b *bench) reconciled(ctx context.Context) (int, error) {
 		}
 	}
 	return int(total), nil
-}
-
-func storeName(i int) string {
-	return "store-" + strings.Repeat("0", 5-len(strconv.Itoa(i))) + strconv.Itoa(i)
 }

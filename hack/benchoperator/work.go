@@ -18,6 +18,11 @@ import (
 // loaders is how many requests of the load are under way at once.
 const loaders = 8
 
+// storeAt is one of the stores, as far as its name.
+func storeAt(i int) *v1alpha1.EventStore {
+	return &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("store-%05d", i)}}
+}
+
 func (b *bench) each(ctx context.Context, do func(context.Context, int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(loaders)
@@ -68,7 +73,7 @@ func (b *bench) create(ctx context.Context) error {
 		return err
 	}
 	err = b.each(ctx, func(ctx context.Context, i int) error {
-		store := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: storeName(i)}}
+		store := storeAt(i)
 		store.Spec.Replicas = int32(b.replicas)
 		return b.k8s.Create(ctx, store)
 	})
@@ -86,8 +91,7 @@ func (b *bench) update(ctx context.Context) error {
 		return err
 	}
 	err = b.each(ctx, func(ctx context.Context, i int) error {
-		store := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: storeName(i)}}
-		return b.k8s.Patch(ctx, store, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"retention":{"maxAge":"30d"}}}`)))
+		return b.k8s.Patch(ctx, storeAt(i), client.RawPatch(types.MergePatchType, []byte(`{"spec":{"retention":{"maxAge":"30d"}}}`)))
 	})
 	if err != nil {
 		return err
@@ -96,7 +100,7 @@ func (b *bench) update(ctx context.Context) error {
 		return err
 	}
 	for i := range b.stores {
-		live, err := b.js.Stream(ctx, namespace+"_"+storeName(i))
+		live, err := b.js.Stream(ctx, storeAt(i).EventsStreamName())
 		if err != nil {
 			return err
 		}
@@ -125,7 +129,7 @@ func (b *bench) restart(ctx context.Context) error {
 
 // healField changes the age of a stream and waits until it is as it was.
 func (b *bench) healField(ctx context.Context, i int) (time.Duration, error) {
-	name := namespace + "_" + storeName(i)
+	name := storeAt(i).EventsStreamName()
 	live, err := b.js.Stream(ctx, name)
 	if err != nil {
 		return 0, err
@@ -149,7 +153,7 @@ func (b *bench) healField(ctx context.Context, i int) (time.Duration, error) {
 // healStream deletes a stream that holds an event, accepts the loss once it is
 // told, and waits until the stream is there again.
 func (b *bench) healStream(ctx context.Context, i int) (time.Duration, error) {
-	name := namespace + "_" + storeName(i)
+	name := storeAt(i).EventsStreamName()
 	if _, err := b.js.Publish(ctx, name+".events.order.order-1", []byte("{}")); err != nil {
 		return 0, err
 	}
@@ -166,8 +170,8 @@ func (b *bench) healStream(ctx context.Context, i int) (time.Duration, error) {
 	}); err != nil {
 		return 0, err
 	}
-	store := &v1alpha1.EventStore{}
-	if err := b.k8s.Get(ctx, client.ObjectKey{Namespace: namespace, Name: storeName(i)}, store); err != nil {
+	store := storeAt(i)
+	if err := b.k8s.Get(ctx, client.ObjectKeyFromObject(store), store); err != nil {
 		return 0, err
 	}
 	before := store.DeepCopy()
@@ -184,9 +188,9 @@ func (b *bench) healStream(ctx context.Context, i int) (time.Duration, error) {
 }
 
 func (b *bench) untilStore(ctx context.Context, i int, what string, done func(*v1alpha1.EventStore) bool) error {
-	return b.until(ctx, "store "+storeName(i)+" "+what, func(ctx context.Context) error {
-		store := &v1alpha1.EventStore{}
-		if err := b.k8s.Get(ctx, client.ObjectKey{Namespace: namespace, Name: storeName(i)}, store); err != nil {
+	return b.until(ctx, "store "+storeAt(i).Name+" "+what, func(ctx context.Context) error {
+		store := storeAt(i)
+		if err := b.k8s.Get(ctx, client.ObjectKeyFromObject(store), store); err != nil {
 			return err
 		}
 		if !done(store) {

@@ -359,13 +359,11 @@ func (p *pass) apply(ctx context.Context) error {
 			if p.live[i], err = p.conn.Create(ctx, plan.Config()); err != nil {
 				return p.lostConnection(err)
 			}
-			p.plans[i].Answer = p.live[i]
 			p.tellMissing(plan)
 		case !plan.Settled():
 			if p.live[i], err = p.conn.Update(ctx, plan.Config()); err != nil {
 				return p.lostConnection(err)
 			}
-			p.plans[i].Answer = p.live[i]
 			p.tellChanged(plan)
 		}
 	}
@@ -374,8 +372,8 @@ func (p *pass) apply(ctx context.Context) error {
 	return nil
 }
 
-// tellMissing tells of a stream that is made again; see tellCreated for one that
-// is new.
+// tellMissing tells of a stream that is made again; see created for those that
+// are new.
 func (p *pass) tellMissing(plan stream.Plan) {
 	if p.seen(plan.Wanted.Role) != nil {
 		p.tell(warning, "StreamMissing", "CreateStream", "Stream %s was gone and is created again; it held no message when last seen", plan.Wanted.Config.Name)
@@ -412,8 +410,11 @@ func stepsText(steps []stream.Step) string {
 // verify looks once more at what was changed, and whether every replica is
 // current.
 func (p *pass) verify(ctx context.Context) error {
-	// What the server answered to a change is how it took it.
-	again := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return !plan.Took() })
+	again := false
+	for i, plan := range p.plans {
+		// What the server answered to a change is how it took it.
+		again = again || !plan.Settled() && !stream.NewPlan(plan.Wanted, p.live[i], time.Now()).Settled()
+	}
 	if p.live[0].State.LastSeq == 0 {
 		watched, err := p.watchFirstEvent()
 		if err != nil {

@@ -74,11 +74,16 @@ func (c *Conn) CanList() bool {
 
 // Listed gives streams as the last listing has them, and false where there is
 // none that is young enough, or one of them was told about since. The first to
-// ask on a connection makes the listing: after a start all stores ask at once.
+// ask on a connection makes the listing where there is none yet: after a start all
+// stores ask at once.
 func (c *Conn) Listed(ctx context.Context, names ...string) ([]*jetstream.StreamInfo, bool) {
 	c.firstListing.Do(func() {
-		// Without it each stream is asked for by itself.
-		_, _ = c.List(ctx)
+		c.listing.Lock()
+		defer c.listing.Unlock()
+		if !c.CanList() {
+			// When it fails each stream is asked for by itself.
+			_, _ = c.list(ctx)
+		}
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -64,16 +64,6 @@ type Plan struct {
 	// Live is the stream as it is, nil when it must be created.
 	Live  *jetstream.StreamInfo
 	Steps []Step
-	// Answer is the stream as the server had it after the plan was carried out.
-	Answer *jetstream.StreamInfo
-}
-
-// Took says whether nothing was to be done, or the server has done all of it.
-func (p Plan) Took() bool {
-	if p.Answer == nil {
-		return p.Settled()
-	}
-	return NewPlan(p.Wanted, p.Answer, time.Time{}).Settled()
 }
 
 // Create says whether the stream must be created.
@@ -268,7 +258,8 @@ type Destroyed struct {
 func (p Plan) Destroys(keepFrom uint64) Destroyed {
 	state := p.Live.State
 	d := Destroyed{OfMessages: state.Msgs, OfBytes: state.Bytes}
-	for _, step := range p.With(DestroysData) {
+	steps := p.With(DestroysData)
+	for _, step := range steps {
 		gone := uint64(0)
 		switch step.Field {
 		case FieldMaxAge:
@@ -276,7 +267,7 @@ func (p Plan) Destroys(keepFrom uint64) Destroyed {
 		case fieldMaxBytes:
 			// In proportion, and at least one.
 			gone = max(1, uint64(float64(state.Msgs)*float64(excess(&p.Wanted.Config, p.Live))/float64(state.Bytes)))
-			d.Kept = p.Live.Config.Discard == jetstream.DiscardNew && len(p.With(DestroysData)) == 1
+			d.Kept = p.Live.Config.Discard == jetstream.DiscardNew && len(steps) == 1
 		default:
 			gone = surplus(&p.Wanted.Config, p.Live)
 		}

@@ -169,30 +169,33 @@ var systems = []struct {
 	servers, replicas int
 }{{"one server", 1, 1}, {"three servers, one replica", 3, 1}, {"three servers, three replicas", 3, 3}}
 
-func TestStore(t *testing.T) {
-	t.Parallel()
+// onSystems runs a test on each of them.
+func onSystems(t *testing.T, run func(t *testing.T, cluster *natsserver.Cluster, replicas int)) {
+	t.Helper()
 	for _, system := range systems {
 		t.Run(system.name, func(t *testing.T) {
 			t.Parallel()
-			cluster := sharedServers(t, system.servers)
-			storetest.Run(t, func(t *testing.T, opts ...eventstore.Option) eventstore.Store {
-				return newStoreOn(t, cluster, system.replicas, opts...)
-			})
+			run(t, sharedServers(t, system.servers), system.replicas)
 		})
 	}
 }
 
+func TestStore(t *testing.T) {
+	t.Parallel()
+	onSystems(t, func(t *testing.T, cluster *natsserver.Cluster, replicas int) {
+		storetest.Run(t, func(t *testing.T, opts ...eventstore.Option) eventstore.Store {
+			return newStoreOn(t, cluster, replicas, opts...)
+		})
+	})
+}
+
 func TestDurableStore(t *testing.T) {
 	t.Parallel()
-	for _, system := range systems {
-		t.Run(system.name, func(t *testing.T) {
-			t.Parallel()
-			cluster := sharedServers(t, system.servers)
-			storetest.RunDurable(t, func(t *testing.T, opts ...eventstore.Option) eventstore.DurableStore {
-				return newStoreOn(t, cluster, system.replicas, opts...)
-			})
+	onSystems(t, func(t *testing.T, cluster *natsserver.Cluster, replicas int) {
+		storetest.RunDurable(t, func(t *testing.T, opts ...eventstore.Option) eventstore.DurableStore {
+			return newStoreOn(t, cluster, replicas, opts...)
 		})
-	}
+	})
 }
 
 func newStoreOn(t *testing.T, cluster *natsserver.Cluster, replicas int, opts ...eventstore.Option) *jetstream.Store {
