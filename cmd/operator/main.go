@@ -44,6 +44,8 @@ type settings struct {
 	webhookPort             int
 	sidecarImage            string
 	resync                  time.Duration
+	storeMetricsLimit       int
+	profileAddress          string
 	logLevel                slog.Level
 }
 
@@ -70,6 +72,8 @@ func parse(args []string) (settings, error) {
 	flags.IntVar(&s.webhookPort, "webhook-port", 9443, "The port of the webhook that injects the sidecar; 0 turns it off.")
 	flags.StringVar(&s.sidecarImage, "sidecar-image", "git.flowmade.one/flowmade-one/aether-sidecar:latest", "The image of the sidecar that is injected.")
 	flags.DurationVar(&s.resync, "resync-interval", controller.DefaultResyncInterval, "How often a settled object is looked at again.")
+	flags.IntVar(&s.storeMetricsLimit, "store-metrics-limit", controller.DefaultStoreMetricsLimit, "How many EventStores, the first by namespace and name, have metrics of their own, eight each; 0 turns them off.")
+	flags.StringVar(&s.profileAddress, "pprof-bind-address", "", "Where /debug/pprof is served, to anybody who can connect; empty turns it off.")
 	flags.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "What is logged, as JSON on standard error: debug, info, warn or error.")
 	if err := flags.Parse(args); err != nil {
 		return s, err
@@ -79,6 +83,8 @@ func parse(args []string) (settings, error) {
 		return s, fmt.Errorf("unexpected argument %q: the operator takes flags only", flags.Arg(0))
 	case s.resync <= 0:
 		return s, fmt.Errorf("--resync-interval is %s: it must be more than 0", s.resync)
+	case s.storeMetricsLimit < 0:
+		return s, fmt.Errorf("--store-metrics-limit is %d: it must be 0 or more", s.storeMetricsLimit)
 	case s.webhookPort < 0 || s.webhookPort > 65535:
 		return s, fmt.Errorf("--webhook-port is %d: it must be a port, or 0 for none", s.webhookPort)
 	}
@@ -99,7 +105,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := controller.SetupWithManager(ctx, mgr, controller.Options{ResyncInterval: s.resync}); err != nil {
+	if err := controller.SetupWithManager(ctx, mgr, controller.Options{ResyncInterval: s.resync, StoreMetricsLimit: s.storeMetricsLimit}); err != nil {
 		return err
 	}
 	if s.webhookPort != 0 {
@@ -135,6 +141,7 @@ func newManager(s settings) (manager.Manager, error) {
 		Metrics:                       metricsOptions(s),
 		WebhookServer:                 webhook.NewServer(webhook.Options{Port: s.webhookPort}),
 		HealthProbeBindAddress:        s.probeAddress,
+		PprofBindAddress:              s.profileAddress,
 		LeaderElection:                s.leaderElection,
 		LeaderElectionID:              "aether-operator.aether.flowmade.one",
 		LeaderElectionNamespace:       s.leaderElectionNamespace,

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -94,4 +95,14 @@ func pause(conditions []metav1.Condition, fault *stream.Fault, resync time.Durat
 	reconciling := meta.FindStatusCondition(conditions, v1alpha1.ConditionReconciling)
 	waited := time.Since(reconciling.LastTransitionTime.Time)
 	return jittered(min(max(waited/4, minPause), maxPause))
+}
+
+// pauseFor waits within a pass.
+func pauseFor(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

@@ -33,17 +33,22 @@ type EventStoreReconciler struct {
 	connector
 	recorder events.EventRecorder
 	resync   time.Duration
+	sweeper  *sweeper
+	memory   *stream.Memory
+	metrics  *metrics
 }
 
 // setup watches what a store depends on; told is what NATS tells.
 func (r *EventStoreReconciler) setup(mgr ctrl.Manager, told notices) error {
 	// A status that is written wakes nobody.
 	spec := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
+	// A binding that is new was written by a pass, which knows.
+	notNew := predicate.Funcs{CreateFunc: func(event.CreateEvent) bool { return false }}
 	cameOrWent := predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("eventstore").
 		For(&v1alpha1.EventStore{}, builder.WithPredicates(spec)).
-		Owns(&corev1.Secret{}).
+		Owns(&corev1.Secret{}, builder.WithPredicates(notNew)).
 		Watches(&v1alpha1.EventStoreClass{}, handler.EnqueueRequestsFromMapFunc(r.storesOfClass), builder.WithPredicates(spec)).
 		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.storesOfNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(r.contenders), builder.WithPredicates(cameOrWent)).
@@ -73,13 +78,7 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 		p.checkAllowed,
 		p.connect,
 		p.observe,
-		p.checkLoss,
-		p.checkOwnership,
-		p.plan,
-		p.observed,
-		p.guard,
-		p.claim,
-		p.apply,
+		p.settle,
 		p.bind,
 		p.verify,
 	)
@@ -97,8 +96,9 @@ type pass struct {
 	plans  []stream.Plan
 	// live are the streams in the order of wanted, nil for one that is absent.
 	live []*liveStream
-	// listed: the streams were not asked for one by one.
-	listed bool
+	// settled: a sweep has just seen both streams to be as they should be, so that
+	// they were not asked for; empty: there never was an event.
+	settled, empty bool
 	// told are the Events to send once the status is written.
 	told []told
 	// gone: the finalizer is off, there is no status to write any more.

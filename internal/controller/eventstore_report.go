@@ -124,6 +124,7 @@ func (p *pass) tellOutcome(fault *stream.Fault) {
 	case fault == nil:
 		p.tell(normal, ready.Reason, "Reconcile", "%s", ready.Message)
 	case fault.Handling != stream.Wait:
+		p.metrics.countOutcome(fault)
 		p.tell(warning, ready.Reason, "Reconcile", "%s", ready.Message)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,16 +23,27 @@ import (
 
 type liveStream = jetstream.StreamInfo
 
-// observe sees both streams. Where a listing that is seconds old shows them just
-// as they should be, it is not asked for them.
+const (
+	// leaderPatience is how long a stream that seems to have gone back may take to
+	// show that it has not: a new leader catches up within milliseconds, and a busy
+	// machine needs more. leaderPause is between two looks.
+	leaderPatience = 3 * time.Second
+	leaderPause    = 100 * time.Millisecond
+)
+
+// observe sees both streams. Where a sweep of a moment ago has seen them just as
+// they should be, they are not asked for, and nothing is to be done to them.
 func (p *pass) observe(ctx context.Context) error {
-	names := []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
-	if listed, ok := p.conn.Listed(ctx, names...); ok && !slices.Contains(listed, nil) {
-		if p.wanted, p.live = wantedOf(p.store, p.class, listed), listed; isSettled(p.store, p.wanted, listed) {
-			p.listed = true
-			return nil
-		}
+	seen, settled := p.sweeper.sawSettled(ctx, p.class, p.conn, p.store)
+	if p.settled = settled; settled {
+		p.empty = seen.empty
+		return nil
 	}
+	return p.look(ctx)
+}
+
+func (p *pass) look(ctx context.Context) error {
+	names := []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
 	p.live = make([]*liveStream, len(names))
 	for i, name := range names {
 		var err error
@@ -42,6 +54,17 @@ func (p *pass) observe(ctx context.Context) error {
 	var err error
 	p.wanted, err = stream.Desired(p.store, defaultsFor(p.class, p.live[0]))
 	return err
+}
+
+// settle makes the streams what is asked for.
+func (p *pass) settle(ctx context.Context) error {
+	if !p.settled {
+		return p.run(ctx, p.checkLoss, p.checkOwnership, p.plan, p.observed, p.guard, p.claim, p.apply)
+	}
+	if p.observes() {
+		return errObserved
+	}
+	return nil
 }
 
 // defaultsFor are the defaults of a class for a store whose stream of events is
@@ -64,13 +87,13 @@ func wantedOf(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, live 
 }
 
 // isSettled says whether the streams of a store are just as they should be.
-func isSettled(store *v1alpha1.EventStore, wanted []stream.Wanted, live []*liveStream) bool {
+func isSettled(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, wanted []stream.Wanted, live []*liveStream, memory *stream.Memory) bool {
 	if wanted == nil || slices.Contains(live, nil) {
 		return false
 	}
 	now := time.Now()
 	for i, w := range wanted {
-		seen := streamStatus(store, w.Role)
+		seen := seenOf(store, class, memory, w.Role)
 		current, _ := stream.ReplicasCurrent(live[i])
 		if !current || stream.OwnershipOf(stream.OwnerOf(store), live[i], seen) != stream.Ours ||
 			stream.LossOf(seen, live[i], now) != nil || !stream.NewPlan(w, live[i], now).Settled() {
@@ -89,9 +112,20 @@ func (p *pass) lostConnection(err error) error {
 	return err
 }
 
-// seen is what the status records of a stream, nil for nothing.
+// seen is what is known of a stream from before, nil for nothing.
 func (p *pass) seen(role v1alpha1.StreamRole) *v1alpha1.StreamStatus {
-	return streamStatus(p.store, role)
+	return seenOf(p.store, p.class, p.memory, role)
+}
+
+// seenOf is what the status records of a stream, and what was seen of it since the
+// status was written; nil where the status records nothing.
+func seenOf(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, memory *stream.Memory, role v1alpha1.StreamRole) *v1alpha1.StreamStatus {
+	recorded := streamStatus(store, role)
+	if recorded == nil {
+		return nil
+	}
+	raised := memory.Raise(class.Name, *recorded)
+	return &raised
 }
 
 func streamStatus(store *v1alpha1.EventStore, role v1alpha1.StreamRole) *v1alpha1.StreamStatus {
@@ -124,21 +158,22 @@ func (p *pass) checkLoss(ctx context.Context) error {
 	if !p.accepted() {
 		status.AcceptedDataLoss = 0
 	}
-	var losses []*stream.Loss
-	var messages []string
-	for i, wanted := range p.wanted {
-		if loss := stream.LossOf(p.seen(wanted.Role), p.live[i], time.Now()); loss != nil {
-			losses, messages = append(losses, loss), append(messages, loss.Message)
-		}
+	losses, err := p.losses(ctx)
+	if err != nil {
+		return err
 	}
 	if len(losses) == 0 {
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDataLoss)
 		return nil
 	}
+	messages := make([]string, len(losses))
+	for i, loss := range losses {
+		messages[i] = loss.Message
+	}
 	message := strings.Join(messages, "; ")
 	if p.accepted() && status.AcceptedDataLoss != p.store.Generation {
 		status.AcceptedDataLoss = p.store.Generation
-		status.Streams = nil
+		p.forgetStreams()
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDataLoss)
 		p.tell(warning, "DataLossAccepted", "AcceptDataLoss", "A loss was accepted: %s", message)
 		return nil
@@ -148,10 +183,61 @@ func (p *pass) checkLoss(ctx context.Context) error {
 		hint = fmt.Sprintf("kubectl annotate eventstore %s -n %s %s- and then %s",
 			p.store.Name, p.store.Namespace, v1alpha1.AnnotationAcceptDataLoss, hint)
 	}
+	p.keepRecord()
 	fault := stream.Stalled(losses[0].Reason,
 		"stored data was lost: %s. Restore the stream from a backup; or accept the loss and go on with what is there: %s", message, hint)
 	setCondition(&status.Conditions, v1alpha1.ConditionDataLoss, metav1.ConditionTrue, fault.Reason, fault.Error())
 	return fault
+}
+
+// losses compares both streams with what is known of them. That a stream went back
+// is believed only when it stays so: a replica that has just become the leader may
+// not have caught up with itself.
+func (p *pass) losses(ctx context.Context) ([]*stream.Loss, error) {
+	for deadline := time.Now().Add(leaderPatience); ; {
+		var losses []*stream.Loss
+		wentBack := false
+		for i, wanted := range p.wanted {
+			if loss := stream.LossOf(p.seen(wanted.Role), p.live[i], time.Now()); loss != nil {
+				losses = append(losses, loss)
+				wentBack = wentBack || loss.Reason == v1alpha1.ReasonStreamRolledBack && p.live[i].Config.Replicas > 1
+			}
+		}
+		if !wentBack || time.Now().After(deadline) || p.reported(losses) {
+			return losses, nil
+		}
+		if err := pauseFor(ctx, leaderPause); err != nil {
+			return nil, err
+		}
+		if err := p.look(ctx); err != nil {
+			return nil, err
+		}
+		if err := p.confirmRecord(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// reported says whether the status told of the loss already.
+func (p *pass) reported(losses []*stream.Loss) bool {
+	told := meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionDataLoss)
+	return told != nil && told.Reason == losses[0].Reason
+}
+
+// keepRecord writes down what was seen last, so that a loss is known after a
+// restart as well.
+func (p *pass) keepRecord() {
+	for i, recorded := range p.store.Status.Streams {
+		p.store.Status.Streams[i] = p.memory.Raise(p.class.Name, recorded)
+	}
+}
+
+// forgetStreams begins anew with what is there.
+func (p *pass) forgetStreams() {
+	for _, recorded := range p.store.Status.Streams {
+		p.memory.Forget(p.class.Name, recorded.Name)
+	}
+	p.store.Status.Streams = nil
 }
 
 // confirmRecord reads the store past the cache when a stream on record is gone:
@@ -352,24 +438,38 @@ func (p *pass) apply(ctx context.Context) error {
 			return err
 		}
 	}
+	var changes errgroup.Group
 	for i, plan := range p.plans {
-		var err error
-		switch {
-		case plan.Create():
-			if p.live[i], err = p.conn.Create(ctx, plan.Config()); err != nil {
-				return p.lostConnection(err)
+		changes.Go(func() (err error) {
+			switch {
+			case plan.Create():
+				p.live[i], err = p.conn.Create(ctx, plan.Config())
+			case !plan.Settled():
+				p.live[i], err = p.conn.Update(ctx, plan.Config())
 			}
-			p.tellMissing(plan)
-		case !plan.Settled():
-			if p.live[i], err = p.conn.Update(ctx, plan.Config()); err != nil {
-				return p.lostConnection(err)
-			}
-			p.tellChanged(plan)
-		}
+			return err
+		})
 	}
+	if err := changes.Wait(); err != nil {
+		return p.lostConnection(err)
+	}
+	p.tellApplied()
 	p.store.Status.Plan = nil
 	p.recordStreams()
 	return nil
+}
+
+// tellApplied tells of what nobody asked for just now.
+func (p *pass) tellApplied() {
+	for _, plan := range p.plans {
+		p.metrics.countPlan(plan, p.isDrift())
+		switch {
+		case plan.Create():
+			p.tellMissing(plan)
+		case !plan.Settled():
+			p.tellChanged(plan)
+		}
+	}
 }
 
 // tellMissing tells of a stream that is made again; see created for those that
@@ -394,10 +494,14 @@ func (p *pass) created() []string {
 // tellChanged tells of a change that nobody asked for just now: what comes of an
 // edit of the spec is in the status, as who edited it expects.
 func (p *pass) tellChanged(plan stream.Plan) {
-	if p.before.Status.ObservedGeneration == p.store.Generation {
+	if p.isDrift() {
 		p.tell(normal, "StreamUpdated", "UpdateStream", "Changed %s of stream %s", stepsText(plan.Steps), plan.Wanted.Config.Name)
 	}
 }
+
+// isDrift says that the spec has been carried out before: what differs was changed
+// by others.
+func (p *pass) isDrift() bool { return p.before.Status.ObservedGeneration == p.store.Generation }
 
 func stepsText(steps []stream.Step) string {
 	texts := make([]string, len(steps))
@@ -410,6 +514,13 @@ func stepsText(steps []stream.Step) string {
 // verify looks once more at what was changed, and whether every replica is
 // current.
 func (p *pass) verify(ctx context.Context) error {
+	if p.settled {
+		if p.empty {
+			_, err := p.watchFirstEvent()
+			return err
+		}
+		return nil
+	}
 	again := false
 	for i, plan := range p.plans {
 		// What the server answered to a change is how it took it.
@@ -420,11 +531,10 @@ func (p *pass) verify(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// What a listing of before may not show, the next one does.
-		again = again || watched && !p.listed
+		again = again || watched
 	}
 	if again {
-		if err := p.observe(ctx); err != nil {
+		if err := p.look(ctx); err != nil {
 			return err
 		}
 		if slices.Contains(p.live, nil) {
@@ -437,7 +547,7 @@ func (p *pass) verify(ctx context.Context) error {
 
 // watchFirstEvent says whether nobody watched before.
 func (p *pass) watchFirstEvent() (bool, error) {
-	events := p.wanted[0].Config.Name
+	events := p.store.EventsStreamName()
 	watched, err := p.conn.WatchFirstEvent(events, layout.StoredSubjects(events))
 	if err != nil {
 		return false, p.lostConnection(err)
@@ -466,6 +576,7 @@ func (p *pass) checkReplicas() error {
 func (p *pass) recordStreams() {
 	p.store.Status.Streams = nil
 	for i, wanted := range p.wanted {
+		p.memory.Note(p.class.Name, p.live[i])
 		p.store.Status.Streams = append(p.store.Status.Streams, stream.StatusOf(wanted.Role, p.live[i]))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -38,7 +39,7 @@ func (r *EventStoreClassReconciler) setup(mgr ctrl.Manager, told notices) error 
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("eventstoreclass").
 		For(&v1alpha1.EventStoreClass{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(classOfStore), builder.WithPredicates(classChanged)).
+		Watches(&v1alpha1.EventStore{}, recount, builder.WithPredicates(classChanged)).
 		WatchesRawSource(source.Channel(told, handler.TypedEnqueueRequestsFromMapFunc(classOfNotice))).
 		WithOptions(controllerOptions()).
 		Complete(r)
@@ -53,12 +54,23 @@ func classOfNotice(_ context.Context, notice stream.Notice) []reconcile.Request 
 	return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: notice.Class}}}
 }
 
-func classOfStore(_ context.Context, store client.Object) []reconcile.Request {
-	name := classInUse(store.(*v1alpha1.EventStore))
-	if name == "" {
-		return nil
+// recountPause is how long stores may come and go until they are counted again:
+// thousands may come at once, and each count is a look at the class.
+const recountPause = 2 * time.Second
+
+// recount looks at the class of a store that came, went, or got it.
+var recount = handler.Funcs{
+	CreateFunc: func(_ context.Context, e event.CreateEvent, queue recountQueue) { recountClass(e.Object, queue) },
+	UpdateFunc: func(_ context.Context, e event.UpdateEvent, queue recountQueue) { recountClass(e.ObjectNew, queue) },
+	DeleteFunc: func(_ context.Context, e event.DeleteEvent, queue recountQueue) { recountClass(e.Object, queue) },
+}
+
+type recountQueue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+func recountClass(store client.Object, queue recountQueue) {
+	if name := classInUse(store.(*v1alpha1.EventStore)); name != "" {
+		queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKey{Name: name}}, recountPause)
 	}
-	return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: name}}}
 }
 
 // Reconcile connects to the NATS system of one class and tells what is there.
@@ -66,6 +78,7 @@ func (r *EventStoreClassReconciler) Reconcile(ctx context.Context, request ctrl.
 	class := &v1alpha1.EventStoreClass{}
 	if err := r.Get(ctx, request.NamespacedName, class); apierrors.IsNotFound(err) {
 		r.connections.Forget(request.Name)
+		r.sweeper.forget(request.Name)
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, err
@@ -80,7 +93,7 @@ func (r *EventStoreClassReconciler) Reconcile(ctx context.Context, request ctrl.
 
 func (r *EventStoreClassReconciler) countStores(ctx context.Context, class *v1alpha1.EventStoreClass) error {
 	var stores v1alpha1.EventStoreList
-	if err := r.List(ctx, &stores, client.MatchingFields{indexClass: class.Name}); err != nil {
+	if err := r.List(ctx, &stores, client.MatchingFields{indexClass: class.Name}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list the EventStores of EventStoreClass %s: %w", class.Name, err)
 	}
 	class.Status.EventStores = int32(len(stores.Items))

@@ -2,10 +2,11 @@ package controller
 
 import (
 	"context"
-	"crypto/sha256"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -16,11 +17,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
+
+// DefaultStoreMetricsLimit is how many EventStores have metrics of their own: 8,000
+// series, which any Prometheus takes.
+const DefaultStoreMetricsLimit = 1000
 
 // DefaultResyncInterval is how often a settled object is looked at again: changes
 // are told at once, this is for what was told while nobody listened.
@@ -31,6 +37,11 @@ type Options struct {
 	// ResyncInterval is how often a settled object is looked at again, with jitter;
 	// 0 is DefaultResyncInterval.
 	ResyncInterval time.Duration
+	// StoreMetricsLimit is how many EventStores have metrics of their own, 0 for
+	// none: each has eight.
+	StoreMetricsLimit int
+	// Registerer takes the metrics; nil is that of the manager.
+	Registerer prometheus.Registerer
 }
 
 const (
@@ -66,30 +77,38 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	if options.ResyncInterval == 0 {
 		options.ResyncInterval = DefaultResyncInterval
 	}
+	if options.Registerer == nil {
+		options.Registerer = ctrlmetrics.Registry
+	}
 	for field, value := range indexes {
 		if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.EventStore{}, field, value); err != nil {
 			return fmt.Errorf("index EventStores by %s: %w", field, err)
 		}
 	}
 	forStores, forClasses := make(notices, noticeBuffer), make(notices, noticeBuffer)
+	counts := newMetrics()
 	connections := stream.NewConnections(func(n stream.Notice) {
 		forStores.send(n)
 		if n.Stream == "" {
 			forClasses.send(n)
 		}
-	})
+	}, counts.measureRequest)
 	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
+	memory := stream.NewMemory()
+	sweeps := newSweeper(connect, mgr.GetClient(), memory, forStores.send)
 	stores := &EventStoreReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
+		sweeper: sweeps, memory: memory, metrics: counts,
 	}
 	classes := &EventStoreClassReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		sweeper: &sweeper{
-			connector: connect, client: mgr.GetClient(), wake: func(n stream.Notice) { forStores.send(n) },
-			sweeps: map[string]int{}, workloads: map[string][sha256.Size]byte{},
-		},
+		sweeper: sweeps,
+	}
+	collector := &storesCollector{cache: mgr.GetCache(), memory: memory, leads: mgr.Elected(), limit: options.StoreMetricsLimit}
+	if err := errors.Join(counts.register(options.Registerer), options.Registerer.Register(collector)); err != nil {
+		return fmt.Errorf("register the metrics: %w", err)
 	}
 	if err := stores.setup(mgr, forStores); err != nil {
 		return fmt.Errorf("set up the controller of EventStores: %w", err)

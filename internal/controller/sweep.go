@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -19,76 +21,230 @@ import (
 type sweeper struct {
 	connector
 	client client.Client
+	memory *stream.Memory
 	// wake wakes the store of a stream, or all of the class.
 	wake func(stream.Notice)
 
-	mu sync.Mutex
-	// sweeps counts those of each class, and workloads is what the credentials of
-	// its workloads were.
-	sweeps    map[string]int
-	workloads map[string][sha256.Size]byte
+	mu      sync.Mutex
+	classes map[string]*sweptClass
 }
 
-// figuresEvery is in which sweep figures that have hardly changed are told: every
-// five minutes with the usual interval.
-const figuresEvery = 10
+// sweptClass is what is known of the sweeps of one class.
+type sweptClass struct {
+	// sweeps counts them, and workloads is what the credentials of its workloads
+	// were.
+	sweeps    int
+	workloads [sha256.Size]byte
+	// first makes the first sweep of a connection, conn, for all who ask.
+	conn  *stream.Conn
+	first *sync.Once
+
+	// settled are the stores that the sweep of that time has seen to be just as they
+	// should be, in that generation of the class.
+	settled         map[types.UID]settledStore
+	at              time.Time
+	classGeneration int64
+}
+
+type settledStore struct {
+	generation int64
+	// empty: no event was ever stored.
+	empty bool
+}
+
+const (
+	// figuresEvery is in which sweep figures that have hardly changed are told: every
+	// five minutes with the usual interval.
+	figuresEvery = 10
+	// sweepAge is how long a sweep stands for a look at a store: as long as it takes
+	// to go through thousands of stores once.
+	sweepAge = 5 * time.Second
+)
+
+func newSweeper(c connector, api client.Client, memory *stream.Memory, wake func(stream.Notice)) *sweeper {
+	return &sweeper{connector: c, client: api, memory: memory, wake: wake, classes: map[string]*sweptClass{}}
+}
+
+// of is what is known of a class; its fields are guarded by s.mu.
+func (s *sweeper) of(class string) *sweptClass {
+	if s.classes[class] == nil {
+		s.classes[class] = &sweptClass{}
+	}
+	return s.classes[class]
+}
+
+// forget forgets a class that is gone.
+func (s *sweeper) forget(class string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.classes, class)
+	s.memory.Keep(class, nil)
+}
+
+// sawSettled says whether a sweep of a moment ago has seen a store to be just as it
+// should be, and nothing was told since. The first to ask on a connection sweeps:
+// after a start all stores ask at once.
+func (s *sweeper) sawSettled(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn, store *v1alpha1.EventStore) (settledStore, bool) {
+	s.firstOn(class.Name, conn).Do(func() {
+		// When it fails each store looks for itself.
+		_ = s.look(ctx, class, conn)
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	swept := s.of(class.Name)
+	if time.Since(swept.at) > sweepAge || swept.classGeneration != class.Generation {
+		return settledStore{}, false
+	}
+	seen, ok := swept.settled[store.UID]
+	ok = ok && seen.generation == store.Generation && !conn.Told(store.EventsStreamName()) && !conn.Told(store.SnapshotsStreamName())
+	return seen, ok
+}
+
+func (s *sweeper) firstOn(class string, conn *stream.Conn) *sync.Once {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	swept := s.of(class)
+	if swept.conn != conn {
+		swept.conn, swept.first = conn, &sync.Once{}
+	}
+	return swept.first
+}
 
 func (s *sweeper) sweep(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn) error {
 	if err := s.checkWorkloads(ctx, class); err != nil {
 		return err
 	}
-	listing, err := conn.List(ctx)
-	if err != nil {
-		if fault, ok := stream.AsFault(err); ok && fault.Reason == v1alpha1.ReasonPermissionDenied {
-			// Then each store looks for itself.
-			return nil
-		}
+	var err error
+	swept := false
+	s.firstOn(class.Name, conn).Do(func() { err, swept = s.look(ctx, class, conn), true })
+	if !swept {
+		err = s.look(ctx, class, conn)
+	}
+	if fault, ok := stream.AsFault(err); ok && fault.Reason == v1alpha1.ReasonPermissionDenied {
+		// Then each store looks for itself.
+		return nil
+	}
+	return err
+}
+
+// look lists all streams and judges the stores that have settled.
+func (s *sweeper) look(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn) error {
+	looked := &lookAt{sweeper: s, class: class, started: time.Now(), waiting: map[string]*pair{}, settled: map[types.UID]settledStore{}}
+	if err := looked.prepare(ctx); err != nil {
 		return err
 	}
-	var stores v1alpha1.EventStoreList
-	if err := s.client.List(ctx, &stores, client.MatchingFields{indexClass: class.Name}); err != nil {
-		return fmt.Errorf("list the EventStores of EventStoreClass %s: %w", class.Name, err)
+	if err := conn.List(ctx, looked.found); err != nil {
+		return err
 	}
-	anyChange := s.count(class.Name)%figuresEvery == 0
+	looked.end()
+	return nil
+}
+
+// lookAt is one look at all stores of a class.
+type lookAt struct {
+	*sweeper
+	class   *v1alpha1.EventStoreClass
+	started time.Time
+	// anyChange: the smallest change of a figure is worth telling.
+	anyChange bool
+	// waiting are the stores that have settled, by the name of their stream of
+	// events, until both streams were found.
+	waiting map[string]*pair
+	settled map[types.UID]settledStore
+	kept    map[string]bool
+}
+
+// pair is a store and its streams, as far as they were found.
+type pair struct {
+	store *v1alpha1.EventStore
+	live  [2]*liveStream
+}
+
+// prepare finds the stores to judge. One that has not settled looks for itself.
+func (l *lookAt) prepare(ctx context.Context) error {
+	var stores v1alpha1.EventStoreList
+	// They are only read: copies of thousands would be garbage at once.
+	if err := l.client.List(ctx, &stores, client.MatchingFields{indexClass: l.class.Name}, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list the EventStores of EventStoreClass %s: %w", l.class.Name, err)
+	}
+	l.mu.Lock()
+	swept := l.of(l.class.Name)
+	swept.sweeps++
+	l.anyChange = swept.sweeps%figuresEvery == 0
+	l.mu.Unlock()
+	l.kept = make(map[string]bool, 2*len(stores.Items))
 	for i := range stores.Items {
-		if store := &stores.Items[i]; wantsLook(store, class, listing, anyChange) {
-			s.wake(stream.Notice{Class: class.Name, Stream: store.EventsStreamName()})
+		store := &stores.Items[i]
+		l.kept[store.EventsStreamName()], l.kept[store.SnapshotsStreamName()] = true, true
+		if hasSettled(store) {
+			l.waiting[store.EventsStreamName()] = &pair{store: store}
 		}
 	}
 	return nil
 }
 
-func (s *sweeper) count(class string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sweeps[class]++
-	return s.sweeps[class]
+func hasSettled(store *v1alpha1.EventStore) bool {
+	ready, _ := readyChange(nil, store.Status.Conditions)
+	return ready != nil && (ready.Reason == v1alpha1.ReasonReady || ready.Reason == v1alpha1.ReasonObserved)
 }
 
-// wantsLook says whether a store that has settled is to be looked at. One that
-// has not looks for itself.
-func wantsLook(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, listing *stream.Listing, anyChange bool) bool {
-	ready, _ := readyChange(nil, store.Status.Conditions)
-	if ready == nil || ready.Reason != v1alpha1.ReasonReady && ready.Reason != v1alpha1.ReasonObserved {
-		return false
+// found takes a stream of the listing, nil where no server could tell.
+func (l *lookAt) found(name string, live *liveStream) {
+	events, _ := stream.StoreOfStream(name)
+	p := l.waiting[events]
+	if p == nil {
+		return
 	}
-	names := []string{store.EventsStreamName(), store.SnapshotsStreamName()}
-	live := make([]*liveStream, len(names))
-	for i, name := range names {
-		found, known := listing.Find(name)
-		if !known {
-			// No server could tell: its replicas are not current.
-			return true
+	role := 0
+	if name != events {
+		role = 1
+	}
+	if live == nil {
+		// Its replicas are not current.
+		l.judged(p, false)
+		return
+	}
+	p.live[role] = live
+	if p.live[0] != nil && p.live[1] != nil {
+		l.judged(p, !l.wantsLook(p))
+	}
+}
+
+func (l *lookAt) judged(p *pair, settled bool) {
+	for _, live := range p.live {
+		if live != nil {
+			l.memory.Note(l.class.Name, live)
 		}
-		live[i] = found
 	}
-	wanted := wantedOf(store, class, live)
-	if !isSettled(store, wanted, live) {
+	if settled {
+		l.settled[p.store.UID] = settledStore{generation: p.store.Generation, empty: p.live[0].State.LastSeq == 0}
+	} else {
+		l.wake(stream.Notice{Class: l.class.Name, Stream: p.store.EventsStreamName()})
+	}
+	delete(l.waiting, p.store.EventsStreamName())
+}
+
+// end wakes the stores whose streams are not there.
+func (l *lookAt) end() {
+	for _, p := range l.waiting {
+		l.judged(p, false)
+	}
+	l.memory.Keep(l.class.Name, l.kept)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	swept := l.of(l.class.Name)
+	swept.settled, swept.at, swept.classGeneration = l.settled, l.started, l.class.Generation
+}
+
+// wantsLook says whether something is to be done or told.
+func (l *lookAt) wantsLook(p *pair) bool {
+	wanted := wantedOf(p.store, l.class, p.live[:])
+	if !isSettled(p.store, l.class, wanted, p.live[:], l.memory) {
 		return true
 	}
 	for i, w := range wanted {
-		told := streamStatus(store, w.Role)
-		if told == nil || stream.WorthTelling(*told, stream.StatusOf(w.Role, live[i]), anyChange) {
+		told := streamStatus(p.store, w.Role)
+		if told == nil || stream.WorthTelling(*told, stream.StatusOf(w.Role, p.live[i]), l.anyChange) {
 			return true
 		}
 	}
@@ -115,10 +271,11 @@ func (s *sweeper) checkWorkloads(ctx context.Context, class *v1alpha1.EventStore
 	}
 	now := sha256.Sum256(encoded)
 	s.mu.Lock()
-	before, known := s.workloads[class.Name]
-	s.workloads[class.Name] = now
+	swept := s.of(class.Name)
+	before := swept.workloads
+	swept.workloads = now
 	s.mu.Unlock()
-	if known && before != now {
+	if before != [sha256.Size]byte{} && before != now {
 		s.wake(stream.Notice{Class: class.Name})
 	}
 	return nil

@@ -72,7 +72,7 @@ func (r *EventStoreReconciler) contenders(ctx context.Context, store client.Obje
 
 func (r *EventStoreReconciler) requests(ctx context.Context, matching client.ListOption) []reconcile.Request {
 	var stores v1alpha1.EventStoreList
-	if err := r.List(ctx, &stores, matching); err != nil {
+	if err := r.List(ctx, &stores, matching, client.UnsafeDisableDeepCopy); err != nil {
 		// Only a cache that has stopped cannot list.
 		log.FromContext(ctx).Error(err, "Could not list EventStores", "matching", matching)
 		return nil

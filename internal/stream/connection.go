@@ -43,18 +43,25 @@ type Conn struct {
 	// one goroutine, since those of a subscription each take 10 KB. closed ends it.
 	first  chan *nats.Msg
 	closed chan struct{}
-	// notify wakes the store behind a stream.
-	notify func(stream string)
+	// notify wakes the store behind a stream, and measure counts a request.
+	notify  func(stream string)
+	measure Measure
+	// own are notices of changes of our own.
+	own map[notice]expected
+	// peers is how many servers there were at peersAt, at least.
+	peers   int
+	peersAt time.Time
 
-	// listing is held while all streams are listed. latest is what came of it, told
-	// are the streams of which something was told since it began, and canList says
-	// that it worked.
-	listing      sync.Mutex
-	firstListing sync.Once
-	latest       *Listing
-	told         map[string]bool
-	canList      bool
+	// listing is held while all streams are listed. told are the streams of which
+	// something was told since it began, and canList says that it worked.
+	listing sync.Mutex
+	told    map[string]bool
+	canList bool
 }
+
+// Measure is told about each request to JetStream: what was asked, such as
+// STREAM.INFO, how long the answer took, and what was wrong.
+type Measure func(operation string, took time.Duration, err error)
 
 // dial connects, with the credentials of a Secret's data, and finds JetStream.
 func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
@@ -64,7 +71,7 @@ func dial(servers []string, credentials map[string][]byte, options ...nats.Optio
 	}
 	c := &Conn{
 		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{},
-		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), told: map[string]bool{},
+		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
 	}
 	options = append(options,
 		nats.Name("aether-operator"),
@@ -82,24 +89,6 @@ func dial(servers []string, credentials map[string][]byte, options ...nats.Optio
 		return nil, dialFault(servers, err)
 	}
 	return c, nil
-}
-
-// firstBuffer holds notifications of first events until they are passed on, which
-// takes microseconds. The sweep sees what does not fit.
-const firstBuffer = 1024
-
-// awaitFirstEvents tells of stores that have got their first event.
-func (c *Conn) awaitFirstEvents() {
-	for {
-		select {
-		case <-c.closed:
-			return
-		case msg := <-c.first:
-			// {stream}.stored.{actorType}.{actorId}
-			name, _, _ := strings.Cut(msg.Subject, ".")
-			c.tell(name)
-		}
-	}
 }
 
 func dialFault(servers []string, err error) *Fault {
@@ -219,9 +208,21 @@ func (c *Conn) denial(subject string) (string, bool) {
 // ServerVersion is the version of the server at the other end.
 func (c *Conn) ServerVersion() string { return c.nc.ConnectedServerVersion() }
 
-// request asks the JetStream API and decodes the answer into response. An answer
-// that is an error is an *jetstream.APIError.
-func (c *Conn) request(ctx context.Context, subject string, payload, response any) error {
+// request asks the JetStream API for an operation, on a stream where it is about
+// one, and decodes the answer into response. An answer that is an error is an
+// *jetstream.APIError.
+func (c *Conn) request(ctx context.Context, operation, stream string, payload, response any) error {
+	subject := c.api + operation
+	if stream != "" {
+		subject += "." + stream
+	}
+	started := time.Now()
+	err := c.ask(ctx, subject, payload, response)
+	c.measure(operation, time.Since(started), err)
+	return err
+}
+
+func (c *Conn) ask(ctx context.Context, subject string, payload, response any) error {
 	body, err := json.Marshal(payload)
 	if err != nil {
 		return fmt.Errorf("encode the request %s: %w", subject, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"strings"
 	"sync"
 	"time"
 
@@ -12,10 +11,6 @@ import (
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
-
-// advisories are the notices of JetStream about streams: the kind and the name of
-// the stream are the last tokens.
-const advisories = "$JS.EVENT.ADVISORY.STREAM.*.*"
 
 // Target is a NATS system and the operator's credentials for it.
 type Target struct {
@@ -46,7 +41,8 @@ type Notice struct {
 
 // Connections keeps one connection for each class.
 type Connections struct {
-	notify func(Notice)
+	notify  func(Notice)
+	measure Measure
 
 	mu      sync.Mutex
 	classes map[string]*classConnection
@@ -67,8 +63,8 @@ const dialAgain = 500 * time.Millisecond
 
 // NewConnections makes an empty set. notify is told about streams that changed
 // and connections that were lost or found again; it must not block.
-func NewConnections(notify func(Notice)) *Connections {
-	return &Connections{notify: notify, classes: map[string]*classConnection{}}
+func NewConnections(notify func(Notice), measure Measure) *Connections {
+	return &Connections{notify: notify, measure: measure, classes: map[string]*classConnection{}}
 }
 
 // Get gives the connection of a class, and dials when there is none, or when the
@@ -127,12 +123,10 @@ func (c *Connections) open(target Target) (*Conn, error) {
 	if target.Domain != "" {
 		conn.api = "$JS." + target.Domain + ".API."
 	}
+	conn.measure = c.measure
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
 	go conn.awaitFirstEvents()
-	_, err = conn.nc.Subscribe(advisories, func(m *nats.Msg) {
-		conn.tell(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
-	})
-	if err != nil {
+	if _, err = conn.nc.Subscribe(advisories, conn.advised); err != nil {
 		conn.nc.Close()
 		return nil, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the advisories of JetStream: %w", err)
 	}

@@ -40,7 +40,7 @@ type Account struct {
 // Account asks for the JetStream account.
 func (c *Conn) Account(ctx context.Context) (Account, error) {
 	var info jetstream.AccountInfo
-	if err := c.request(ctx, c.api+"INFO", nil, &info); err != nil {
+	if err := c.request(ctx, "INFO", "", nil, &info); err != nil {
 		return Account{}, apiFault("read the JetStream account", err)
 	}
 	return Account{APILevel: info.API.Level}, nil
@@ -49,7 +49,7 @@ func (c *Conn) Account(ctx context.Context) (Account, error) {
 // Stream asks for a stream. Nil without an error: there is none.
 func (c *Conn) Stream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
 	var info jetstream.StreamInfo
-	if err := c.request(ctx, c.api+"STREAM.INFO."+name, nil, &info); err != nil {
+	if err := c.request(ctx, "STREAM.INFO", name, nil, &info); err != nil {
 		if hasCode(err, errStreamNotFound) {
 			return nil, nil
 		}
@@ -69,13 +69,16 @@ type streamRequest struct {
 // server brought messages of an earlier stream of that name back to life and it
 // is deleted again.
 func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
-	c.void(config.Name)
-	var info jetstream.StreamInfo
-	if err := c.request(ctx, c.api+"STREAM.CREATE."+config.Name, streamRequest{config, true}, &info); err != nil {
+	told := []string{wasCreated}
+	if config.Replicas > 1 {
+		told = append(told, gotLeader)
+	}
+	info, err := c.change(ctx, "CREATE", config, told...)
+	if err != nil {
 		return nil, apiFault("create stream "+config.Name, err)
 	}
 	if info.State.Msgs == 0 && info.State.LastSeq == 0 {
-		return &info, nil
+		return info, nil
 	}
 	// The server had not finished removing a stream of that name, which somebody
 	// deleted a moment before. What it holds was deleted, and it is ours only by name.
@@ -86,10 +89,21 @@ func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jets
 
 // Update changes the configuration of a stream.
 func (c *Conn) Update(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
-	c.void(config.Name)
-	var info jetstream.StreamInfo
-	if err := c.request(ctx, c.api+"STREAM.UPDATE."+config.Name, streamRequest{config, true}, &info); err != nil {
+	info, err := c.change(ctx, "UPDATE", config, wasUpdated)
+	if err != nil {
 		return nil, apiFault("update stream "+config.Name, err)
+	}
+	return info, nil
+}
+
+// change sends a configuration. What it causes to be told wakes nobody.
+func (c *Conn) change(ctx context.Context, verb string, config jetstream.StreamConfig, told ...string) (*jetstream.StreamInfo, error) {
+	c.void(config.Name)
+	c.expect(config.Name, told...)
+	var info jetstream.StreamInfo
+	if err := c.request(ctx, "STREAM."+verb, config.Name, streamRequest{config, true}, &info); err != nil {
+		c.unexpect(config.Name, told...)
+		return nil, err
 	}
 	return &info, nil
 }
@@ -98,7 +112,7 @@ func (c *Conn) Update(ctx context.Context, config jetstream.StreamConfig) (*jets
 func (c *Conn) Delete(ctx context.Context, name string) error {
 	c.void(name)
 	var done struct{}
-	if err := c.request(ctx, c.api+"STREAM.DELETE."+name, nil, &done); err != nil && !hasCode(err, errStreamNotFound) {
+	if err := c.request(ctx, "STREAM.DELETE", name, nil, &done); err != nil && !hasCode(err, errStreamNotFound) {
 		return apiFault("delete stream "+name, err)
 	}
 	return nil
@@ -117,7 +131,7 @@ func (c *Conn) FirstSince(ctx context.Context, info *jetstream.StreamInfo, since
 		} `json:"message"`
 	}
 	name := info.Config.Name
-	err := c.request(ctx, c.api+"STREAM.MSG.GET."+name, query, &found)
+	err := c.request(ctx, "STREAM.MSG.GET", name, query, &found)
 	if hasCode(err, int(jetstream.JSErrCodeMessageNotFound)) {
 		return info.State.LastSeq + 1, nil
 	}
@@ -134,6 +148,8 @@ const (
 	// askAgain is when the question is repeated: it can reach a server before that
 	// server knows where to send the answer.
 	askAgain = 200 * time.Millisecond
+	// peersAge is how long the servers that were counted are taken for there.
+	peersAge = 10 * time.Second
 )
 
 // Peers counts the servers with JetStream in the cluster, and stops at enough. A
@@ -142,6 +158,9 @@ func (c *Conn) Peers(ctx context.Context, enough int) (int, error) {
 	cluster := c.nc.ConnectedClusterName()
 	if cluster == "" {
 		return 1, nil
+	}
+	if known := c.knownPeers(); known >= enough {
+		return known, nil
 	}
 	inbox := c.nc.NewInbox()
 	answers, err := c.nc.SubscribeSync(inbox)
@@ -161,7 +180,21 @@ func (c *Conn) Peers(ctx context.Context, enough int) (int, error) {
 			return 0, fmt.Errorf("count the servers: %w", context.Cause(ctx))
 		}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peers, c.peersAt = len(peers), time.Now()
 	return len(peers), nil
+}
+
+// knownPeers is how many servers were counted a moment ago: thousands of stores
+// may ask at once, and each answer is long.
+func (c *Conn) knownPeers() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.peersAt) > peersAge {
+		return 0
+	}
+	return c.peers
 }
 
 // gatherPeers adds the ids of the servers that answer until it is time to ask

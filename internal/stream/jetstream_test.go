@@ -19,7 +19,7 @@ import (
 func connect(t *testing.T, servers *natsserver.Cluster, credentials map[string][]byte) (*stream.Conn, chan stream.Notice) {
 	t.Helper()
 	told := make(chan stream.Notice, 100)
-	connections := stream.NewConnections(func(n stream.Notice) { told <- n })
+	connections := stream.NewConnections(func(n stream.Notice) { told <- n }, func(string, time.Duration, error) {})
 	t.Cleanup(connections.Close)
 	conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: credentials})
 	if err != nil {
@@ -62,7 +62,7 @@ func TestCreateUpdateDelete(t *testing.T) {
 				if plan = stream.NewPlan(wanted, live, time.Now()); !plan.Settled() {
 					t.Errorf("after creation: %v", plan.Steps)
 				}
-				live = editUntilTold(t, conn, told, live.Config)
+				live = editUntilTold(t, servers, told, live.Config)
 				live, err = conn.Update(t.Context(), stream.NewPlan(wanted, live, time.Now()).Config())
 				fail(t, err)
 				if plan = stream.NewPlan(wanted, live, time.Now()); !plan.Settled() {
@@ -91,16 +91,18 @@ func create(t *testing.T, conn *stream.Conn, config jetstream.StreamConfig) *jet
 
 // editUntilTold edits a stream until a notice about it comes: in a cluster it
 // takes a moment until all servers know who listens.
-func editUntilTold(t *testing.T, conn *stream.Conn, told chan stream.Notice, config jetstream.StreamConfig) *jetstream.StreamInfo {
+func editUntilTold(t *testing.T, servers *natsserver.Cluster, told chan stream.Notice, config jetstream.StreamConfig) *jetstream.StreamInfo {
 	t.Helper()
+	api, err := jetstream.New(servers.Connect(t))
+	fail(t, err)
 	for i := range 1000 {
 		config.Description = fmt.Sprintf("edit %d", i)
-		live, err := conn.Update(t.Context(), config)
+		live, err := api.UpdateStream(t.Context(), config)
 		fail(t, err)
 		select {
 		case notice := <-told:
 			if notice == (stream.Notice{Class: "c", Stream: config.Name}) {
-				return live
+				return live.CachedInfo()
 			}
 		default:
 		}
@@ -260,7 +262,7 @@ func TestCredentials(t *testing.T) {
 			conn, _ := connect(t, servers, system.right)
 			_, err := conn.Account(t.Context())
 			fail(t, err)
-			connections := stream.NewConnections(func(stream.Notice) {})
+			connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {})
 			t.Cleanup(connections.Close)
 			for _, wrong := range []map[string][]byte{nil, system.wrong} {
 				_, err = connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: wrong})
@@ -275,7 +277,7 @@ func TestCredentials(t *testing.T) {
 
 func TestCredentialsThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
-	connections := stream.NewConnections(func(stream.Notice) {})
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {})
 	for name, data := range map[string]map[string][]byte{
 		"empty":                    {},
 		"unknown keys":             {"user": []byte("u")},
@@ -293,7 +295,7 @@ func TestCredentialsThatCannotBeUsed(t *testing.T) {
 func TestConnectionIsSharedAndReplaced(t *testing.T) {
 	t.Parallel()
 	one, other := natsserver.Run(t, 1), natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {})
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {})
 	t.Cleanup(connections.Close)
 	get := func(servers *natsserver.Cluster) *stream.Conn {
 		t.Helper()
@@ -318,7 +320,7 @@ func TestConnectionIsSharedAndReplaced(t *testing.T) {
 func TestServerThatIsAway(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {})
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {})
 	t.Cleanup(connections.Close)
 	target := stream.Target{Class: "c", Servers: servers.URLs()}
 	conn, err := connections.Get(t.Context(), target)
@@ -356,25 +358,54 @@ func TestListing(t *testing.T) {
 		fail(t, err)
 	}
 	awaitNotice(t, told, fmt.Sprintf("s%d", streams-1))
-	listing, err := conn.List(t.Context())
-	fail(t, err)
+	listed := map[string]*jetstream.StreamInfo{}
+	fail(t, conn.List(t.Context(), func(name string, live *jetstream.StreamInfo) { listed[name] = live }))
 	for i := range streams {
-		if info, known := listing.Find(fmt.Sprintf("s%d", i)); info == nil || !known {
-			t.Fatalf("stream s%d is %v, %v", i, info, known)
+		if name := fmt.Sprintf("s%d", i); listed[name] == nil || listed[name].Config.Name != name {
+			t.Fatalf("stream %s is listed as %v", name, listed[name])
 		}
 	}
-	if info, known := listing.Find("s300"); info != nil || !known {
-		t.Errorf("a stream that is not there is %v, %v", info, known)
+	if len(listed) != streams || !conn.CanList() {
+		t.Errorf("%d streams are listed, want %d", len(listed), streams)
 	}
-	if found, ok := conn.Listed(t.Context(), "s0", "s300"); !ok || found[0] == nil || found[1] != nil {
-		t.Errorf("listed are %v, %v", found, ok)
+	if conn.Told("s0") {
+		t.Error("a stream that nothing happened to was told about")
 	}
-	editUntilTold(t, conn, told, mustStream(t, conn, "s0").Config)
-	if found, ok := conn.Listed(t.Context(), "s0"); ok {
-		t.Errorf("a stream that was told about is listed as %v", found)
+	editUntilTold(t, servers, told, mustStream(t, conn, "s0").Config)
+	if !conn.Told("s0") || conn.Told("s1") {
+		t.Error("the stream that was edited is not the one that was told about")
 	}
-	if _, ok := conn.Listed(t.Context(), "s1"); !ok || !conn.CanList() {
-		t.Error("another stream is not listed any more")
+}
+
+// A change of one's own is not told, and the next of another is.
+func TestOwnChangesAreNotTold(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	conn, told := connect(t, servers, nil)
+	config := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 }))[0].Config
+	live := create(t, conn, config)
+	for i := range 10 {
+		config.Description = fmt.Sprintf("own edit %d", i)
+		_, err := conn.Update(t.Context(), config)
+		fail(t, err)
+	}
+	if err := conn.List(t.Context(), func(string, *jetstream.StreamInfo) {}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := conn.Update(t.Context(), config)
+	fail(t, err)
+	if !conn.Told(config.Name) {
+		t.Error("what was listed before a change of one's own still holds")
+	}
+	api, err := jetstream.New(servers.Connect(t))
+	fail(t, err)
+	live.Config.Description = "another's edit"
+	_, err = api.UpdateStream(t.Context(), live.Config)
+	fail(t, err)
+	awaitNotice(t, told, config.Name)
+	// Notices come in the order of the changes, so that all have come.
+	if n := len(told); n > 0 {
+		t.Errorf("%d notices of changes of one's own", n)
 	}
 }
 

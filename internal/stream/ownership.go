@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -89,7 +90,11 @@ func OwnershipOf(self Owner, live *jetstream.StreamInfo, seen *v1alpha1.StreamSt
 // sameStream compares the time of creation, which is a stream's identity, as
 // exactly as a status can hold it.
 func sameStream(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo) bool {
-	return seen.Created != nil && seen.Created.Time.Equal(live.Created.Truncate(time.Microsecond))
+	return sameTime(seen.Created, live.Created)
+}
+
+func sameTime(recorded *metav1.MicroTime, created time.Time) bool {
+	return recorded != nil && recorded.Time.Equal(created.Truncate(time.Microsecond))
 }
 
 // Eldest gives the EventStore, of several that name one stream, that may create

@@ -1,0 +1,100 @@
+package stream
+
+import (
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// advisories are the notices of JetStream about streams: what happened and the
+// name of the stream are the last tokens.
+const advisories = "$JS.EVENT.ADVISORY.STREAM.*.*"
+
+// What happens to a stream that the operator has to look at. Of others, such as
+// that a client gave a batch up, there may be any number.
+const (
+	wasCreated = "CREATED"
+	wasUpdated = "UPDATED"
+	gotLeader  = "LEADER_ELECTED"
+)
+
+var telling = map[string]bool{
+	wasCreated: true, wasUpdated: true, gotLeader: true, "DELETED": true, "RESTORE_COMPLETE": true, "QUORUM_LOST": true,
+}
+
+// ownNoticeTime is how long the notice of a change of our own is waited for. It
+// comes within milliseconds; one that got lost must not hide that of another for
+// long.
+const ownNoticeTime = 2 * time.Second
+
+// notice is what may be told of a stream.
+type notice struct{ what, stream string }
+
+func (c *Conn) advised(msg *nats.Msg) {
+	tokens := strings.Split(msg.Subject, ".")
+	n := notice{what: tokens[len(tokens)-2], stream: tokens[len(tokens)-1]}
+	if !telling[n.what] {
+		return
+	}
+	c.void(n.stream)
+	if !c.isOwn(n) {
+		c.notify(n.stream)
+	}
+}
+
+// expected are notices that are about to come, and until when they are waited for.
+type expected struct {
+	count int
+	until time.Time
+}
+
+// expect says that a change of our own is about to be told: whoever made it knows.
+func (c *Conn) expect(stream string, what ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range what {
+		n := notice{w, stream}
+		c.own[n] = expected{count: c.own[n].count + 1, until: time.Now().Add(ownNoticeTime)}
+	}
+}
+
+// unexpect takes that back, for a change that failed.
+func (c *Conn) unexpect(stream string, what ...string) {
+	for _, w := range what {
+		c.isOwn(notice{w, stream})
+	}
+}
+
+// isOwn says so once for each change: the notice of another's change that comes
+// first is taken for it, and then ours tells.
+func (c *Conn) isOwn(n notice) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.own[n]
+	if e.count--; e.count > 0 {
+		c.own[n] = e
+	} else {
+		delete(c.own, n)
+	}
+	return e.count >= 0 && time.Now().Before(e.until)
+}
+
+// firstBuffer holds notifications of first events until they are passed on, which
+// takes microseconds. The sweep sees what does not fit.
+const firstBuffer = 1024
+
+// awaitFirstEvents tells of stores that have got their first event.
+func (c *Conn) awaitFirstEvents() {
+	for {
+		select {
+		case <-c.closed:
+			return
+		case msg := <-c.first:
+			// {stream}.stored.{actorType}.{actorId}
+			name, _, _ := strings.Cut(msg.Subject, ".")
+			c.void(name)
+			c.notify(name)
+		}
+	}
+}
