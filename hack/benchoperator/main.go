@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -22,25 +23,25 @@ func main() {
 	servers := flag.Int("servers", 1, "how many nats-servers, and replicas of each stream")
 	samples := flag.Int("samples", 100, "how many streams are harmed, one after the other, to see them healed")
 	rest := flag.Duration("rest", time.Minute, "how long the operator is watched at rest")
+	profile := flag.Bool("profile", false, "let the operator serve /debug/pprof on "+profileAddress)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *stores, *servers, *samples, *rest); err != nil {
+	if err := run(ctx, &bench{stores: *stores, profile: *profile}, *servers, *samples, *rest); err != nil {
 		fmt.Fprintf(os.Stderr, "bench-operator: %v\n", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, stores, servers, samples int, rest time.Duration) (err error) {
-	b := &bench{stores: stores}
+func run(ctx context.Context, b *bench, servers, samples int, rest time.Duration) (err error) {
 	defer func() { err = errors.Join(err, b.stop()) }()
 	if err := b.start(ctx, servers); err != nil {
 		return err
 	}
 	fmt.Printf("%s, %s, nats-server %s, %d CPUs, %s; %d EventStores, %d server(s) in one process; etcd without fsync.\n\n",
-		time.Now().UTC().Format(time.DateOnly), runtime.Version(), server.VERSION, runtime.NumCPU(), runtime.GOARCH, stores, servers)
-	fmt.Println("| work | time | API server writes | API server reads | NATS requests | CPU | resident |\n|---|---|---|---|---|---|---|")
+		time.Now().UTC().Format(time.DateOnly), runtime.Version(), server.VERSION, runtime.NumCPU(), runtime.GOARCH, b.stores, servers)
+	fmt.Println("| work | time | API server writes | API server reads | NATS requests | resident | CPU of the operator, kube-apiserver, etcd, load and servers |\n|---|---|---|---|---|---|---|")
 	for _, part := range []struct {
 		name string
 		work func(context.Context) error
@@ -61,7 +62,7 @@ func run(ctx context.Context, stores, servers, samples int, rest time.Duration) 
 		{"a field was changed on the server", b.healField},
 		{"a stream was deleted on the server, the loss accepted", b.healStream},
 	} {
-		took, err := b.heal(ctx, min(samples, stores), harm.harm)
+		took, err := b.heal(ctx, min(samples, b.stores), harm.harm)
 		if err != nil {
 			return fmt.Errorf("%s: %w", harm.name, err)
 		}
@@ -102,10 +103,14 @@ func (b *bench) measure(ctx context.Context, name string, work func(context.Cont
 	}
 	if after.pid != before.pid {
 		// Another process counts from the start.
-		before = usage{requests: before.requests}
+		before = usage{requests: before.requests, others: before.others}
 	}
-	fmt.Printf("| %s | %.1f s | %.0f | %.0f | %d | %.1f s | %d MiB |\n", name, took.Seconds(), after.writes-before.writes, after.reads-before.reads,
-		after.requests-before.requests, (after.cpu - before.cpu).Seconds(), after.resident>>20)
+	cpu := []string{fmt.Sprintf("%.1f", (after.cpu - before.cpu).Seconds())}
+	for i := range after.others {
+		cpu = append(cpu, fmt.Sprintf("%.1f", (after.others[i]-before.others[i]).Seconds()))
+	}
+	fmt.Printf("| %s | %.1f s | %.0f | %.0f | %d | %d MiB | %s s |\n", name, took.Seconds(), after.writes-before.writes, after.reads-before.reads,
+		after.requests-before.requests, after.resident>>20, strings.Join(cpu, ", "))
 	return nil
 }
 

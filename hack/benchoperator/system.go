@@ -9,6 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -40,7 +43,11 @@ type bench struct {
 	operator *exec.Cmd
 	args     []string
 	metrics  string
+	// profile makes the operator serve its profiles on profileAddress.
+	profile bool
 }
+
+const profileAddress = "127.0.0.1:6060"
 
 const namespace = "default"
 
@@ -112,6 +119,9 @@ func (b *bench) build(ctx context.Context) error {
 	b.args = []string{
 		"--kubeconfig", filepath.Join(b.dir, "kubeconfig"), "--webhook-port", "0", "--metrics-secure=false",
 		"--metrics-bind-address", metricsAddress, "--health-probe-bind-address", probeAddress, "--log-level", "warn",
+	}
+	if b.profile {
+		b.args = append(b.args, "--pprof-bind-address", profileAddress)
 	}
 	return os.WriteFile(filepath.Join(b.dir, "kubeconfig"), kubeconfig, 0o600)
 }
@@ -186,7 +196,14 @@ type usage struct {
 	requests      uint64
 	cpu           time.Duration
 	resident      uint64
+	// others is the processor time of all that is not the operator, in the order of
+	// otherNames.
+	others [3]time.Duration
 }
+
+// otherNames are what the machine works at beside the operator: the load and the
+// nats-servers are this process.
+var otherNames = [3]string{"kube-apiserver", "etcd", "load and servers"}
 
 func (b *bench) usage(ctx context.Context) (usage, error) {
 	u := usage{pid: b.operator.Process.Pid}
@@ -204,6 +221,9 @@ func (b *bench) usage(ctx context.Context) (usage, error) {
 	}
 	u.cpu = time.Duration(families["process_cpu_seconds_total"].GetMetric()[0].GetCounter().GetValue() * float64(time.Second))
 	u.resident = uint64(families["process_resident_memory_bytes"].GetMetric()[0].GetGauge().GetValue())
+	if u.others, err = otherCPU(); err != nil {
+		return u, err
+	}
 	for node := range b.cluster.Size() {
 		jsz, err := b.cluster.Node(node).Jsz(nil)
 		if err != nil {
@@ -250,4 +270,41 @@ func (b *bench) reconciled(ctx context.Context) (int, error) {
 		}
 	}
 	return int(total), nil
+}
+
+// otherCPU reads what the children of this process and the process itself used.
+func otherCPU() ([3]time.Duration, error) {
+	var used [3]time.Duration
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return used, err
+	}
+	for _, path := range stats {
+		// A process may end meanwhile.
+		text, _ := os.ReadFile(path)
+		var pid, parent int
+		var command, state string
+		if n, _ := fmt.Sscanf(string(text), "%d %s %s %d", &pid, &command, &state, &parent); n < 4 || parent != os.Getpid() {
+			continue
+		}
+		if i := slices.Index(otherNames[:], strings.Trim(command, "()")); i >= 0 {
+			used[i] += ticks(strings.Fields(string(text)))
+		}
+	}
+	var own syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &own); err != nil {
+		return used, err
+	}
+	used[2] = time.Duration(own.Utime.Nano() + own.Stime.Nano())
+	return used, nil
+}
+
+// ticks sums utime and stime, which Linux tells in hundredths of a second.
+func ticks(stat []string) time.Duration {
+	var sum time.Duration
+	for _, field := range stat[13:15] {
+		n, _ := strconv.Atoi(field)
+		sum += time.Duration(n) * 10 * time.Millisecond
+	}
+	return sum
 }

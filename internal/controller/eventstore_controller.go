@@ -20,7 +20,7 @@ import (
 )
 
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=get;list;watch;patch
-// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/status,verbs=patch
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/status,verbs=update
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/finalizers,verbs=update
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstoreclasses,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
