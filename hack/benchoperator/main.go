@@ -41,7 +41,7 @@ func run(ctx context.Context, b *bench, servers, samples int, rest time.Duration
 	}
 	fmt.Printf("%s, %s, nats-server %s, %d CPUs, %s; %d EventStores, %d server(s) in one process; etcd without fsync.\n\n",
 		time.Now().UTC().Format(time.DateOnly), runtime.Version(), server.VERSION, runtime.NumCPU(), runtime.GOARCH, b.stores, servers)
-	fmt.Println("| work | time | API server writes | API server reads | NATS requests | resident | CPU of the operator, kube-apiserver, etcd, load and servers |\n|---|---|---|---|---|---|---|")
+	fmt.Println("| work | time | API server writes | API server reads | NATS requests | passes | resident | CPU of the operator, kube-apiserver, etcd, load and servers |\n|---|---|---|---|---|---|---|---|")
 	for _, part := range []struct {
 		name string
 		work func(context.Context) error
@@ -67,7 +67,7 @@ func run(ctx context.Context, b *bench, servers, samples int, rest time.Duration
 			return fmt.Errorf("%s: %w", harm.name, err)
 		}
 		slices.Sort(took)
-		fmt.Printf("| healed after %s | median %s, worst %s of %d | | | | | |\n", harm.name,
+		fmt.Printf("| healed after %s | median %s, worst %s of %d | | | | | | |\n", harm.name,
 			took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), len(took))
 	}
 	return nil
@@ -109,8 +109,8 @@ func (b *bench) measure(ctx context.Context, name string, work func(context.Cont
 	for i := range after.others {
 		cpu = append(cpu, fmt.Sprintf("%.1f", (after.others[i]-before.others[i]).Seconds()))
 	}
-	fmt.Printf("| %s | %.1f s | %.0f | %.0f | %d | %d MiB | %s s |\n", name, took.Seconds(), after.writes-before.writes, after.reads-before.reads,
-		after.requests-before.requests, after.resident>>20, strings.Join(cpu, ", "))
+	fmt.Printf("| %s | %.1f s | %.0f | %.0f | %d | %.0f | %d MiB | %s s |\n", name, took.Seconds(), after.writes-before.writes, after.reads-before.reads,
+		after.requests-before.requests, after.passes-before.passes, after.resident>>20, strings.Join(cpu, ", "))
 	return nil
 }
 

@@ -120,8 +120,9 @@ func (b *bench) restart(ctx context.Context) error {
 		return err
 	}
 	return b.until(ctx, "every store to be looked at", func(ctx context.Context) error {
-		if n, err := b.reconciled(ctx); err != nil || n < b.stores {
-			return fmt.Errorf("%d of %d: %w", n, b.stores, err)
+		families, err := b.scrape(ctx)
+		if n := passes(families); err != nil || int(n) < b.stores {
+			return fmt.Errorf("%.0f of %d: %w", n, b.stores, err)
 		}
 		return nil
 	})

@@ -33,6 +33,7 @@ type EventStoreReconciler struct {
 	connector
 	recorder events.EventRecorder
 	resync   time.Duration
+	stores   storeIndex
 	sweeper  *sweeper
 	memory   *stream.Memory
 	metrics  *metrics

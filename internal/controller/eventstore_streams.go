@@ -299,12 +299,8 @@ func (p *pass) tellTaken(reason, action, format string, args ...any) {
 
 // checkEldest lets only the oldest of the stores that name a stream create it.
 func (p *pass) checkEldest(ctx context.Context) error {
-	var stores v1alpha1.EventStoreList
-	if err := p.List(ctx, &stores, client.MatchingFields{indexStream: p.store.EventsStreamName()}); err != nil {
-		return fmt.Errorf("list the EventStores of stream %s: %w", p.store.EventsStreamName(), err)
-	}
-	rivals := slices.DeleteFunc(stores.Items, func(s v1alpha1.EventStore) bool {
-		class := classInUse(&s)
+	rivals := slices.DeleteFunc(p.stores.ofStream(p.store.EventsStreamName()), func(s *v1alpha1.EventStore) bool {
+		class := classInUse(s)
 		return class != "" && class != p.class.Name
 	})
 	eldest := stream.Eldest(rivals)

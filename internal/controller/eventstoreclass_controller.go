@@ -32,6 +32,7 @@ type EventStoreClassReconciler struct {
 	connector
 	recorder events.EventRecorder
 	resync   time.Duration
+	stores   storeIndex
 	sweeper  *sweeper
 }
 
@@ -85,19 +86,8 @@ func (r *EventStoreClassReconciler) Reconcile(ctx context.Context, request ctrl.
 	}
 	before := class.DeepCopy()
 	defer func() { result, err = r.report(ctx, before, class, err) }()
-	if err := r.countStores(ctx, class); err != nil {
-		return ctrl.Result{}, err
-	}
+	class.Status.EventStores = int32(len(r.stores.ofClass(class.Name)))
 	return ctrl.Result{}, r.inspect(ctx, class)
-}
-
-func (r *EventStoreClassReconciler) countStores(ctx context.Context, class *v1alpha1.EventStoreClass) error {
-	var stores v1alpha1.EventStoreList
-	if err := r.List(ctx, &stores, client.MatchingFields{indexClass: class.Name}, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("list the EventStores of EventStoreClass %s: %w", class.Name, err)
-	}
-	class.Status.EventStores = int32(len(stores.Items))
-	return nil
 }
 
 // inspect asks the NATS system what it is.

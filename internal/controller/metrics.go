@@ -2,7 +2,6 @@ package controller
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"slices"
 	"time"
@@ -10,8 +9,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -98,7 +95,7 @@ func (m *metrics) countOutcome(fault *stream.Fault) {
 // storesCollector tells of all EventStores, from the cache and from what was seen
 // last, when it is asked. Only the replica that leads knows.
 type storesCollector struct {
-	cache  client.Reader
+	stores storeIndex
 	memory *stream.Memory
 	leads  <-chan struct{}
 	// limit is how many stores have figures of their own.
@@ -124,9 +121,6 @@ func (c *storesCollector) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// collectTimeout bounds a look at the cache, which takes milliseconds.
-const collectTimeout = 5 * time.Second
-
 // Collect implements prometheus.Collector.
 func (c *storesCollector) Collect(to chan<- prometheus.Metric) {
 	select {
@@ -134,27 +128,20 @@ func (c *storesCollector) Collect(to chan<- prometheus.Metric) {
 	default:
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
-	defer cancel()
-	var stores v1alpha1.EventStoreList
-	if err := c.cache.List(ctx, &stores, client.UnsafeDisableDeepCopy); err != nil {
-		// Only a cache that has stopped cannot list.
-		log.Log.Error(err, "Could not list EventStores for their metrics")
-		return
-	}
-	c.collectConditions(stores.Items, to)
-	c.collectFigures(stores.Items, to)
+	stores := c.stores.all()
+	c.collectConditions(stores, to)
+	c.collectFigures(stores, to)
 }
 
-func (c *storesCollector) collectConditions(stores []v1alpha1.EventStore, to chan<- prometheus.Metric) {
+func (c *storesCollector) collectConditions(stores []*v1alpha1.EventStore, to chan<- prometheus.Metric) {
 	type key struct {
 		class, condition, reason string
 		status                   metav1.ConditionStatus
 	}
 	counts := map[key]int{}
-	for i := range stores {
-		for _, condition := range stores[i].Status.Conditions {
-			counts[key{classInUse(&stores[i]), condition.Type, condition.Reason, condition.Status}]++
+	for _, store := range stores {
+		for _, condition := range store.Status.Conditions {
+			counts[key{classInUse(store), condition.Type, condition.Reason, condition.Status}]++
 		}
 	}
 	for k, count := range counts {
@@ -164,15 +151,14 @@ func (c *storesCollector) collectConditions(stores []v1alpha1.EventStore, to cha
 
 // collectFigures tells those of the first stores by name, so that the same ones
 // are told each time.
-func (c *storesCollector) collectFigures(stores []v1alpha1.EventStore, to chan<- prometheus.Metric) {
+func (c *storesCollector) collectFigures(stores []*v1alpha1.EventStore, to chan<- prometheus.Metric) {
 	if len(stores) > c.limit {
-		slices.SortFunc(stores, func(a, b v1alpha1.EventStore) int {
+		slices.SortFunc(stores, func(a, b *v1alpha1.EventStore) int {
 			return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 		})
 	}
 	to <- prometheus.MustNewConstMetric(unlistedDesc, prometheus.GaugeValue, float64(max(0, len(stores)-c.limit)))
-	for i := range stores[:min(len(stores), c.limit)] {
-		store := &stores[i]
+	for _, store := range stores[:min(len(stores), c.limit)] {
 		for _, recorded := range store.Status.Streams {
 			seen, known := c.memory.Seen(classInUse(store), recorded.Name)
 			if !known {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unique"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
@@ -50,9 +52,10 @@ const (
 	workers = 8
 	// passTimeout bounds one pass, so that no hung call holds a worker.
 	passTimeout = time.Minute
-	// noticeBuffer holds what the NATS connections tell until it is queued, which
-	// takes microseconds.
-	noticeBuffer = 1 << 14
+	// noticeBuffer holds what the NATS connections and the sweeps tell of stores until
+	// it is queued, which takes microseconds; classBuffer is for those of classes,
+	// which are few.
+	noticeBuffer, classBuffer = 1 << 13, 1 << 6
 	// maxBackoff bounds the pause after unexpected errors: what mends itself is
 	// seen half a minute later at worst.
 	maxBackoff = 30 * time.Second
@@ -66,10 +69,39 @@ func CacheOptions() cache.Options {
 		// Nothing here reads who wrote which field, and it is half of an object.
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.EventStore{}: {Transform: slim},
 			&corev1.Secret{}: {Field: fields.OneTermEqualSelector("type", v1alpha1.BindingSecretType)},
 		},
 	}
 }
+
+// slim takes off an EventStore what nothing here reads, and lets all of them share
+// the texts that most of them have: with thousands it is a third of the memory.
+func slim(object any) (any, error) {
+	store, ok := object.(*v1alpha1.EventStore)
+	if !ok {
+		return object, nil
+	}
+	store.ManagedFields = nil
+	delete(store.Annotations, corev1.LastAppliedConfigAnnotation)
+	for i := range store.Status.Conditions {
+		c := &store.Status.Conditions[i]
+		c.Type, c.Reason, c.Message = shared(c.Type), shared(c.Reason), shared(c.Message)
+		c.Status = metav1.ConditionStatus(shared(string(c.Status)))
+	}
+	for i := range store.Status.Streams {
+		s := &store.Status.Streams[i]
+		s.MaxAge, s.Leader = shared(s.MaxAge), shared(s.Leader)
+		for j := range s.Replicas {
+			s.Replicas[j].Name = shared(s.Replicas[j].Name)
+		}
+	}
+	store.APIVersion, store.Kind, store.Namespace = shared(store.APIVersion), shared(store.Kind), shared(store.Namespace)
+	store.Status.ClassName, store.Status.Namespace = shared(store.Status.ClassName), shared(store.Status.Namespace)
+	return store, nil
+}
+
+func shared(text string) string { return unique.Make(text).Value() }
 
 // SetupWithManager adds both controllers to a manager that was made with
 // CacheOptions.
@@ -80,33 +112,34 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	if options.Registerer == nil {
 		options.Registerer = ctrlmetrics.Registry
 	}
-	for field, value := range indexes {
-		if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.EventStore{}, field, value); err != nil {
-			return fmt.Errorf("index EventStores by %s: %w", field, err)
-		}
+	index, err := newStoreIndex(ctx, mgr.GetCache())
+	if err != nil {
+		return err
 	}
-	forStores, forClasses := make(notices, noticeBuffer), make(notices, noticeBuffer)
+	forStores, forClasses := make(notices, noticeBuffer), make(notices, classBuffer)
 	counts := newMetrics()
+	var sweeps *sweeper
 	connections := stream.NewConnections(func(n stream.Notice) {
-		forStores.send(n)
 		if n.Stream == "" {
+			sweeps.expire(n.Class)
 			forClasses.send(n)
 		}
+		forStores.send(n)
 	}, counts.measureRequest)
 	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
 	memory := stream.NewMemory()
-	sweeps := newSweeper(connect, mgr.GetClient(), memory, forStores.send)
+	sweeps = newSweeper(connect, index, memory, options.ResyncInterval/2, forStores.send)
 	stores := &EventStoreReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		sweeper: sweeps, memory: memory, metrics: counts,
+		stores: index, sweeper: sweeps, memory: memory, metrics: counts,
 	}
 	classes := &EventStoreClassReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		sweeper: sweeps,
+		stores: index, sweeper: sweeps,
 	}
-	collector := &storesCollector{cache: mgr.GetCache(), memory: memory, leads: mgr.Elected(), limit: options.StoreMetricsLimit}
+	collector := &storesCollector{stores: index, memory: memory, leads: mgr.Elected(), limit: options.StoreMetricsLimit}
 	if err := errors.Join(counts.register(options.Registerer), options.Registerer.Register(collector)); err != nil {
 		return fmt.Errorf("register the metrics: %w", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -20,8 +19,10 @@ import (
 // themselves then: thousands of them cost a few requests.
 type sweeper struct {
 	connector
-	client client.Client
+	stores storeIndex
 	memory *stream.Memory
+	// every is how long after a sweep the next one is made, at least.
+	every time.Duration
 	// wake wakes the store of a stream, or all of the class.
 	wake func(stream.Notice)
 
@@ -56,13 +57,13 @@ const (
 	// figuresEvery is in which sweep figures that have hardly changed are told: every
 	// five minutes with the usual interval.
 	figuresEvery = 10
-	// sweepAge is how long a sweep stands for a look at a store: as long as it takes
-	// to go through thousands of stores once.
-	sweepAge = 5 * time.Second
+	// sweepAge is how long a sweep stands for a look at a store of which nothing was
+	// told since: as long as it takes to go through thousands of stores once.
+	sweepAge = 30 * time.Second
 )
 
-func newSweeper(c connector, api client.Client, memory *stream.Memory, wake func(stream.Notice)) *sweeper {
-	return &sweeper{connector: c, client: api, memory: memory, wake: wake, classes: map[string]*sweptClass{}}
+func newSweeper(c connector, stores storeIndex, memory *stream.Memory, every time.Duration, wake func(stream.Notice)) *sweeper {
+	return &sweeper{connector: c, stores: stores, memory: memory, every: every, wake: wake, classes: map[string]*sweptClass{}}
 }
 
 // of is what is known of a class; its fields are guarded by s.mu.
@@ -110,7 +111,12 @@ func (s *sweeper) firstOn(class string, conn *stream.Conn) *sync.Once {
 	return swept.first
 }
 
+// sweep looks at all stores of a class, unless that was done a moment ago: a class
+// is looked at for other reasons too.
 func (s *sweeper) sweep(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn) error {
+	if s.isFresh(class, conn) {
+		return nil
+	}
 	if err := s.checkWorkloads(ctx, class); err != nil {
 		return err
 	}
@@ -127,12 +133,24 @@ func (s *sweeper) sweep(ctx context.Context, class *v1alpha1.EventStoreClass, co
 	return err
 }
 
+func (s *sweeper) isFresh(class *v1alpha1.EventStoreClass, conn *stream.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	swept := s.of(class.Name)
+	return swept.conn == conn && swept.classGeneration == class.Generation && time.Since(swept.at) < s.every
+}
+
+// expire says that what was seen of a class does not hold any more.
+func (s *sweeper) expire(class string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of(class).at = time.Time{}
+}
+
 // look lists all streams and judges the stores that have settled.
 func (s *sweeper) look(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn) error {
 	looked := &lookAt{sweeper: s, class: class, started: time.Now(), waiting: map[string]*pair{}, settled: map[types.UID]settledStore{}}
-	if err := looked.prepare(ctx); err != nil {
-		return err
-	}
+	looked.prepare()
 	if err := conn.List(ctx, looked.found); err != nil {
 		return err
 	}
@@ -161,26 +179,20 @@ type pair struct {
 }
 
 // prepare finds the stores to judge. One that has not settled looks for itself.
-func (l *lookAt) prepare(ctx context.Context) error {
-	var stores v1alpha1.EventStoreList
-	// They are only read: copies of thousands would be garbage at once.
-	if err := l.client.List(ctx, &stores, client.MatchingFields{indexClass: l.class.Name}, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("list the EventStores of EventStoreClass %s: %w", l.class.Name, err)
-	}
+func (l *lookAt) prepare() {
+	stores := l.stores.ofClass(l.class.Name)
 	l.mu.Lock()
 	swept := l.of(l.class.Name)
 	swept.sweeps++
 	l.anyChange = swept.sweeps%figuresEvery == 0
 	l.mu.Unlock()
-	l.kept = make(map[string]bool, 2*len(stores.Items))
-	for i := range stores.Items {
-		store := &stores.Items[i]
+	l.kept = make(map[string]bool, 2*len(stores))
+	for _, store := range stores {
 		l.kept[store.EventsStreamName()], l.kept[store.SnapshotsStreamName()] = true, true
 		if hasSettled(store) {
 			l.waiting[store.EventsStreamName()] = &pair{store: store}
 		}
 	}
-	return nil
 }
 
 func hasSettled(store *v1alpha1.EventStore) bool {

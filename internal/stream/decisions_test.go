@@ -376,18 +376,18 @@ func TestOwnershipOf(t *testing.T) {
 
 func TestEldest(t *testing.T) {
 	t.Parallel()
-	at := func(uid string, second int) v1alpha1.EventStore {
-		return *orders(func(s *v1alpha1.EventStore) {
+	at := func(uid string, second int) *v1alpha1.EventStore {
+		return orders(func(s *v1alpha1.EventStore) {
 			s.UID, s.CreationTimestamp = types.UID(uid), metav1.NewTime(created.Add(time.Duration(second)*time.Second))
 		})
 	}
 	leaving := at("a", 0)
 	leaving.DeletionTimestamp = &metav1.Time{Time: created}
-	stores := []v1alpha1.EventStore{at("d", 2), at("c", 1), at("b", 1), leaving}
+	stores := []*v1alpha1.EventStore{at("d", 2), at("c", 1), at("b", 1), leaving}
 	if got := stream.Eldest(stores); got == nil || got.UID != "b" {
 		t.Errorf("eldest %v", got)
 	}
-	if got := stream.Eldest([]v1alpha1.EventStore{leaving}); got != nil {
+	if got := stream.Eldest([]*v1alpha1.EventStore{leaving}); got != nil {
 		t.Errorf("eldest of none %v", got)
 	}
 }

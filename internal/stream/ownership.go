@@ -100,17 +100,16 @@ func sameTime(recorded *metav1.MicroTime, created time.Time) bool {
 // Eldest gives the EventStore, of several that name one stream, that may create
 // it: the oldest, and among those of one second the one with the smaller uid.
 // Resources that are being deleted do not count. Nil when none is left.
-func Eldest(stores []v1alpha1.EventStore) *v1alpha1.EventStore {
-	alive := slices.DeleteFunc(slices.Clone(stores), func(s v1alpha1.EventStore) bool {
+func Eldest(stores []*v1alpha1.EventStore) *v1alpha1.EventStore {
+	alive := slices.DeleteFunc(slices.Clone(stores), func(s *v1alpha1.EventStore) bool {
 		return !s.DeletionTimestamp.IsZero()
 	})
 	if len(alive) == 0 {
 		return nil
 	}
-	eldest := slices.MinFunc(alive, func(a, b v1alpha1.EventStore) int {
+	return slices.MinFunc(alive, func(a, b *v1alpha1.EventStore) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(string(a.UID), string(b.UID)))
 	})
-	return &eldest
 }
 
 // StoreOfStream gives the name of the stream of events behind the name of either

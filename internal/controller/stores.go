@@ -1,0 +1,69 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// storeIndex finds EventStores in the cache just as they are there, to be read and
+// never to be changed: copies of thousands would be garbage at once.
+type storeIndex struct{ indexer toolscache.Indexer }
+
+const (
+	// byStream finds EventStores by the name of their stream of events.
+	byStream = "eventsStream"
+	// byClass finds EventStores by the class in use, "" while there is none.
+	byClass = "class"
+)
+
+var indexers = toolscache.Indexers{
+	byStream: func(o any) ([]string, error) { return []string{o.(*v1alpha1.EventStore).EventsStreamName()}, nil },
+	byClass:  func(o any) ([]string, error) { return []string{classInUse(o.(*v1alpha1.EventStore))}, nil },
+}
+
+func newStoreIndex(ctx context.Context, from cache.Cache) (storeIndex, error) {
+	informer, err := from.GetInformer(ctx, &v1alpha1.EventStore{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return storeIndex{}, fmt.Errorf("find the informer of EventStores: %w", err)
+	}
+	shared, ok := informer.(toolscache.SharedIndexInformer)
+	if !ok {
+		return storeIndex{}, fmt.Errorf("the informer of EventStores is a %T, which has no index", informer)
+	}
+	if err := shared.AddIndexers(indexers); err != nil {
+		return storeIndex{}, fmt.Errorf("index EventStores: %w", err)
+	}
+	return storeIndex{shared.GetIndexer()}, nil
+}
+
+func (s storeIndex) all() []*v1alpha1.EventStore { return asStores(s.indexer.List()) }
+
+func (s storeIndex) ofClass(name string) []*v1alpha1.EventStore { return s.find(byClass, name) }
+
+func (s storeIndex) ofStream(events string) []*v1alpha1.EventStore { return s.find(byStream, events) }
+
+func (s storeIndex) inNamespace(name string) []*v1alpha1.EventStore {
+	return s.find(toolscache.NamespaceIndex, name)
+}
+
+func (s storeIndex) find(index, value string) []*v1alpha1.EventStore {
+	found, err := s.indexer.ByIndex(index, value)
+	if err != nil {
+		// Only an index that does not exist: a mistake in the code.
+		panic(err)
+	}
+	return asStores(found)
+}
+
+func asStores(objects []any) []*v1alpha1.EventStore {
+	stores := make([]*v1alpha1.EventStore, len(objects))
+	for i, o := range objects {
+		stores[i] = o.(*v1alpha1.EventStore)
+	}
+	return stores
+}
