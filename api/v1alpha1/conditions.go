@@ -90,6 +90,11 @@ const (
 	ReasonReplicasCurrent = "ReplicasCurrent"
 	// ReasonReplicasCatchingUp: at least one replica is behind or missing.
 	ReasonReplicasCatchingUp = "ReplicasCatchingUp"
+	// ReasonContested: another writer changes a stream again and again, and it is
+	// left alone for a while.
+	ReasonContested = "Contested"
+	// ReasonNewerSchema: a stream was made by a newer operator.
+	ReasonNewerSchema = "NewerSchema"
 	// ReasonUnknown: not seen yet.
 	ReasonUnknown = "Unknown"
 )

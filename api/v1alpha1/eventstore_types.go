@@ -224,6 +224,12 @@ type EventStoreStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
+	// schema is the version of what the operator that wrote the status stores and
+	// how, as in the metadata of the streams.
+	// +kubebuilder:validation:MaxLength=16
+	// +optional
+	Schema string `json:"schema,omitempty"`
+
 	// namespace is the event namespace in use.
 	// +optional
 	Namespace string `json:"namespace,omitempty"`

@@ -37,6 +37,7 @@ type EventStoreReconciler struct {
 	sweeper  *sweeper
 	memory   *stream.Memory
 	metrics  *metrics
+	contests *contests
 }
 
 // setup watches what a store depends on; told is what NATS tells.

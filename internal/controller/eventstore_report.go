@@ -108,7 +108,7 @@ func (p *pass) setConditions(fault *stream.Fault, err error) {
 	}
 	p.tellOutcome(fault)
 	finishConditions(status.Conditions, p.store.Generation)
-	status.ObservedGeneration = p.store.Generation
+	status.ObservedGeneration, status.Schema = p.store.Generation, stream.Schema
 }
 
 // tellOutcome makes an Event of a Ready that became another.

@@ -59,7 +59,7 @@ func (p *pass) look(ctx context.Context) error {
 // settle makes the streams what is asked for.
 func (p *pass) settle(ctx context.Context) error {
 	if !p.settled {
-		return p.run(ctx, p.checkLoss, p.checkOwnership, p.plan, p.observed, p.guard, p.claim, p.apply)
+		return p.run(ctx, p.checkLoss, p.checkOwnership, p.checkSchema, p.plan, p.observed, p.guard, p.checkContest, p.claim, p.apply)
 	}
 	if p.observes() {
 		return errObserved
@@ -280,6 +280,9 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 			}
 			p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, p.live[i].State.Msgs)
 		case stream.OursBefore:
+			if err := p.checkGone(ctx, p.live[i]); err != nil {
+				return err
+			}
 			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back with its %d messages", name, p.live[i].State.Msgs)
 		case stream.Ours:
 		}
@@ -288,6 +291,49 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 		return p.checkEldest(ctx)
 	}
 	return nil
+}
+
+// checkGone goes on only when the EventStore of our namespace and name that a
+// stream names is gone: it may live in another cluster, whose operator answers.
+func (p *pass) checkGone(ctx context.Context, live *liveStream) error {
+	owner, _ := stream.RecordedOwner(live.Config.Metadata)
+	exists, err := p.conn.Exists(ctx, owner.UID)
+	if err != nil {
+		return p.lostConnection(err)
+	}
+	if !exists {
+		return nil
+	}
+	return stream.Stalled(v1alpha1.ReasonConflict,
+		"stream %s belongs to EventStore %s with the uid %s of another cluster, whose operator is at work, and is not touched: delete that one with deletionPolicy Retain to move the stream here, or give this EventStore another name or spec.namespace",
+		live.Config.Name, owner, owner.UID)
+}
+
+// checkSchema leaves what a newer operator made alone.
+func (p *pass) checkSchema(context.Context) error {
+	for _, live := range p.live {
+		if live == nil {
+			continue
+		}
+		if recorded := live.Config.Metadata[v1alpha1.MetadataSchema]; stream.NewerSchema(recorded) {
+			return stream.Stalled(v1alpha1.ReasonNewerSchema,
+				"stream %s was made by a newer operator: it has schema %q, and this operator knows %s: upgrade the operator", live.Config.Name, recorded, stream.Schema)
+		}
+	}
+	return nil
+}
+
+// checkContest leaves streams alone for a while that others change again and
+// again. What the spec asks for anew is not held up by that.
+func (p *pass) checkContest(context.Context) error {
+	contest := p.contests.of(p.store.UID, time.Now())
+	drifted := slices.IndexFunc(p.plans, func(plan stream.Plan) bool { return !plan.Create() && !plan.Settled() })
+	if drifted < 0 || !p.isDrift() || time.Now().After(contest.until) {
+		return nil
+	}
+	return stream.Retrying(v1alpha1.ReasonContested,
+		"another writer changes stream %s again and again: since %s it was set right %d times, and now it is left alone until %s. What differs: %s. Find who else writes it, such as the operator of another cluster or another tool, and stop that",
+		p.plans[drifted].Wanted.Config.Name, contest.first.UTC().Format(time.RFC3339), contest.healed, contest.until.UTC().Format(time.RFC3339), stepsText(p.plans[drifted].Steps))
 }
 
 // tellTaken tells of a stream that gets a new owner, once it does.
@@ -312,12 +358,16 @@ func (p *pass) checkEldest(ctx context.Context) error {
 
 func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) error {
 	state := ""
-	err := p.Get(ctx, client.ObjectKey{Namespace: owner.Namespace, Name: owner.Name}, &v1alpha1.EventStore{})
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("read EventStore %s: %w", owner, err)
-	}
-	if err != nil {
-		state = " (which does not exist any more; applied again it takes its streams back)"
+	if !p.stores.exists(owner.UID) {
+		elsewhere, err := p.conn.Exists(ctx, owner.UID)
+		switch {
+		case err != nil:
+			return p.lostConnection(err)
+		case elsewhere:
+			state = " of another cluster"
+		default:
+			state = " (which does not exist any more; applied again it takes its streams back)"
+		}
 	}
 	return stream.Stalled(v1alpha1.ReasonConflict,
 		"%s EventStore %s%s, and is not touched: give this EventStore another name or spec.namespace", what, owner, state)
@@ -457,6 +507,7 @@ func (p *pass) apply(ctx context.Context) error {
 
 // tellApplied tells of what nobody asked for just now.
 func (p *pass) tellApplied() {
+	p.countContest()
 	for _, plan := range p.plans {
 		p.metrics.countPlan(plan, p.isDrift())
 		switch {
@@ -465,6 +516,22 @@ func (p *pass) tellApplied() {
 		case !plan.Settled():
 			p.tellChanged(plan)
 		}
+	}
+}
+
+func (p *pass) countContest() {
+	drifted := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return !plan.Create() && !plan.Settled() })
+	if !drifted || !p.isDrift() {
+		return
+	}
+	now := time.Now()
+	contest := p.contests.healed(p.store.UID, now)
+	if contest.healed == contestTold {
+		p.tell(warning, "StreamContested", "UpdateStream",
+			"The streams of this EventStore were set right %d times since %s: another writer changes them again and again", contest.healed, contest.first.UTC().Format(time.RFC3339))
+	}
+	if contest.until.After(now) {
+		p.metrics.contests.Inc()
 	}
 }
 

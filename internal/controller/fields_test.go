@@ -161,9 +161,8 @@ var _ = Describe("The fields of an EventStore", func() {
 		s, err := api.Stream(ctx, store.EventsStreamName())
 		Expect(err).NotTo(HaveOccurred())
 		Expect(s.Purge(ctx)).To(Succeed())
-		// JetStream tells nobody of a purge: the sweep of the class finds it, and a
-		// store that comes makes it sweep.
-		create(ctx, newStore(store.Namespace, store.Spec.ClassName))
+		// JetStream tells nobody of a purge.
+		annotate(ctx, store, "2")
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(
 			beStalled(v1alpha1.ReasonStreamPurged), haveCondition(v1alpha1.ConditionDataLoss, metav1.ConditionTrue, v1alpha1.ReasonStreamPurged)))
 		change(ctx, store, accept)

@@ -70,7 +70,7 @@ func CacheOptions() cache.Options {
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
 			&v1alpha1.EventStore{}: {Transform: slim},
-			&corev1.Secret{}: {Field: fields.OneTermEqualSelector("type", v1alpha1.BindingSecretType)},
+			&corev1.Secret{}:       {Field: fields.OneTermEqualSelector("type", v1alpha1.BindingSecretType)},
 		},
 	}
 }
@@ -125,14 +125,14 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 			forClasses.send(n)
 		}
 		forStores.send(n)
-	}, counts.measureRequest)
+	}, counts.measureRequest, index.exists)
 	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
 	memory := stream.NewMemory()
 	sweeps = newSweeper(connect, index, memory, options.ResyncInterval/2, forStores.send)
 	stores := &EventStoreReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		stores: index, sweeper: sweeps, memory: memory, metrics: counts,
+		stores: index, sweeper: sweeps, memory: memory, metrics: counts, contests: newContests(),
 	}
 	classes := &EventStoreClassReconciler{
 		Client: mgr.GetClient(), connector: connect,

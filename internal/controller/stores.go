@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
@@ -19,11 +20,13 @@ const (
 	byStream = "eventsStream"
 	// byClass finds EventStores by the class in use, "" while there is none.
 	byClass = "class"
+	byUID   = "uid"
 )
 
 var indexers = toolscache.Indexers{
 	byStream: func(o any) ([]string, error) { return []string{o.(*v1alpha1.EventStore).EventsStreamName()}, nil },
 	byClass:  func(o any) ([]string, error) { return []string{classInUse(o.(*v1alpha1.EventStore))}, nil },
+	byUID:    func(o any) ([]string, error) { return []string{string(o.(*v1alpha1.EventStore).UID)}, nil },
 }
 
 func newStoreIndex(ctx context.Context, from cache.Cache) (storeIndex, error) {
@@ -46,6 +49,8 @@ func (s storeIndex) all() []*v1alpha1.EventStore { return asStores(s.indexer.Lis
 func (s storeIndex) ofClass(name string) []*v1alpha1.EventStore { return s.find(byClass, name) }
 
 func (s storeIndex) ofStream(events string) []*v1alpha1.EventStore { return s.find(byStream, events) }
+
+func (s storeIndex) exists(uid types.UID) bool { return len(s.find(byUID, string(uid))) > 0 }
 
 func (s storeIndex) inNamespace(name string) []*v1alpha1.EventStore {
 	return s.find(toolscache.NamespaceIndex, name)

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -57,8 +58,10 @@ var _ = BeforeSuite(func() {
 	DeferCleanup(func() { Expect(kube.Stop()).To(Succeed()) })
 	k8s = kube.Client
 	single, cluster = startNATS(1), startNATS(3)
-	watched.watch()
-	startManager()
+	watched.watch(kube)
+	// The resync is far away: what a spec sees was told to the controllers, and not
+	// found by looking again.
+	DeferCleanup(startOperator(kube, controller.Options{ResyncInterval: time.Hour}))
 })
 
 // Every status that any spec caused, also in passing, keeps the contract.
@@ -77,20 +80,26 @@ func startNATS(size int, options ...natsserver.Option) *natsserver.Cluster {
 	return c
 }
 
-// startManager runs the controllers. The resync is far away: what a spec sees
-// was told to them, and not found by looking again.
-func startManager() {
-	mgr, err := ctrl.NewManager(kube.Config, ctrl.Options{
-		Scheme:  testenv.Scheme(),
-		Cache:   controller.CacheOptions(),
-		Metrics: metricsserver.Options{BindAddress: "0"},
+// startOperator runs the controllers in a cluster, and gives what stops them.
+func startOperator(in *testenv.Kubernetes, options controller.Options) (stop func()) {
+	GinkgoHelper()
+	// Controllers of one name may run once in a process, unless one says so.
+	again := true
+	mgr, err := ctrl.NewManager(in.Config, ctrl.Options{
+		Scheme:     testenv.Scheme(),
+		Cache:      controller.CacheOptions(),
+		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Controller: config.Controller{SkipNameValidation: &again},
 	})
 	Expect(err).NotTo(HaveOccurred())
+	if options.Registerer == nil {
+		options.Registerer = prometheus.NewRegistry()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	Expect(controller.SetupWithManager(ctx, mgr, controller.Options{ResyncInterval: time.Hour, Registerer: prometheus.NewRegistry()})).To(Succeed())
+	Expect(controller.SetupWithManager(ctx, mgr, options)).To(Succeed())
 	stopped := make(chan error, 1)
 	go func() { stopped <- mgr.Start(ctx) }()
-	DeferCleanup(func() {
+	return sync.OnceFunc(func() {
 		cancel()
 		Expect(<-stopped).To(Succeed())
 	})
@@ -108,8 +117,8 @@ func (v *violations) found() []string {
 	return v.all
 }
 
-func (v *violations) watch() {
-	watching, err := client.NewWithWatch(kube.Config, client.Options{Scheme: testenv.Scheme()})
+func (v *violations) watch(in *testenv.Kubernetes) {
+	watching, err := client.NewWithWatch(in.Config, client.Options{Scheme: testenv.Scheme()})
 	Expect(err).NotTo(HaveOccurred())
 	for _, list := range []client.ObjectList{&v1alpha1.EventStoreList{}, &v1alpha1.EventStoreClassList{}} {
 		w, err := watching.Watch(context.Background(), list)

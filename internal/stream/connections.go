@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"sync"
 	"time"
 
@@ -43,6 +44,7 @@ type Notice struct {
 type Connections struct {
 	notify  func(Notice)
 	measure Measure
+	owns    Owns
 
 	mu      sync.Mutex
 	classes map[string]*classConnection
@@ -62,9 +64,10 @@ type classConnection struct {
 const dialAgain = 500 * time.Millisecond
 
 // NewConnections makes an empty set. notify is told about streams that changed
-// and connections that were lost or found again; it must not block.
-func NewConnections(notify func(Notice), measure Measure) *Connections {
-	return &Connections{notify: notify, measure: measure, classes: map[string]*classConnection{}}
+// and connections that were lost or found again; it must not block. owns answers
+// the operators of other clusters.
+func NewConnections(notify func(Notice), measure Measure, owns Owns) *Connections {
+	return &Connections{notify: notify, measure: measure, owns: owns, classes: map[string]*classConnection{}}
 }
 
 // Get gives the connection of a class, and dials when there is none, or when the
@@ -126,9 +129,10 @@ func (c *Connections) open(target Target) (*Conn, error) {
 	conn.measure = c.measure
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
 	go conn.awaitFirstEvents()
-	if _, err = conn.nc.Subscribe(advisories, conn.advised); err != nil {
+	_, err = conn.nc.Subscribe(advisories, conn.advised)
+	if err = errors.Join(err, conn.answerOwners(c.owns)); err != nil {
 		conn.nc.Close()
-		return nil, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the advisories of JetStream: %w", err)
+		return nil, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the advisories of JetStream and the questions of other operators: %w", err)
 	}
 	return conn, nil
 }

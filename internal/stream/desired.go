@@ -1,7 +1,9 @@
 package stream
 
 import (
+	"cmp"
 	"fmt"
+	"strconv"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -10,10 +12,18 @@ import (
 )
 
 const (
-	// schema is the version of what is stored and how; see MetadataSchema.
-	schema    = "1"
+	// Schema is the version of what is stored and how; see MetadataSchema.
+	Schema    = "1"
 	unlimited = -1
 )
+
+// NewerSchema says whether a schema on record is one that this operator does not
+// know, since a newer one wrote it. None at all is from before there was one.
+func NewerSchema(recorded string) bool {
+	ours, _ := strconv.Atoi(Schema)
+	theirs, err := strconv.Atoi(cmp.Or(recorded, "0"))
+	return err != nil || theirs > ours
+}
 
 // Wanted is one stream as an EventStore asks for it.
 type Wanted struct {

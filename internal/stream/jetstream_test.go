@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
+	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -19,7 +20,7 @@ import (
 func connect(t *testing.T, servers *natsserver.Cluster, credentials map[string][]byte) (*stream.Conn, chan stream.Notice) {
 	t.Helper()
 	told := make(chan stream.Notice, 100)
-	connections := stream.NewConnections(func(n stream.Notice) { told <- n }, func(string, time.Duration, error) {})
+	connections := stream.NewConnections(func(n stream.Notice) { told <- n }, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
 	t.Cleanup(connections.Close)
 	conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: credentials})
 	if err != nil {
@@ -262,7 +263,7 @@ func TestCredentials(t *testing.T) {
 			conn, _ := connect(t, servers, system.right)
 			_, err := conn.Account(t.Context())
 			fail(t, err)
-			connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {})
+			connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
 			t.Cleanup(connections.Close)
 			for _, wrong := range []map[string][]byte{nil, system.wrong} {
 				_, err = connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: wrong})
@@ -277,7 +278,7 @@ func TestCredentials(t *testing.T) {
 
 func TestCredentialsThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {})
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
 	for name, data := range map[string]map[string][]byte{
 		"empty":                    {},
 		"unknown keys":             {"user": []byte("u")},
@@ -295,7 +296,7 @@ func TestCredentialsThatCannotBeUsed(t *testing.T) {
 func TestConnectionIsSharedAndReplaced(t *testing.T) {
 	t.Parallel()
 	one, other := natsserver.Run(t, 1), natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {})
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
 	t.Cleanup(connections.Close)
 	get := func(servers *natsserver.Cluster) *stream.Conn {
 		t.Helper()
@@ -320,7 +321,7 @@ func TestConnectionIsSharedAndReplaced(t *testing.T) {
 func TestServerThatIsAway(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {})
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
 	t.Cleanup(connections.Close)
 	target := stream.Target{Class: "c", Servers: servers.URLs()}
 	conn, err := connections.Get(t.Context(), target)

@@ -43,7 +43,7 @@ func (o Owner) metadata() map[string]string {
 		v1alpha1.MetadataUID:       string(o.UID),
 		v1alpha1.MetadataNamespace: o.Namespace,
 		v1alpha1.MetadataName:      o.Name,
-		v1alpha1.MetadataSchema:    schema,
+		v1alpha1.MetadataSchema:    Schema,
 	}
 }
 

@@ -153,6 +153,10 @@ func (c *Cluster) Stop() {
 // Size is how many servers there are.
 func (c *Cluster) Size() int { return len(c.nodes) }
 
+// DataDir is where a server keeps its data: to be read or replaced while it is
+// stopped.
+func (c *Cluster) DataDir(index int) string { return c.options[index].StoreDir }
+
 // Node is one of the servers, for what only the server itself can tell.
 func (c *Cluster) Node(index int) *server.Server { return c.nodes[index] }
 
