@@ -47,6 +47,9 @@ const (
 	ReasonCredentialsInvalid = "CredentialsInvalid"
 	// ReasonAuthenticationFailed: the servers refused the credentials.
 	ReasonAuthenticationFailed = "AuthenticationFailed"
+	// ReasonCertificateInvalid: the servers and the operator do not trust each
+	// other's certificates.
+	ReasonCertificateInvalid = "CertificateInvalid"
 	// ReasonPermissionDenied: the account of the class lacks a permission.
 	ReasonPermissionDenied = "PermissionDenied"
 	// ReasonUnreachable: no server answers.

@@ -24,10 +24,14 @@ func main() {
 	samples := flag.Int("samples", 100, "how many streams are harmed, one after the other, to see them healed")
 	rest := flag.Duration("rest", time.Minute, "how long the operator is watched at rest")
 	profile := flag.Bool("profile", false, "let the operator serve /debug/pprof on "+profileAddress)
+	simulate := flag.Bool("simulate", false, "let memory stand in for JetStream, for tens of thousands of streams; nothing is harmed then")
 	flag.Parse()
+	if *simulate {
+		*servers, *samples = 1, 0
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, &bench{stores: *stores, profile: *profile}, *servers, *samples, *rest); err != nil {
+	if err := run(ctx, &bench{stores: *stores, profile: *profile, simulate: *simulate}, *servers, *samples, *rest); err != nil {
 		fmt.Fprintf(os.Stderr, "bench-operator: %v\n", err)
 		stop()
 		os.Exit(1)
@@ -62,6 +66,9 @@ func run(ctx context.Context, b *bench, servers, samples int, rest time.Duration
 		{"a field was changed on the server", b.healField},
 		{"a stream was deleted on the server, the loss accepted", b.healStream},
 	} {
+		if samples == 0 {
+			break
+		}
 		took, err := b.heal(ctx, min(samples, b.stores), harm.harm)
 		if err != nil {
 			return fmt.Errorf("%s: %w", harm.name, err)

@@ -34,15 +34,18 @@ import (
 type bench struct {
 	stores, replicas int
 
-	dir      string
-	kube     *testenv.Kubernetes
-	k8s      client.WithWatch
-	cluster  *natsserver.Cluster
-	nc       *nats.Conn
-	js       jetstream.JetStream
-	operator *exec.Cmd
-	args     []string
-	metrics  string
+	dir     string
+	kube    *testenv.Kubernetes
+	k8s     client.WithWatch
+	cluster *natsserver.Cluster
+	// simulated takes the place of the cluster where simulate is set.
+	simulate  bool
+	simulated *simulated
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	operator  *exec.Cmd
+	args      []string
+	metrics   string
 	// profile makes the operator serve its profiles on profileAddress.
 	profile bool
 }
@@ -65,10 +68,11 @@ func (b *bench) start(ctx context.Context, servers int) (err error) {
 	if b.k8s, err = client.NewWithWatch(config, client.Options{Scheme: testenv.Scheme()}); err != nil {
 		return err
 	}
-	if b.cluster, err = natsserver.Start(filepath.Join(b.dir, "nats"), servers); err != nil {
+	urls, err := b.startServers(servers)
+	if err != nil {
 		return err
 	}
-	if b.nc, err = nats.Connect(b.cluster.URL()); err != nil {
+	if b.nc, err = nats.Connect(strings.Join(urls, ",")); err != nil {
 		return err
 	}
 	if b.js, err = jetstream.New(b.nc); err != nil {
@@ -77,7 +81,7 @@ func (b *bench) start(ctx context.Context, servers int) (err error) {
 	class := &v1alpha1.EventStoreClass{
 		ObjectMeta: metav1.ObjectMeta{Name: "standard", Annotations: map[string]string{v1alpha1.AnnotationDefaultClass: "true"}},
 	}
-	for _, url := range b.cluster.URLs() {
+	for _, url := range urls {
 		class.Spec.Servers = append(class.Spec.Servers, v1alpha1.ServerURL(url))
 	}
 	if err := b.k8s.Create(ctx, class); err != nil {
@@ -87,6 +91,19 @@ func (b *bench) start(ctx context.Context, servers int) (err error) {
 		return err
 	}
 	return b.startOperator(ctx)
+}
+
+func (b *bench) startServers(servers int) (urls []string, err error) {
+	if b.simulate {
+		if b.simulated, err = startSimulated(); err != nil {
+			return nil, err
+		}
+		return []string{b.simulated.server.ClientURL()}, nil
+	}
+	if b.cluster, err = natsserver.Start(filepath.Join(b.dir, "nats"), servers); err != nil {
+		return nil, err
+	}
+	return b.cluster.URLs(), nil
 }
 
 func (b *bench) build(ctx context.Context) error {
@@ -168,6 +185,9 @@ func (b *bench) stop() error {
 	if b.cluster != nil {
 		b.cluster.Stop()
 	}
+	if b.simulated != nil {
+		b.simulated.stop()
+	}
 	return errors.Join(err, os.RemoveAll(b.dir))
 }
 
@@ -227,14 +247,23 @@ func (b *bench) usage(ctx context.Context) (usage, error) {
 	if u.others, err = otherCPU(); err != nil {
 		return u, err
 	}
+	u.requests, err = b.requests()
+	return u, err
+}
+
+// requests is how many requests the servers have had, with those of the load.
+func (b *bench) requests() (total uint64, err error) {
+	if b.simulate {
+		return b.simulated.requests.Load(), nil
+	}
 	for node := range b.cluster.Size() {
 		jsz, err := b.cluster.Node(node).Jsz(nil)
 		if err != nil {
-			return u, err
+			return 0, err
 		}
-		u.requests += jsz.API.Total
+		total += jsz.API.Total
 	}
-	return u, nil
+	return total, nil
 }
 
 func labelOf(m *dto.Metric, name string) string {

@@ -87,7 +87,7 @@ func pause(conditions []metav1.Condition, fault *stream.Fault, resync time.Durat
 		return jittered(resync)
 	case fault.Handling == stream.Stall:
 		switch fault.Reason {
-		case v1alpha1.ReasonCredentialsInvalid, v1alpha1.ReasonAuthenticationFailed, v1alpha1.ReasonPermissionDenied, v1alpha1.ReasonInsufficientPeers:
+		case v1alpha1.ReasonCredentialsInvalid, v1alpha1.ReasonAuthenticationFailed, v1alpha1.ReasonCertificateInvalid, v1alpha1.ReasonPermissionDenied, v1alpha1.ReasonInsufficientPeers:
 			return jittered(min(credentialsPause, resync))
 		}
 		return jittered(resync)

@@ -210,6 +210,20 @@ var _ = Describe("An EventStore", func() {
 			HaveField("Metadata", HaveKeyWithValue("example.com/team", "sales"))))
 	})
 
+	It("never writes what is a user's", func(ctx context.Context) {
+		class := newClass(ctx, single.URLs())
+		before := newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) {
+			s.Labels, s.Annotations = map[string]string{"team": "sales"}, map[string]string{"note": "ours"}
+			s.Spec.DeletionPolicy = v1alpha1.DeletionPolicyDelete
+		})
+		store := create(ctx, before.DeepCopy())
+		spec := store.Spec
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		Expect(read(ctx, store)(Default)).To(And(
+			HaveField("Spec", spec), HaveField("Labels", before.Labels), HaveField("Annotations", before.Annotations),
+			HaveField("Generation", BeEquivalentTo(1))))
+	})
+
 	It("writes nothing while nothing changes", func(ctx context.Context) {
 		class := newClass(ctx, cluster.URLs())
 		store := create(ctx, newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) { s.Spec.Replicas = 3 }))

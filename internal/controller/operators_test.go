@@ -183,6 +183,33 @@ var _ = Describe("An operator", Ordered, func() {
 		Expect(metric("aether_operator_drift_healed_total", "field", "maxAge")).To(BeNumerically(">=", 1))
 	})
 
+	It("uses a Secret that was rotated, and no more the one before, without a restart", func(ctx context.Context) {
+		rotating := startNATS(1, func(o *server.Options) {
+			o.Users = []*server.User{{Username: "old", Password: "p"}, {Username: "new", Password: "p"}}
+		})
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: unique("nats")}, StringData: map[string]string{"username": "old", "password": "p"}}
+		Expect(other.Client.Create(ctx, secret)).To(Succeed())
+		rotated := &v1alpha1.EventStoreClass{ObjectMeta: metav1.ObjectMeta{Name: unique("rotated")}}
+		rotated.Spec.Servers = []v1alpha1.ServerURL{v1alpha1.ServerURL(rotating.URL())}
+		withCredentials("default", secret.Name)(rotated)
+		Expect(other.Client.Create(ctx, rotated)).To(Succeed())
+		createReady(ctx, func(s *v1alpha1.EventStore) { s.Spec.ClassName = rotated.Name })
+		users := func() []string {
+			connections, err := rotating.Node(0).Connz(&server.ConnzOptions{Username: true})
+			Expect(err).NotTo(HaveOccurred())
+			var users []string
+			for _, c := range connections.Conns {
+				users = append(users, c.AuthorizedUser)
+			}
+			return users
+		}
+		Expect(users()).To(ConsistOf("old"))
+		secret.StringData = map[string]string{"username": "new"}
+		Expect(other.Client.Update(ctx, secret)).To(Succeed())
+		Eventually(users).Should(ConsistOf("new"))
+		createReady(ctx, func(s *v1alpha1.EventStore) { s.Spec.ClassName = rotated.Name })
+	})
+
 	It("leaves a stream alone for a while that another changes again and again, and tells", func(ctx context.Context) {
 		store := createReady(ctx)
 		api := js(servers)

@@ -97,8 +97,19 @@ func dialFault(servers []string, err error) *Fault {
 		return Stalled(v1alpha1.ReasonAuthenticationFailed,
 			"the NATS servers %s refused the credentials of the operator: %w: correct the Secret that spec.credentials of the class names, or name one", list, err)
 	}
+	if isCertificateError(err) {
+		return Stalled(v1alpha1.ReasonCertificateInvalid,
+			"the NATS servers %s and the operator do not agree on TLS: %w: give the Secret that spec.credentials of the class names the ca.crt that signed the servers' certificates, and tls.crt and tls.key where they ask for a client's", list, err)
+	}
 	return Retrying(v1alpha1.ReasonUnreachable,
 		"no NATS server of %s answers: %w: check spec.servers of the class and that the servers run; the operator tries again by itself", list, err)
+}
+
+// isCertificateError: a certificate was refused, by us or, as an alert that has no
+// type of its own, by the server.
+func isCertificateError(err error) bool {
+	var refused *tls.CertificateVerificationError
+	return errors.As(err, &refused) || strings.Contains(err.Error(), "remote error: tls:")
 }
 
 func isAuthenticationError(err error) bool {

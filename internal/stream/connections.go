@@ -158,7 +158,7 @@ func (c *Conn) awaitConnected(ctx context.Context) error {
 	if c.nc.IsConnected() {
 		return nil
 	}
-	if err := c.nc.LastError(); err != nil && isAuthenticationError(err) {
+	if err := c.nc.LastError(); err != nil && (isAuthenticationError(err) || isCertificateError(err)) {
 		return dialFault(c.nc.Opts.Servers, err)
 	}
 	return Retrying(v1alpha1.ReasonUnreachable,

@@ -6,9 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nkeys"
 	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -229,68 +227,6 @@ func TestServerRefusals(t *testing.T) {
 	window.MaxAge, window.Duplicates = time.Second, time.Minute
 	_, err = conn.Create(t.Context(), window)
 	wantFault(t, err, stream.Stall, v1alpha1.ReasonRefusedByServer)
-}
-
-func TestCredentials(t *testing.T) {
-	t.Parallel()
-	pair, err := nkeys.CreateUser()
-	fail(t, err)
-	public, err := pair.PublicKey()
-	fail(t, err)
-	seed, err := pair.Seed()
-	fail(t, err)
-	data := func(keyValues ...string) map[string][]byte {
-		m := map[string][]byte{}
-		for i := 0; i < len(keyValues); i += 2 {
-			m[keyValues[i]] = []byte(keyValues[i+1])
-		}
-		return m
-	}
-	systems := map[string]struct {
-		option natsserver.Option
-		right  map[string][]byte
-		wrong  map[string][]byte
-	}{
-		"user":  {natsserver.WithUser("u", "p"), data("username", "u", "password", "p\n"), data("username", "u", "password", "x")},
-		"token": {func(o *server.Options) { o.Authorization = "t" }, data("token", "t"), data("token", "x")},
-		"nkey": {func(o *server.Options) { o.Nkeys = []*server.NkeyUser{{Nkey: public}} },
-			data("nkey", string(seed)), data("token", "x")},
-	}
-	for name, system := range systems {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			servers := natsserver.Run(t, 1, system.option)
-			conn, _ := connect(t, servers, system.right)
-			_, err := conn.Account(t.Context())
-			fail(t, err)
-			connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
-			t.Cleanup(connections.Close)
-			for _, wrong := range []map[string][]byte{nil, system.wrong} {
-				_, err = connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: wrong})
-				wantFault(t, err, stream.Stall, v1alpha1.ReasonAuthenticationFailed)
-			}
-			// What was corrected counts at once.
-			_, err = connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: system.right})
-			fail(t, err)
-		})
-	}
-}
-
-func TestCredentialsThatCannotBeUsed(t *testing.T) {
-	t.Parallel()
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
-	for name, data := range map[string]map[string][]byte{
-		"empty":                    {},
-		"unknown keys":             {"user": []byte("u")},
-		"user without a password":  {"username": []byte("u")},
-		"no seed":                  {"nkey": []byte("x")},
-		"no certificate":           {"tls.crt": []byte("x"), "tls.key": []byte("y")},
-		"certificate without key":  {"tls.crt": []byte("x")},
-		"no certificate authority": {"ca.crt": []byte("x")},
-	} {
-		_, err := connections.Get(t.Context(), stream.Target{Class: name, Servers: []string{"nats://127.0.0.1:1"}, Credentials: data})
-		wantFault(t, err, stream.Stall, v1alpha1.ReasonCredentialsInvalid)
-	}
 }
 
 func TestConnectionIsSharedAndReplaced(t *testing.T) {
