@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -34,37 +35,50 @@ func (b *bench) each(ctx context.Context, do func(context.Context, int) error) e
 
 // allReady watches until every store is Ready in a generation at least so high.
 func (b *bench) allReady(ctx context.Context, generation int64) (func() error, error) {
-	var now v1alpha1.EventStoreList
-	if err := b.k8s.List(ctx, &now, client.InNamespace(namespace), client.Limit(1)); err != nil {
-		return nil, err
+	ready := map[string]bool{}
+	see := func(store *v1alpha1.EventStore) {
+		if store.Status.ObservedGeneration >= generation && meta.IsStatusConditionTrue(store.Status.Conditions, v1alpha1.ConditionReady) {
+			ready[store.Name] = true
+		}
 	}
-	watch, err := b.k8s.Watch(ctx, &v1alpha1.EventStoreList{}, client.InNamespace(namespace),
-		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: now.ResourceVersion}})
+	watching, err := b.watchStores(ctx, see)
 	if err != nil {
 		return nil, err
 	}
-	// Read at once: a watcher that is slow is cut off.
 	done := make(chan error, 1)
 	go func() {
-		defer watch.Stop()
-		ready := map[string]bool{}
-		for event := range watch.ResultChan() {
-			store, ok := event.Object.(*v1alpha1.EventStore)
-			if !ok {
-				done <- fmt.Errorf("the watch failed: %+v", event.Object)
-				return
+		for {
+			for event := range watching.ResultChan() {
+				if store, ok := event.Object.(*v1alpha1.EventStore); ok {
+					see(store)
+				}
+				if len(ready) == b.stores {
+					watching.Stop()
+					done <- nil
+					return
+				}
 			}
-			if store.Status.ObservedGeneration >= generation && meta.IsStatusConditionTrue(store.Status.Conditions, v1alpha1.ConditionReady) {
-				ready[store.Name] = true
-			}
-			if len(ready) == b.stores {
-				done <- nil
+			// A watcher that is slow on a busy machine is cut off.
+			if watching, err = b.watchStores(ctx, see); err != nil {
+				done <- fmt.Errorf("watch again with %d of %d stores Ready: %w", len(ready), b.stores, err)
 				return
 			}
 		}
-		done <- fmt.Errorf("the watch ended with %d of %d stores Ready", len(ready), b.stores)
 	}()
 	return func() error { return <-done }, nil
+}
+
+// watchStores sees all that are there and gives what tells of the changes since.
+func (b *bench) watchStores(ctx context.Context, see func(*v1alpha1.EventStore)) (watch.Interface, error) {
+	var now v1alpha1.EventStoreList
+	if err := b.k8s.List(ctx, &now, client.InNamespace(namespace)); err != nil {
+		return nil, err
+	}
+	for i := range now.Items {
+		see(&now.Items[i])
+	}
+	return b.k8s.Watch(ctx, &v1alpha1.EventStoreList{}, client.InNamespace(namespace),
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: now.ResourceVersion}})
 }
 
 func (b *bench) create(ctx context.Context) error {
