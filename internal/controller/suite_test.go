@@ -76,16 +76,20 @@ func startNATS(size int, options ...natsserver.Option) *natsserver.Cluster {
 	return c
 }
 
-// startManager runs the controllers. The resync is far away: what a spec sees
-// was told to them, and not found by looking again.
+// startManager runs the controllers with the rights that config/rbac gives them.
+// The resync is far away: what a spec sees was told to them, and not found by
+// looking again.
 func startManager() {
-	mgr, err := ctrl.NewManager(kube.Config, ctrl.Options{
-		Scheme:  testenv.Scheme(),
-		Cache:   controller.CacheOptions(),
-		Metrics: metricsserver.Options{BindAddress: "0"},
+	ctx, cancel := context.WithCancel(context.Background())
+	operator, err := kube.Operator(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	mgr, err := ctrl.NewManager(operator.Config(), ctrl.Options{
+		Scheme:    testenv.Scheme(),
+		Cache:     controller.CacheOptions(),
+		NewClient: newClientBehind,
+		Metrics:   metricsserver.Options{BindAddress: "0"},
 	})
 	Expect(err).NotTo(HaveOccurred())
-	ctx, cancel := context.WithCancel(context.Background())
 	Expect(controller.SetupWithManager(ctx, mgr, controller.Options{ResyncInterval: time.Hour})).To(Succeed())
 	stopped := make(chan error, 1)
 	go func() { stopped <- mgr.Start(ctx) }()
