@@ -25,6 +25,8 @@ var shortLived = Options{
 // certificates were replaced, and not one of them may fail.
 func TestRotationWhilePodsAreAdmitted(t *testing.T) {
 	r := startReplica(t, shortLived)
+	// Another replica, which makes some of the CAs.
+	startReplica(t, shortLived)
 	install(t, r)
 	waitUntilServing(t, r)
 	serials, authorities := map[string]bool{}, map[string]bool{}
@@ -46,6 +48,43 @@ func TestRotationWhilePodsAreAdmitted(t *testing.T) {
 		return nil
 	})
 	t.Logf("%d pods admitted under %d certificates of %d CAs", admitted, len(serials), len(authorities))
+}
+
+// TestNewCAIsServedATurnAfterItIsTrusted: the API server has read the caBundle by
+// then, also where another replica wrote it a moment ago.
+func TestNewCAIsServedATurnAfterItIsTrusted(t *testing.T) {
+	if err := startKubernetes(); err != nil {
+		t.Fatal(err)
+	}
+	install(t, &replica{address: "127.0.0.1:9443"})
+	c, err := client.New(account, client.Options{Scheme: kubernetes.Scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(replica *certificates) *x509.Certificate {
+		if err := replica.check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return replica.serving.Load().Leaf
+	}
+	newReplica := func() *certificates {
+		return &certificates{live: c, writer: c, options: Options{Namespace: DefaultNamespace}.withDefaults(), names: []string{"localhost"}}
+	}
+	one, two := newReplica(), newReplica()
+	before := map[*certificates]*x509.Certificate{one: look(one), two: look(two)}
+	if err := kubernetes.Client.Delete(t.Context(), secret(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, replica := range []*certificates{one, two} {
+		if leaf := look(replica); !leaf.Equal(before[replica]) {
+			t.Error("a certificate of the new CA is served in the turn in which the replica first saw it")
+		}
+	}
+	for _, replica := range []*certificates{one, two} {
+		if leaf := look(replica); leaf.Equal(before[replica]) {
+			t.Error("no certificate of the new CA is served a turn after the replica saw it")
+		}
+	}
 }
 
 // handshake does what the API server does behind the Service: it trusts the
