@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
@@ -49,16 +50,28 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) (code int, err error) {
-	if kubernetes, err = testenv.Start(testenv.WithoutCRDs()); err != nil {
+	if kubernetes, err = testenv.Start(testenv.WithoutCRDs(), withServiceAccounts); err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, kubernetes.Stop()) }()
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	if err := install(ctx); err != nil {
+	err = errors.Join(install(ctx), createServiceAccount(ctx, injected), createServiceAccount(ctx, exempt))
+	if err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
+}
+
+// withServiceAccounts leaves the admission plugin on that a cluster has: without
+// the name of its ServiceAccount a pod can be given no token of it.
+func withServiceAccounts(e *envtest.Environment) {
+	e.ControlPlane.GetAPIServer().Configure().Disable("disable-admission-plugins")
+}
+
+// createServiceAccount does what a controller does for each namespace.
+func createServiceAccount(ctx context.Context, namespace string) error {
+	return kubernetes.Client.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "default"}})
 }
 
 const (
@@ -230,6 +243,9 @@ func read(t *testing.T, file string) *corev1.Pod {
 	if err := yaml.UnmarshalStrict([]byte(content(t, file)), pod); err != nil {
 		t.Fatal(err)
 	}
+	// The volume of a token of Kubernetes has a random name, which differs between
+	// two pods that are compared.
+	pod.Spec.AutomountServiceAccountToken = new(false)
 	return pod
 }
 
@@ -318,6 +334,9 @@ func TestRestricted(t *testing.T) {
 		Name: "restricted", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
 	}}
 	if err := kubernetes.Client.Create(t.Context(), namespace); err != nil {
+		t.Fatal(err)
+	}
+	if err := createServiceAccount(t.Context(), namespace.Name); err != nil {
 		t.Fatal(err)
 	}
 	pod := read(t, "injected.in.yaml")
