@@ -146,6 +146,8 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":null}}`))
 	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":{}}}`))
 	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"DELETE","oldObject":{"kind":"Pod"}}}`))
+	// No name to merge by.
+	f.Add([]byte(`{"request":{"operation":"CREATE","object":{"metadata":{"labels":{"aether.flowmade.one/eventstore":"0"}},"spec":{"containers":[{}]}}}}`))
 	for _, pod := range goldenPods(f) {
 		f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":` + pod + `}}`))
 	}
