@@ -19,11 +19,11 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=list;watch;patch
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/status,verbs=patch
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/finalizers,verbs=update
-// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstoreclasses,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstoreclasses,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=list;watch;create;update
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 

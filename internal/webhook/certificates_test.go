@@ -6,12 +6,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
@@ -85,6 +88,32 @@ func TestNewCAIsServedATurnAfterItIsTrusted(t *testing.T) {
 			t.Error("no certificate of the new CA is served a turn after the replica saw it")
 		}
 	}
+}
+
+// TestNotReadyWhenNotServed: the certificate is there and trusted, and nobody
+// listens.
+func TestNotReadyWhenNotServed(t *testing.T) {
+	if err := startKubernetes(); err != nil {
+		t.Fatal(err)
+	}
+	install(t, &replica{address: "127.0.0.1:9443"})
+	c, err := client.New(account, client.Options{Scheme: kubernetes.Scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: freePort(t)})
+	replica := &certificates{
+		live: c, writer: c, options: Options{Namespace: DefaultNamespace}.withDefaults(), names: []string{"localhost"},
+		started: server.StartedChecker(),
+	}
+	if err := replica.check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err = replica.ready(httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
+	if err == nil {
+		t.Fatal("ready, and nobody listens")
+	}
+	contains(t, "the check", err.Error(), "not been started")
 }
 
 // handshake does what the API server does behind the Service: it trusts the
