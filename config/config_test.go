@@ -13,7 +13,6 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +29,7 @@ import (
 const (
 	namespace = webhook.DefaultNamespace
 	account   = "aether-operator"
+	lease     = "aether-operator.aether.flowmade.one"
 )
 
 var kubernetes *testenv.Kubernetes
@@ -213,55 +213,6 @@ func TestWebhookReachesTheOperator(t *testing.T) {
 	index := slices.IndexFunc(container.Ports, func(p corev1.ContainerPort) bool { return p.Name == service.Spec.Ports[0].TargetPort.StrVal })
 	if want := argument(t, container, "webhook-port"); index < 0 || fmt.Sprint(container.Ports[index].ContainerPort) != want {
 		t.Errorf("the Service leads to %v of %v, the operator serves %s", service.Spec.Ports[0].TargetPort, container.Ports, want)
-	}
-}
-
-// TestRights asks the API server what the operator may do: what it needs, and
-// not what would be too much.
-func TestRights(t *testing.T) {
-	install(t)
-	if name := get(t, &appsv1.Deployment{}, account).Spec.Template.Spec.ServiceAccountName; name != account {
-		t.Fatalf("the operator runs as %s, want %s", name, account)
-	}
-	type attributes = authorizationv1.ResourceAttributes
-	const group, hooks = "aether.flowmade.one", "mutatingwebhookconfigurations"
-	for _, c := range []struct {
-		may bool
-		do  attributes
-	}{
-		{true, attributes{Verb: "watch", Group: group, Resource: "eventstores"}},
-		{true, attributes{Verb: "watch", Group: group, Resource: "eventstoreclasses"}},
-		{true, attributes{Verb: "patch", Group: group, Resource: "eventstores", Subresource: "status"}},
-		{true, attributes{Verb: "create", Resource: "secrets", Namespace: "shop", Name: "orders-eventstore"}},
-		{true, attributes{Verb: "update", Resource: "secrets", Namespace: namespace, Name: webhook.SecretName}},
-		{true, attributes{Verb: "patch", Group: "admissionregistration.k8s.io", Resource: hooks, Name: webhook.ConfigurationName}},
-		{true, attributes{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace}},
-		{true, attributes{Verb: "create", Group: "events.k8s.io", Resource: "events", Namespace: "shop"}},
-		{true, attributes{Verb: "create", Group: "authentication.k8s.io", Resource: "tokenreviews"}},
-		{true, attributes{Verb: "create", Group: "authorization.k8s.io", Resource: "subjectaccessreviews"}},
-
-		{false, attributes{Verb: "delete", Group: group, Resource: "eventstores", Namespace: "shop"}},
-		{false, attributes{Verb: "patch", Group: "admissionregistration.k8s.io", Resource: hooks, Name: "another"}},
-		{false, attributes{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-system"}},
-		{false, attributes{Verb: "delete", Resource: "secrets", Namespace: "shop"}},
-		{false, attributes{Verb: "list", Resource: "pods", Namespace: "shop"}},
-	} {
-		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-			User:               "system:serviceaccount:" + namespace + ":" + account,
-			Groups:             []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
-			ResourceAttributes: &c.do,
-		}}
-		// The authorizer sees a role a moment after it was written.
-		testenv.Eventually(t, 30*time.Second, fmt.Sprintf("%+v to be %t", c.do, c.may), func() error {
-			review := review.DeepCopy()
-			if err := kubernetes.Client.Create(t.Context(), review); err != nil {
-				return err
-			}
-			if review.Status.Allowed != c.may {
-				return fmt.Errorf("allowed: %t: %s", review.Status.Allowed, review.Status.Reason)
-			}
-			return nil
-		})
 	}
 }
 

@@ -17,7 +17,11 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -139,7 +143,7 @@ func run(ctx context.Context, args []string) error {
 var gracePeriod = 20 * time.Second
 
 func newManager(s settings) (manager.Manager, error) {
-	config, err := ctrl.GetConfig()
+	restConfig, err := ctrl.GetConfig()
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w: run in a cluster, or give --kubeconfig", err)
 	}
@@ -150,9 +154,11 @@ func newManager(s settings) (manager.Manager, error) {
 			return nil, fmt.Errorf("make the scheme: %w", err)
 		}
 	}
-	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme:                        scheme,
-		Cache:                         controller.CacheOptions(),
+	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
+		Scheme: scheme,
+		Cache:  controller.CacheOptions(),
+		// A replica that stands by fills its caches too, and takes over at once.
+		Controller:                    config.Controller{EnableWarmup: new(true)},
 		Metrics:                       metricsOptions(s),
 		WebhookServer:                 webhook.NewServer(webhook.Options{Port: s.webhookPort}),
 		HealthProbeBindAddress:        s.probeAddress,
@@ -179,22 +185,51 @@ func metricsOptions(s settings) metricsserver.Options {
 	return options
 }
 
-// addProbes: alive is to answer at all, ready is to know the cluster.
+// addProbes: alive is to answer at all; ready is to know the cluster and to reach
+// it. The webhook adds a check of its own.
 func addProbes(mgr manager.Manager) error {
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("add /healthz: %w", err)
 	}
-	synced := func(request *http.Request) error {
-		// The probe is answered before whoever asks loses patience, 1 s by default.
-		ctx, cancel := context.WithTimeout(request.Context(), 500*time.Millisecond)
-		defer cancel()
-		if !mgr.GetCache().WaitForCacheSync(ctx) {
-			return errors.New("the caches are not filled yet: the API server has not answered")
-		}
-		return nil
+	api, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return fmt.Errorf("make a client for /readyz: %w", err)
 	}
-	if err := mgr.AddReadyzCheck("caches", synced); err != nil {
-		return fmt.Errorf("add /readyz: %w", err)
+	for name, check := range map[string]healthz.Checker{
+		"apiserver": func(request *http.Request) error { return checkAPIServer(request.Context(), api.RESTClient()) },
+		"caches":    func(request *http.Request) error { return checkCaches(request.Context(), mgr.GetCache()) },
+	} {
+		if err := mgr.AddReadyzCheck(name, check); err != nil {
+			return fmt.Errorf("add %s to /readyz: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// The checks are made one after the other, and answered before the kubelet loses
+// patience, which config/manager sets to 2 s.
+const (
+	apiServerPatience = time.Second
+	cachesPatience    = 500 * time.Millisecond
+)
+
+// checkAPIServer asks for the version: everybody may who is authenticated, and it
+// costs the API server next to nothing.
+func checkAPIServer(ctx context.Context, api rest.Interface) error {
+	ctx, cancel := context.WithTimeout(ctx, apiServerPatience)
+	defer cancel()
+	if err := api.Get().AbsPath("/version").Do(ctx).Error(); err != nil {
+		return fmt.Errorf("the API server does not answer: %w", err)
+	}
+	return nil
+}
+
+// checkCaches: until they are filled, a store that exists would look deleted.
+func checkCaches(ctx context.Context, informers cache.Cache) error {
+	ctx, cancel := context.WithTimeout(ctx, cachesPatience)
+	defer cancel()
+	if !informers.WaitForCacheSync(ctx) {
+		return errors.New("the caches are not filled yet: the API server has not told all that was asked")
 	}
 	return nil
 }

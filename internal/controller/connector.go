@@ -12,6 +12,14 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
+// Secrets with credentials are read in the operator's own namespace, and in
+// another where the platform binds credentialsReader.
+// +kubebuilder:rbac:groups="",namespace=aether-system,resources=secrets,verbs=get
+
+// credentialsReader is the ClusterRole of config/rbac that lets the operator read
+// the Secrets of a namespace, bound there by a RoleBinding.
+const credentialsReader = "aether-operator-credentials-reader"
+
 // connector finds the connection of a class.
 type connector struct {
 	// uncached reads past the cache, which holds only bindings: Secrets with
@@ -39,10 +47,15 @@ func (c connector) connect(ctx context.Context, class *v1alpha1.EventStoreClass)
 func (c connector) credentials(ctx context.Context, field string, class *v1alpha1.EventStoreClass, from *v1alpha1.Credentials) (map[string][]byte, error) {
 	secret := &corev1.Secret{}
 	key := client.ObjectKey{Namespace: from.SecretRef.Namespace, Name: from.SecretRef.Name}
-	if err := c.uncached.Get(ctx, key, secret); apierrors.IsNotFound(err) {
+	switch err := c.uncached.Get(ctx, key, secret); {
+	case apierrors.IsNotFound(err):
 		return nil, stream.Stalled(v1alpha1.ReasonCredentialsInvalid,
 			"the Secret %s that %s of EventStoreClass %s names does not exist: create it, or correct the reference", key, field, class.Name)
-	} else if err != nil {
+	case apierrors.IsForbidden(err):
+		return nil, stream.Stalled(v1alpha1.ReasonCredentialsInvalid,
+			"the operator may not read the Secret %s that %s of EventStoreClass %s names: %w: bind the ClusterRole %s to the operator's ServiceAccount with a RoleBinding in namespace %s, or name a Secret in the operator's own namespace",
+			key, field, class.Name, err, credentialsReader, key.Namespace)
+	case err != nil:
 		return nil, fmt.Errorf("read the Secret %s that %s of EventStoreClass %s names: %w", key, field, class.Name, err)
 	}
 	if len(secret.Data) == 0 {

@@ -32,13 +32,33 @@ func (p *pass) bind(ctx context.Context) error {
 		if err = p.createBinding(ctx, key, data); !apierrors.IsAlreadyExists(err) {
 			return p.bound(name, err)
 		}
-		// The cache holds only Secrets of the type of a binding.
-		err = p.uncached.Get(ctx, key, existing)
+		existing, err = p.bindingNotCached(ctx, key)
 	}
 	if err != nil {
 		return fmt.Errorf("read the binding Secret %s: %w", key, err)
 	}
 	return p.bound(name, p.updateBinding(ctx, existing, data))
+}
+
+// bindingNotCached tells the two apart that exist and are not in the cache: a
+// binding that it has not seen yet, and a Secret of another type, of which the
+// content is nobody's business here. A list by name and type needs no right to
+// get Secrets.
+func (p *pass) bindingNotCached(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error) {
+	var bindings corev1.SecretList
+	binding := client.MatchingFields{"metadata.name": key.Name, "type": v1alpha1.BindingSecretType}
+	if err := p.uncached.List(ctx, &bindings, client.InNamespace(key.Namespace), binding); err != nil {
+		return nil, err
+	}
+	if len(bindings.Items) == 0 {
+		return nil, bindingConflict(key)
+	}
+	return &bindings.Items[0], nil
+}
+
+func bindingConflict(key client.ObjectKey) error {
+	return stream.Stalled(v1alpha1.ReasonBindingConflict,
+		"the Secret %s exists and is not a binding of this EventStore, so it is not touched: rename the Secret or this EventStore", key)
 }
 
 func (p *pass) bound(name string, err error) error {
@@ -112,8 +132,7 @@ func (p *pass) createBinding(ctx context.Context, key client.ObjectKey, data map
 func (p *pass) updateBinding(ctx context.Context, existing *corev1.Secret, data map[string][]byte) error {
 	key := client.ObjectKeyFromObject(existing)
 	if !p.ownsBinding(existing) {
-		return stream.Stalled(v1alpha1.ReasonBindingConflict,
-			"the Secret %s exists and is not a binding of this EventStore, so it is not touched: rename the Secret or this EventStore", key)
+		return bindingConflict(key)
 	}
 	changed := existing.DeepCopy()
 	changed.Data = data

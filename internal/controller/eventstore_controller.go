@@ -22,9 +22,9 @@ import (
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/status,verbs=update
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores/finalizers,verbs=update
-// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstoreclasses,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstoreclasses,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=list;watch;create;update
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // EventStoreReconciler makes the streams and the binding of EventStores.

@@ -28,8 +28,10 @@ func withCredentials(namespace, name string) classOption {
 	}
 }
 
+// newSecret makes a Secret that the operator may read.
 func newSecret(ctx context.Context, namespace string, data map[string]string) *corev1.Secret {
 	GinkgoHelper()
+	letReadSecrets(ctx, namespace)
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: unique("secret")}, StringData: data}
 	Expect(k8s.Create(ctx, secret)).To(Succeed())
 	return secret
@@ -89,6 +91,7 @@ var _ = Describe("A fault", func() {
 	It("of the credentials: missing, empty, wrong, then right", func(ctx context.Context) {
 		servers := startNATS(1, natsserver.WithUser("operator", "right"))
 		ns := newNamespace(ctx)
+		letReadSecrets(ctx, ns)
 		const name = "nats"
 		class := newClass(ctx, servers.URLs(), withCredentials(ns, name))
 		store := create(ctx, newStore(ns, class.Name))

@@ -22,6 +22,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -53,7 +54,7 @@ var _ = BeforeSuite(func() {
 	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(GinkgoWriter, nil)))
 
 	var err error
-	kube, err = testenv.Start()
+	kube, err = testenv.Start(withOwnerPermissions)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(kube.Stop()).To(Succeed()) })
 	k8s = kube.Client
@@ -63,6 +64,12 @@ var _ = BeforeSuite(func() {
 	// found by looking again.
 	DeferCleanup(startOperator(kube, controller.Options{ResyncInterval: time.Hour}))
 })
+
+// withOwnerPermissions turns on what some clusters have on: whoever makes an object
+// that holds up the deletion of its owner needs the right to.
+func withOwnerPermissions(e *envtest.Environment) {
+	e.ControlPlane.GetAPIServer().Configure().Append("enable-admission-plugins", "OwnerReferencesPermissionEnforcement")
+}
 
 // Every status that any spec caused, also in passing, keeps the contract.
 var _ = AfterEach(func() { Expect(watched.found()).To(BeEmpty()) })
@@ -80,14 +87,19 @@ func startNATS(size int, options ...natsserver.Option) *natsserver.Cluster {
 	return c
 }
 
-// startOperator runs the controllers in a cluster, and gives what stops them.
+// startOperator runs the controllers in a cluster, with the rights that config/rbac
+// gives them, and gives what stops them.
 func startOperator(in *testenv.Kubernetes, options controller.Options) (stop func()) {
 	GinkgoHelper()
+	ctx, cancel := context.WithCancel(context.Background())
+	operator, err := in.Operator(ctx)
+	Expect(err).NotTo(HaveOccurred())
 	// Controllers of one name may run once in a process, unless one says so.
 	again := true
-	mgr, err := ctrl.NewManager(in.Config, ctrl.Options{
+	mgr, err := ctrl.NewManager(operator.Config(), ctrl.Options{
 		Scheme:     testenv.Scheme(),
 		Cache:      controller.CacheOptions(),
+		NewClient:  newClientBehind,
 		Metrics:    metricsserver.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: &again},
 	})
@@ -95,7 +107,6 @@ func startOperator(in *testenv.Kubernetes, options controller.Options) (stop fun
 	if options.Registerer == nil {
 		options.Registerer = prometheus.NewRegistry()
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	Expect(controller.SetupWithManager(ctx, mgr, options)).To(Succeed())
 	stopped := make(chan error, 1)
 	go func() { stopped <- mgr.Start(ctx) }()

@@ -36,6 +36,7 @@ var Rules = []Rule{
 	{"the annotation `" + v1alpha1.AnnotationSidecarMemoryLimit + "` is not a quantity above 0", Refused, (*request).readMemoryLimit},
 	{"the annotation `" + v1alpha1.AnnotationSidecarLogLevel + "` is not debug, info, warn or error", Refused, (*request).readLogLevel},
 	{"the pod has `hostNetwork: true`", Refused, onHostNetwork},
+	{"the pod is for Windows (`os.name: windows`)", Refused, forWindows},
 	{"the pod has a container `" + ContainerName + "` that Aether did not add", Refused, (*request).readSidecar},
 	{"the pod has a volume with the name of a volume of the sidecar, and with other content", Refused, (*request).foreignVolume},
 	{"none of the above", Injected, func(*request) string { return "asked for" }},
@@ -161,6 +162,13 @@ func onHostNetwork(r *request) string {
 	}
 	return fmt.Sprintf("spec.hostNetwork is true: ports %d and %d would be the node's, where two pods collide and every process of the node reaches the events of this one; take hostNetwork away, or the label %s",
 		apiPort, healthPort, v1alpha1.LabelEventStore)
+}
+
+func forWindows(r *request) string {
+	if r.pod.Spec.OS == nil || r.pod.Spec.OS.Name != corev1.Windows {
+		return ""
+	}
+	return fmt.Sprintf("spec.os.name is windows and the sidecar needs Linux: take the label %s away, and save events from a pod on Linux", v1alpha1.LabelEventStore)
 }
 
 // readSidecar finds the sidecar of an earlier injection. Another webhook may

@@ -3,22 +3,30 @@ package testenv
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
 )
 
 // Render is kustomize build of a folder of this repository, such as
-// "config/default".
-func Render(path string) ([]*unstructured.Unstructured, error) {
-	root, err := Root()
+// "config/default", and of components on top of it, such as
+// "config/components/network-policy".
+func Render(path string, components ...string) ([]*unstructured.Unstructured, error) {
+	overlay, err := os.MkdirTemp("", "overlay-")
 	if err != nil {
 		return nil, err
 	}
-	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(root, path))
+	defer func() { _ = os.RemoveAll(overlay) }()
+	if err := writeOverlay(overlay, path, components); err != nil {
+		return nil, fmt.Errorf("render %s: %w", path, err)
+	}
+	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), overlay)
 	if err != nil {
 		return nil, fmt.Errorf("render %s: %w", path, err)
 	}
@@ -37,6 +45,30 @@ func Render(path string) ([]*unstructured.Unstructured, error) {
 		objects = append(objects, object)
 	}
 	return objects, nil
+}
+
+// writeOverlay makes the kustomization that a user of components writes.
+func writeOverlay(dir, path string, components []string) error {
+	root, err := Root()
+	if err != nil {
+		return err
+	}
+	// The way of a symbolic link is none for "..".
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return err
+	}
+	if root, err = filepath.Rel(dir, root); err != nil {
+		return err
+	}
+	overlay := types.Kustomization{Resources: []string{filepath.Join(root, path)}}
+	for _, component := range components {
+		overlay.Components = append(overlay.Components, filepath.Join(root, component))
+	}
+	content, err := yaml.Marshal(overlay)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "kustomization.yaml"), content, 0o600)
 }
 
 // Apply is kubectl apply --server-side of one object.

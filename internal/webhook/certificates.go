@@ -54,6 +54,8 @@ type certificates struct {
 	serving atomic.Pointer[tls.Certificate]
 	// trusted is what the caBundle held when it was seen last.
 	trusted atomic.Pointer[x509.CertPool]
+	// seen is the CA at the last look, which only the loop of Start uses.
+	seen *x509.Certificate
 }
 
 func newCertificates(mgr ctrl.Manager, server webhook.Server, options Options) *certificates {
@@ -108,7 +110,11 @@ func (c *certificates) check(ctx context.Context) error {
 		return fmt.Errorf("keep the CA of the webhook in Secret %s/%s: %w", c.options.Namespace, SecretName, err)
 	}
 	wasTrusted, err := c.publish(ctx, authority)
-	return errors.Join(err, c.serve(authority, wasTrusted))
+	// Another replica may have published it a moment ago. By the next look the API
+	// server knows.
+	settled := wasTrusted && c.seen.Equal(authority.certificate)
+	c.seen = authority.certificate
+	return errors.Join(err, c.serve(authority, settled))
 }
 
 // ensureAuthority reads the CA, and makes one where there is none or it is near
@@ -205,12 +211,12 @@ func sameBundle(a, b admissionregistrationv1.MutatingWebhook) bool {
 	return bytes.Equal(a.ClientConfig.CABundle, b.ClientConfig.CABundle)
 }
 
-// serve signs a certificate when one is due. A new CA signs from the turn after
-// the one that published it: by then the API server has seen it.
-func (c *certificates) serve(authority *authority, wasTrusted bool) error {
+// serve signs a certificate when one is due. A new CA signs once it is settled:
+// seen in the caBundle for a turn.
+func (c *certificates) serve(authority *authority, settled bool) error {
 	now := time.Now()
 	if current := c.serving.Load(); current != nil && now.Before(current.Leaf.NotAfter) {
-		if !authority.signed(current.Leaf) && !wasTrusted {
+		if !authority.signed(current.Leaf) && !settled {
 			return nil
 		}
 		if authority.signed(current.Leaf) && !inLastThird(current.Leaf, now, c.options.CertificateLifetime) {

@@ -6,12 +6,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
@@ -25,6 +28,8 @@ var shortLived = Options{
 // certificates were replaced, and not one of them may fail.
 func TestRotationWhilePodsAreAdmitted(t *testing.T) {
 	r := startReplica(t, shortLived)
+	// Another replica, which makes some of the CAs.
+	startReplica(t, shortLived)
 	install(t, r)
 	waitUntilServing(t, r)
 	serials, authorities := map[string]bool{}, map[string]bool{}
@@ -46,6 +51,69 @@ func TestRotationWhilePodsAreAdmitted(t *testing.T) {
 		return nil
 	})
 	t.Logf("%d pods admitted under %d certificates of %d CAs", admitted, len(serials), len(authorities))
+}
+
+// TestNewCAIsServedATurnAfterItIsTrusted: the API server has read the caBundle by
+// then, also where another replica wrote it a moment ago.
+func TestNewCAIsServedATurnAfterItIsTrusted(t *testing.T) {
+	if err := startKubernetes(); err != nil {
+		t.Fatal(err)
+	}
+	install(t, &replica{address: "127.0.0.1:9443"})
+	c, err := client.New(account, client.Options{Scheme: kubernetes.Scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(replica *certificates) *x509.Certificate {
+		if err := replica.check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return replica.serving.Load().Leaf
+	}
+	newReplica := func() *certificates {
+		return &certificates{live: c, writer: c, options: Options{Namespace: DefaultNamespace}.withDefaults(), names: []string{"localhost"}}
+	}
+	one, two := newReplica(), newReplica()
+	before := map[*certificates]*x509.Certificate{one: look(one), two: look(two)}
+	if err := kubernetes.Client.Delete(t.Context(), secret(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, replica := range []*certificates{one, two} {
+		if leaf := look(replica); !leaf.Equal(before[replica]) {
+			t.Error("a certificate of the new CA is served in the turn in which the replica first saw it")
+		}
+	}
+	for _, replica := range []*certificates{one, two} {
+		if leaf := look(replica); leaf.Equal(before[replica]) {
+			t.Error("no certificate of the new CA is served a turn after the replica saw it")
+		}
+	}
+}
+
+// TestNotReadyWhenNotServed: the certificate is there and trusted, and nobody
+// listens.
+func TestNotReadyWhenNotServed(t *testing.T) {
+	if err := startKubernetes(); err != nil {
+		t.Fatal(err)
+	}
+	install(t, &replica{address: "127.0.0.1:9443"})
+	c, err := client.New(account, client.Options{Scheme: kubernetes.Scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: freePort(t)})
+	replica := &certificates{
+		live: c, writer: c, options: Options{Namespace: DefaultNamespace}.withDefaults(), names: []string{"localhost"},
+		started: server.StartedChecker(),
+	}
+	if err := replica.check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err = replica.ready(httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
+	if err == nil {
+		t.Fatal("ready, and nobody listens")
+	}
+	contains(t, "the check", err.Error(), "not been started")
 }
 
 // handshake does what the API server does behind the Service: it trusts the

@@ -81,21 +81,24 @@ func applyTo(raw []byte, before, after *corev1.Pod) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	patch, err := strategicpatch.CreateTwoWayMergePatch(beforeJSON, afterJSON, corev1.Pod{})
-	if err != nil {
-		return nil, err
-	}
-	merged, err := strategicpatch.StrategicMergePatch(raw, patch, corev1.Pod{})
-	if err != nil {
-		return nil, err
-	}
 	// A merge by name cannot tell two variables of one name apart, which are
-	// allowed. Then what we know of the pod is all there is to go by.
+	// allowed, and fails where a name is missing, which the API server refuses. Then
+	// what we know of the pod is all there is to go by.
+	merged, err := mergeChange(raw, beforeJSON, afterJSON)
 	var check corev1.Pod
-	if err := json.Unmarshal(merged, &check); err != nil || !equality.Semantic.DeepEqual(&check, after) {
+	if err != nil || json.Unmarshal(merged, &check) != nil || !equality.Semantic.DeepEqual(&check, after) {
 		return afterJSON, nil
 	}
 	return merged, nil
+}
+
+// mergeChange makes the change from before to after in a pod of its own.
+func mergeChange(raw, before, after []byte) ([]byte, error) {
+	patch, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
+	if err != nil {
+		return nil, err
+	}
+	return strategicpatch.StrategicMergePatch(raw, patch, corev1.Pod{})
 }
 
 // missing warns of stores that do not exist. A store that cannot be looked up is

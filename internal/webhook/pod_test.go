@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+	"sigs.k8s.io/yaml"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
@@ -135,22 +138,61 @@ func TestOtherOperationsAreAllowed(t *testing.T) {
 	}
 }
 
-// FuzzRequest sends any bytes to the webhook: it answers, and never with a patch
-// that does not apply.
+// FuzzRequest sends any bytes to the webhook: it answers, and it is never the
+// webhook that failed.
 func FuzzRequest(f *testing.F) {
-	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":{}}}`))
 	f.Add([]byte(`{"request":null}`))
 	f.Add([]byte(`[`))
+	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":null}}`))
+	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":{}}}`))
+	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"DELETE","oldObject":{"kind":"Pod"}}}`))
+	// No name to merge by.
+	f.Add([]byte(`{"request":{"operation":"CREATE","object":{"metadata":{"labels":{"aether.flowmade.one/eventstore":"0"}},"spec":{"containers":[{}]}}}}`))
+	for _, pod := range goldenPods(f) {
+		f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":` + pod + `}}`))
+	}
 	handler := &admission.Webhook{Handler: newHandler()}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, Path, bytes.NewReader(body))
 		request.Header.Set("Content-Type", "application/json")
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, request)
-		if !json.Valid(recorder.Body.Bytes()) {
-			t.Errorf("the answer is no JSON: %q", recorder.Body)
+		var review admissionv1.AdmissionReview
+		if err := json.Unmarshal(recorder.Body.Bytes(), &review); err != nil || review.Response == nil {
+			t.Fatalf("the answer is no review: %v: %q", err, recorder.Body)
+		}
+		if recorder.Code >= http.StatusInternalServerError || failed(review.Response) {
+			t.Errorf("%d: %+v", recorder.Code, review.Response)
 		}
 	})
+}
+
+// failed: the API server takes an answer with such a code for a fault of the
+// webhook, and so does whoever is woken by it.
+func failed(response *admissionv1.AdmissionResponse) bool {
+	return response.Result != nil && response.Result.Code >= http.StatusInternalServerError
+}
+
+// goldenPods are the pods of the injector's golden files, as JSON.
+func goldenPods(f *testing.F) []string {
+	f.Helper()
+	files, err := filepath.Glob("../injector/testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		f.Fatalf("find the injector's golden files: %v, %d", err, len(files))
+	}
+	var pods []string
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		pod, err := yaml.YAMLToJSON(content)
+		if err != nil {
+			f.Fatal(err)
+		}
+		pods = append(pods, string(pod))
+	}
+	return pods
 }
 
 // FuzzPod sends any pod: the answer's patch applies, and makes what Inject makes.
@@ -159,9 +201,15 @@ func FuzzPod(f *testing.F) {
 	f.Add(`{"metadata":{"labels":{"aether.flowmade.one/eventstore":"orders"}},"spec":{"initContainers":[{"name":"aether-sidecar","restartPolicy":"Always","env":[{"name":"SERVICE_BINDING_ROOT","value":"/bindings"}],"volumeMounts":[{"name":"aether-binding-0","mountPath":"/bindings/x"}]}],"containers":null,"volumes":[{"name":"aether-binding-0"},{"name":"aether-binding-0"}]}}`)
 	f.Add(`{"metadata":{"labels":{"aether.flowmade.one/eventstore":"orders"}},"spec":null}`)
 	f.Add(`null`)
+	for _, pod := range goldenPods(f) {
+		f.Add(pod)
+	}
 	f.Fuzz(func(t *testing.T, raw string) {
 		var before corev1.Pod
 		response := newHandler().Handle(t.Context(), creation(raw))
+		if failed(&response.AdmissionResponse) {
+			t.Fatalf("%s: %+v", raw, response.Result)
+		}
 		if json.Unmarshal([]byte(raw), &before) != nil || !response.Allowed || len(response.Patches) == 0 {
 			return
 		}

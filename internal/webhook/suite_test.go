@@ -84,25 +84,11 @@ func prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	objects, err := testenv.Render("config/rbac")
-	if err != nil {
-		return err
-	}
-	for _, object := range objects {
-		if err := kubernetes.Apply(ctx, object); err != nil {
-			return err
-		}
-	}
-	user, err := kubernetes.ControlPlane.AddUser(envtest.User{
-		Name:   "system:serviceaccount:" + DefaultNamespace + ":aether-operator",
-		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + DefaultNamespace, "system:authenticated"},
-	}, nil)
+	user, err := kubernetes.Operator(ctx)
 	if err != nil {
 		return err
 	}
 	account = user.Config()
-	// The API server shares itself out fairly; a limit here would only slow the test.
-	account.QPS = -1
 	return nil
 }
 
