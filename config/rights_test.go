@@ -53,7 +53,7 @@ func TestRights(t *testing.T) {
 	for _, do := range []attributes{
 		{Verb: "watch", Group: group, Resource: "eventstores"},
 		{Verb: "watch", Group: group, Resource: "eventstoreclasses"},
-		{Verb: "patch", Group: group, Resource: "eventstores", Subresource: "status"},
+		{Verb: "update", Group: group, Resource: "eventstores", Subresource: "status"},
 		{Verb: "create", Resource: "secrets", Namespace: "shop", Name: "orders-eventstore"},
 		{Verb: "list", Resource: "secrets"},
 		{Verb: "watch", Resource: "secrets"},

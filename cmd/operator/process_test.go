@@ -51,11 +51,17 @@ func runTests(m *testing.M) (code int, err error) {
 	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build the operator: %w\n%s", err, out)
 	}
-	if kubernetes, err = testenv.Start(); err != nil {
+	if kubernetes, err = testenv.Start(withOwnerPermissions); err != nil {
 		return 1, err
 	}
 	code = m.Run()
 	return code, kubernetes.Stop()
+}
+
+// withOwnerPermissions turns on what some clusters have on: whoever makes an object
+// that holds up the deletion of its owner needs the right to.
+func withOwnerPermissions(e *envtest.Environment) {
+	e.ControlPlane.GetAPIServer().Configure().Append("enable-admission-plugins", "OwnerReferencesPermissionEnforcement")
 }
 
 // replica is a process of the operator.

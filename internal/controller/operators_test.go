@@ -167,11 +167,11 @@ var _ = Describe("An operator", Ordered, func() {
 				{Username: "admin", Password: "p"},
 			}
 		})
-		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: unique("nats")}, StringData: map[string]string{"username": "operator", "password": "p"}}
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "aether-system", Name: unique("nats")}, StringData: map[string]string{"username": "operator", "password": "p"}}
 		Expect(other.Client.Create(ctx, secret)).To(Succeed())
 		quiet := &v1alpha1.EventStoreClass{ObjectMeta: metav1.ObjectMeta{Name: unique("deaf")}}
 		quiet.Spec.Servers = []v1alpha1.ServerURL{v1alpha1.ServerURL(deaf.URL())}
-		withCredentials("default", secret.Name)(quiet)
+		withCredentials("aether-system", secret.Name)(quiet)
 		Expect(other.Client.Create(ctx, quiet)).To(Succeed())
 		store := createReady(ctx, func(s *v1alpha1.EventStore) { s.Spec.ClassName = quiet.Name })
 		api := js(deaf, nats.UserInfo("admin", "p"))
@@ -187,11 +187,11 @@ var _ = Describe("An operator", Ordered, func() {
 		rotating := startNATS(1, func(o *server.Options) {
 			o.Users = []*server.User{{Username: "old", Password: "p"}, {Username: "new", Password: "p"}}
 		})
-		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: unique("nats")}, StringData: map[string]string{"username": "old", "password": "p"}}
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "aether-system", Name: unique("nats")}, StringData: map[string]string{"username": "old", "password": "p"}}
 		Expect(other.Client.Create(ctx, secret)).To(Succeed())
 		rotated := &v1alpha1.EventStoreClass{ObjectMeta: metav1.ObjectMeta{Name: unique("rotated")}}
 		rotated.Spec.Servers = []v1alpha1.ServerURL{v1alpha1.ServerURL(rotating.URL())}
-		withCredentials("default", secret.Name)(rotated)
+		withCredentials("aether-system", secret.Name)(rotated)
 		Expect(other.Client.Create(ctx, rotated)).To(Succeed())
 		createReady(ctx, func(s *v1alpha1.EventStore) { s.Spec.ClassName = rotated.Name })
 		users := func() []string {

@@ -22,7 +22,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -54,7 +53,7 @@ var _ = BeforeSuite(func() {
 	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(GinkgoWriter, nil)))
 
 	var err error
-	kube, err = testenv.Start(withOwnerPermissions)
+	kube, err = testenv.Start()
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(kube.Stop()).To(Succeed()) })
 	k8s = kube.Client
@@ -64,12 +63,6 @@ var _ = BeforeSuite(func() {
 	// found by looking again.
 	DeferCleanup(startOperator(kube, controller.Options{ResyncInterval: time.Hour}))
 })
-
-// withOwnerPermissions turns on what some clusters have on: whoever makes an object
-// that holds up the deletion of its owner needs the right to.
-func withOwnerPermissions(e *envtest.Environment) {
-	e.ControlPlane.GetAPIServer().Configure().Append("enable-admission-plugins", "OwnerReferencesPermissionEnforcement")
-}
 
 // Every status that any spec caused, also in passing, keeps the contract.
 var _ = AfterEach(func() { Expect(watched.found()).To(BeEmpty()) })

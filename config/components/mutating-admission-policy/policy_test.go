@@ -258,7 +258,8 @@ func content(t *testing.T, file string) string {
 	return string(text)
 }
 
-// latePolicy adds containers as a service mesh does, after the injection.
+// latePolicy adds containers as a service mesh does. Policies have no order, so it
+// may also come first.
 const latePolicy = `
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicy
@@ -273,8 +274,9 @@ spec:
   - patchType: JSONPatch
     jsonPatch:
       expression: >-
-        [JSONPatch{op: 'add', path: '/spec/containers/-', value: Object.spec.containers{name: 'late', image: 'late'}},
-         JSONPatch{op: 'add', path: '/spec/initContainers/0', value: Object.spec.initContainers{name: 'pushed-in', image: 'late'}}]
+        [JSONPatch{op: 'add', path: '/spec/containers/-', value: Object.spec.containers{name: 'late', image: 'late'}}]
+        + (has(object.spec.initContainers) ? [] : [JSONPatch{op: 'add', path: '/spec/initContainers', value: []}])
+        + [JSONPatch{op: 'add', path: '/spec/initContainers/0', value: Object.spec.initContainers{name: 'pushed-in', image: 'late'}}]
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicyBinding
@@ -282,7 +284,7 @@ metadata: {name: zz-late}
 spec: {policyName: zz-late}
 `
 
-// TestReinvocation lets another policy add containers after this one.
+// TestReinvocation lets another policy add containers too.
 func TestReinvocation(t *testing.T) {
 	waitUntilEffective(t)
 	for document := range strings.SplitSeq(latePolicy, "---\n") {
