@@ -40,8 +40,11 @@ func TestHandOver(t *testing.T) {
 	if err := first.waitUntilEnded(t); err != nil {
 		t.Errorf("told to end, the operator ended with: %v", err)
 	}
-	if strings.Contains(first.logs.String(), `"level":"ERROR"`) {
-		t.Errorf("told to end, the operator logged errors:\n%s", first.logs.String())
+	for line := range strings.Lines(first.logs.String()) {
+		// An Event that is just being written is given up, and that is logged.
+		if strings.Contains(line, `"level":"ERROR"`) && !strings.Contains(line, `"logger":"events"`) {
+			t.Errorf("told to end, the operator logged: %s", line)
+		}
 	}
 	testenv.Eventually(t, deadline, "the leader, nobody and another leader", func() error { return holders.has(3) })
 	// It gave the lease back: nobody had to wait for it to run out.

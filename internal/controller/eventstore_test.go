@@ -95,6 +95,8 @@ var _ = Describe("An EventStore", func() {
 		Expect(read(ctx, store)(Default).Status.ClassName).To(Equal(first.Name))
 
 		second := newClass(ctx, cluster.URLs(), asDefault)
+		// The operator sees classes and stores in no order.
+		Eventually(readClass(ctx, second)).WithContext(ctx).Should(beReady())
 		other := create(ctx, newStore(store.Namespace, ""))
 		Eventually(read(ctx, other)).WithContext(ctx).Should(And(
 			beStalled(v1alpha1.ReasonSeveralDefaultClasses), sayWhy(And(ContainSubstring(first.Name), ContainSubstring(second.Name)))))
