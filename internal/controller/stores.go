@@ -3,6 +3,8 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -16,17 +18,22 @@ import (
 type storeIndex struct{ indexer toolscache.Indexer }
 
 const (
-	// byStream finds EventStores by the name of their stream of events.
+	// byStream finds EventStores by the name of their stream of events, where
+	// spec.namespace gives it. The others are found by their own name, since an entry
+	// for each takes as much memory as half an EventStore.
 	byStream = "eventsStream"
 	// byClass finds EventStores by the class in use, "" while there is none.
 	byClass = "class"
-	byUID   = "uid"
 )
 
 var indexers = toolscache.Indexers{
-	byStream: func(o any) ([]string, error) { return []string{o.(*v1alpha1.EventStore).EventsStreamName()}, nil },
+	byStream: func(o any) ([]string, error) {
+		if store := o.(*v1alpha1.EventStore); store.EventNamespace() != store.Namespace {
+			return []string{store.EventsStreamName()}, nil
+		}
+		return nil, nil
+	},
 	byClass:  func(o any) ([]string, error) { return []string{classInUse(o.(*v1alpha1.EventStore))}, nil },
-	byUID:    func(o any) ([]string, error) { return []string{string(o.(*v1alpha1.EventStore).UID)}, nil },
 }
 
 func newStoreIndex(ctx context.Context, from cache.Cache) (storeIndex, error) {
@@ -48,9 +55,20 @@ func (s storeIndex) all() []*v1alpha1.EventStore { return asStores(s.indexer.Lis
 
 func (s storeIndex) ofClass(name string) []*v1alpha1.EventStore { return s.find(byClass, name) }
 
-func (s storeIndex) ofStream(events string) []*v1alpha1.EventStore { return s.find(byStream, events) }
+func (s storeIndex) ofStream(events string) []*v1alpha1.EventStore {
+	stores := s.find(byStream, events)
+	// The index errs only where its key does, which is text.
+	found, exists, _ := s.indexer.GetByKey(strings.Replace(events, "_", "/", 1))
+	if exists && found.(*v1alpha1.EventStore).EventsStreamName() == events {
+		stores = append(stores, found.(*v1alpha1.EventStore))
+	}
+	return stores
+}
 
-func (s storeIndex) exists(uid types.UID) bool { return len(s.find(byUID, string(uid))) > 0 }
+// exists is asked seldom, and worth no index.
+func (s storeIndex) exists(uid types.UID) bool {
+	return slices.ContainsFunc(s.all(), func(store *v1alpha1.EventStore) bool { return store.UID == uid })
+}
 
 func (s storeIndex) inNamespace(name string) []*v1alpha1.EventStore {
 	return s.find(toolscache.NamespaceIndex, name)
