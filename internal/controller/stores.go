@@ -33,7 +33,7 @@ var indexers = toolscache.Indexers{
 		}
 		return nil, nil
 	},
-	byClass:  func(o any) ([]string, error) { return []string{classInUse(o.(*v1alpha1.EventStore))}, nil },
+	byClass: func(o any) ([]string, error) { return []string{classInUse(o.(*v1alpha1.EventStore))}, nil },
 }
 
 func newStoreIndex(ctx context.Context, from cache.Cache) (storeIndex, error) {
