@@ -196,8 +196,9 @@ func (b *bench) until(ctx context.Context, what string, try func(context.Context
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	for {
-		// A stream that is just being made may answer nothing at all.
-		one, cancel := context.WithTimeout(ctx, time.Second)
+		// A stream that is just being made may answer nothing at all: what is waited
+		// for then is not what is measured.
+		one, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 		err := try(one)
 		cancel()
 		if err == nil {

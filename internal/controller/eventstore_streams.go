@@ -29,6 +29,10 @@ const (
 	// machine needs more. leaderPause is between two looks.
 	leaderPatience = 3 * time.Second
 	leaderPause    = 100 * time.Millisecond
+	// replicaPatience is how long a pass waits for replicas that are new, and
+	// replicaPause is between two looks. What takes longer is told.
+	replicaPatience = time.Second
+	replicaPause    = 100 * time.Millisecond
 )
 
 // observe sees both streams. Where a sweep of a moment ago has seen them just as
@@ -597,15 +601,48 @@ func (p *pass) verify(ctx context.Context) error {
 		again = again || watched
 	}
 	if again {
-		if err := p.look(ctx); err != nil {
+		if err := p.lookAgain(ctx); err != nil {
 			return err
 		}
-		if slices.Contains(p.live, nil) {
-			return stream.Waiting(v1alpha1.ReasonProgressing, "a stream that was just changed is gone: looking again")
-		}
-		p.recordStreams()
+	}
+	if err := p.awaitReplicas(ctx); err != nil {
+		return err
 	}
 	return p.checkReplicas()
+}
+
+// awaitReplicas gives replicas that are new a moment to become current: they take
+// some ten milliseconds, and to tell of that and to come back costs more.
+func (p *pass) awaitReplicas(ctx context.Context) error {
+	changed := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return plan.Create() || plan.Changes(stream.FieldReplicas) })
+	for deadline := time.Now().Add(replicaPatience); changed && !p.replicasCurrent() && time.Now().Before(deadline); {
+		if err := pauseFor(ctx, replicaPause); err != nil {
+			return err
+		}
+		if err := p.lookAgain(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *pass) replicasCurrent() bool {
+	return !slices.ContainsFunc(p.live, func(live *liveStream) bool {
+		current, _ := stream.ReplicasCurrent(live)
+		return !current
+	})
+}
+
+// lookAgain looks at streams that this pass has seen or made.
+func (p *pass) lookAgain(ctx context.Context) error {
+	if err := p.look(ctx); err != nil {
+		return err
+	}
+	if slices.Contains(p.live, nil) {
+		return stream.Waiting(v1alpha1.ReasonProgressing, "a stream that was just changed is gone: looking again")
+	}
+	p.recordStreams()
+	return nil
 }
 
 // watchFirstEvent says whether nobody watched before.

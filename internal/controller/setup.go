@@ -48,8 +48,8 @@ type Options struct {
 
 const (
 	// workers reconcile different objects at the same time. A pass waits for the
-	// network nearly all of its time.
-	workers = 8
+	// network nearly all of its time, and for new replicas most of that.
+	workers = 16
 	// passTimeout bounds one pass, so that no hung call holds a worker.
 	passTimeout = time.Minute
 	// noticeBuffer holds what the NATS connections and the sweeps tell of stores until
