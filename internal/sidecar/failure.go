@@ -88,6 +88,11 @@ var sentinels = []struct {
 }{
 	{eventstore.ErrUnknownOutcome, http.StatusGatewayTimeout, connect.CodeDeadlineExceeded, eventstorev1.CodeUnknownOutcome, "Outcome unknown"},
 	{eventstore.ErrNoSnapshot, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSnapshot, "No snapshot"},
+	{eventstore.ErrNoDurable, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoDurable, "No durable subscription"},
+	{errNoSession, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSession, "No session"},
+	{errNoDurables, http.StatusNotImplemented, connect.CodeUnimplemented, eventstorev1.CodeNoDurables, "No durable subscriptions"},
+	{eventstore.ErrNotInHand, http.StatusConflict, connect.CodeFailedPrecondition, eventstorev1.CodeNotInHand, "Not in hand"},
+	{eventstore.ErrTooManyParked, http.StatusInsufficientStorage, connect.CodeResourceExhausted, eventstorev1.CodeTooManyParked, "Too many parked"},
 	{eventstore.ErrTooLarge, http.StatusRequestEntityTooLarge, connect.CodeResourceExhausted, eventstorev1.CodeTooLarge, "Too large"},
 	{eventstore.ErrStoreFull, http.StatusInsufficientStorage, connect.CodeResourceExhausted, eventstorev1.CodeStoreFull, "Store full"},
 	{eventstore.ErrPermissionDenied, http.StatusForbidden, connect.CodePermissionDenied, eventstorev1.CodePermissionDenied, "Permission denied"},

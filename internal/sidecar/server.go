@@ -68,6 +68,7 @@ type Server struct {
 	calls    *callMetrics
 	api      http.Handler
 	health   http.Handler
+	sessions sessions
 	// heartbeat is the constant, but in a test.
 	heartbeat time.Duration
 	// stopping ends when the server stops: streams end with it.

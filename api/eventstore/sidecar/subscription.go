@@ -86,7 +86,7 @@ func (s *subscription) receive(ctx context.Context, stream *connect.ServerStream
 }
 
 // whyEnded is the error of a stream that should not have ended.
-func whyEnded(stream *connect.ServerStreamForClient[eventstorev1.SubscribeResponse]) error {
+func whyEnded(stream interface{ Err() error }) error {
 	if err := stream.Err(); err != nil {
 		return err
 	}
