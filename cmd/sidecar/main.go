@@ -49,7 +49,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	defer closeStores()
-	server, err := sidecar.New(sidecar.Config{Stores: stores, MaxBodyBytes: o.maxBodyBytes, RequestTimeout: o.requestTimeout, Logger: logger})
+	server, err := sidecar.New(sidecar.Config{
+		Stores: stores, MaxBodyBytes: o.maxBodyBytes, RequestTimeout: o.requestTimeout, Logger: logger,
+		MaxCalls: o.maxCalls, MaxStreams: o.maxStreams, Memory: memoryForCalls(), AllowedHosts: o.allowedHosts, AllowedOrigins: o.allowedOrigins,
+	})
 	if err != nil {
 		return err
 	}

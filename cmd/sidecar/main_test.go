@@ -258,8 +258,10 @@ func TestRefusedOptions(t *testing.T) {
 		`argument "orders" is not understood`:        {[]string{"orders"}, nil},
 		`--log-level is "loud"`:                      {[]string{"--log-level=loud"}, nil},
 		"unknown flag":                               {[]string{"--colour"}, nil},
-		"must be above 0":                            {[]string{"--memory", "--store=a", "--max-body-bytes=0"}, nil},
-		"--request-timeout must be above 0":          {[]string{"--memory", "--store=a", "--request-timeout=0s"}, nil},
+		"--max-body-bytes not below":                 {[]string{"--memory", "--store=a", "--max-body-bytes=-1"}, nil},
+		"bodies of 1000000000 bytes do not fit":      {[]string{"--memory", "--store=a", "--max-body-bytes=1000000000"}, nil},
+		"--request-timeout, --max-calls":             {[]string{"--memory", "--store=a", "--request-timeout=0s"}, nil},
+		`--allow-origin is "localhost:3000"`:         {[]string{"--memory", "--store=a", "--allow-origin=localhost:3000"}, nil},
 		"listen for the API, --listen":               {[]string{"--memory", "--store=a", "--listen=256.0.0.1:1"}, nil},
 		"listen for health and metrics, --health-li": {[]string{"--memory", "--store=a", "--listen=127.0.0.1:0", "--health-listen=256.0.0.1:1"}, nil},
 	} {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -23,4 +24,15 @@ func limitMemory(file string) {
 		// The rest is for what the collector does not count.
 		debug.SetMemoryLimit(limit / 10 * 9)
 	}
+}
+
+// memoryForCalls is how much of the memory limit what is under way may take, and
+// 0 where there is none. The other half is for the program itself, connections and
+// garbage.
+func memoryForCalls() int64 {
+	limit := debug.SetMemoryLimit(-1)
+	if limit == math.MaxInt64 {
+		return 0
+	}
+	return limit / 2
 }

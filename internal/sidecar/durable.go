@@ -191,8 +191,12 @@ func (s *session) deliver(ctx context.Context, stream *connect.ServerStream[even
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	account := accountOf(ctx)
 	for {
 		delivery, err := s.next(ctx)
+		if err == nil {
+			err = account.streamed(&delivery.Event)
+		}
 		if err != nil {
 			return err
 		}

@@ -80,7 +80,7 @@ func expectFromQuery(c *call, events []eventstore.Event, expected map[string]eve
 func (s *Server) readBody(c *call) ([]byte, error) {
 	control := http.NewResponseController(c.w)
 	// A connection that takes no deadlines has none to keep, as in a test.
-	_ = control.SetReadDeadline(time.Now().Add(readTimeout))
+	_ = control.SetReadDeadline(time.Now().Add(s.readTimeout))
 	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
 	var body bytes.Buffer
 	if c.r.ContentLength > 0 {
@@ -91,6 +91,9 @@ func (s *Server) readBody(c *call) ([]byte, error) {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		return nil, fmt.Errorf("the body has more than %d bytes: send fewer events at once: %w", tooLarge.Limit, eventstore.ErrTooLarge)
+	}
+	if errors.Is(err, errTooManyRequests) {
+		return nil, err
 	}
 	if err != nil {
 		return nil, &requestError{field: bodyField, reason: "could not be read to its end: " + err.Error()}
@@ -109,7 +112,7 @@ func (s *Server) getEvents(c *call) error {
 	if err != nil {
 		return err
 	}
-	if accepts(c.r, "application/x-ndjson", false) {
+	if c.stream {
 		if c.query.Has("limit") {
 			return &requestError{field: "limit", reason: "is for pages: application/x-ndjson has all events"}
 		}
@@ -140,7 +143,11 @@ func (s *Server) streamEvents(c *call, fromVersion int64) error {
 			panic(http.ErrAbortHandler)
 		}
 	}
+	account := accountOf(ctx)
 	for event, err := range s.replay(ctx, c.store, c.actorID, fromVersion) {
+		if err == nil {
+			err = account.streamed(&event)
+		}
 		var replay *eventstore.ReplayError
 		switch {
 		case err == nil:

@@ -97,6 +97,7 @@ var sentinels = []struct {
 	{eventstore.ErrStoreFull, http.StatusInsufficientStorage, connect.CodeResourceExhausted, eventstorev1.CodeStoreFull, "Store full"},
 	{eventstore.ErrPermissionDenied, http.StatusForbidden, connect.CodePermissionDenied, eventstorev1.CodePermissionDenied, "Permission denied"},
 	{eventstore.ErrUnavailable, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
+	{errTooManyRequests, http.StatusTooManyRequests, connect.CodeResourceExhausted, eventstorev1.CodeTooManyRequests, "Too many requests"},
 	// A read that ran into its deadline; saves say what became of them.
 	{context.DeadlineExceeded, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
 	// Nobody waits for this answer any more.
@@ -158,8 +159,14 @@ func requestFailure(err error) (failure, bool) {
 		request *requestError
 		unknown *unknownStoreError
 		route   *routeError
+		origin  *originError
 	)
 	switch {
+	case errors.As(err, &origin):
+		return failure{
+			status: http.StatusForbidden, rpc: connect.CodePermissionDenied, code: eventstorev1.CodeForeignOrigin, title: "Foreign origin",
+			members: members{Field: origin.header}, typed: &eventstorev1.Reason{Code: eventstorev1.CodeForeignOrigin},
+		}, true
 	case errors.As(err, &invalid):
 		f := badRequest(eventstorev1.CodeInvalidEvent, "Invalid event", invalid.Field, invalid.Reason)
 		return f, true
@@ -192,6 +199,9 @@ func badRequest(code, title, field, reason string) failure {
 // connectError is a failure as an RPC answers it.
 func (f failure) connectError() *connect.Error {
 	err := connect.NewError(f.rpc, errors.New(f.detail))
+	if f.code == eventstorev1.CodeTooManyRequests {
+		err.Meta().Set("Retry-After", retryAfter)
+	}
 	if f.typed == nil {
 		return err
 	}

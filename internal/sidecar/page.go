@@ -30,10 +30,13 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
 	defer cancel()
 	var p page
-	bytes := 0
+	bytes, account := 0, accountOf(ctx)
 	for event, err := range store.Store.Events(ctx, actorID, fromVersion) {
 		var replay *eventstore.ReplayError
 		if errors.As(err, &replay) {
+			if err := account.charge(int64(len(replay.RawData)+eventOverhead) * answerCost); err != nil {
+				return page{}, err
+			}
 			p.errors = append(p.errors, replay)
 			bytes += len(replay.RawData) + eventOverhead
 			continue
@@ -42,6 +45,14 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 			return page{}, err
 		}
 		if len(p.events) == limit || bytes >= maxPageBytes && len(p.events) > 0 {
+			p.next = p.events[len(p.events)-1].Version
+			break
+		}
+		if err := account.charge(int64(size(&event)) * answerCost); err != nil {
+			if len(p.events) == 0 {
+				return page{}, err
+			}
+			// A shorter page, rather than none.
 			p.next = p.events[len(p.events)-1].Version
 			break
 		}

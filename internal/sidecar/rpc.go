@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
@@ -18,13 +20,76 @@ import (
 // rpcRoutes mounts the service with health and reflection beside it.
 func (s *Server) rpcRoutes() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(eventstorev1connect.NewEventStoreServiceHandler(&service{server: s},
-		connect.WithReadMaxBytes(int(s.config.MaxBodyBytes)), connect.WithInterceptors(&edge{server: s})))
+	path, handler := eventstorev1connect.NewEventStoreServiceHandler(&service{server: s},
+		connect.WithReadMaxBytes(int(s.config.MaxBodyBytes)), connect.WithInterceptors(&edge{server: s}),
+		// Over localhost compression costs more than it saves, and a few bytes could
+		// become more than there is memory for.
+		connect.WithCompression("gzip", nil, nil))
+	mux.Handle(path, s.admitted(handler))
 	mux.Handle(grpchealth.NewHandler(&healthChecker{server: s}))
 	reflector := grpcreflect.NewStaticReflector(rpcServices...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
 	return mux
+}
+
+// procedures are those of the service, and whether they are streams.
+var procedures = func() map[string]bool {
+	streams := map[string]bool{}
+	service := eventstorev1.File_eventstore_proto.Services().Get(0)
+	for i := range service.Methods().Len() {
+		method := service.Methods().Get(i)
+		streams["/"+string(service.FullName())+"/"+string(method.Name())] = method.IsStreamingServer()
+	}
+	return streams
+}()
+
+// admitted admits an RPC before its message is read, as run does for HTTP.
+func (s *Server) admitted(next http.Handler) http.Handler {
+	errorWriter := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		stream, known := procedures[r.URL.Path]
+		if !known {
+			next.ServeHTTP(w, r)
+			return
+		}
+		account, err := s.limits.open(r.Context(), stream, r.ContentLength)
+		if err != nil {
+			s.calls.begin("rpc", r.URL.Path, stream)(connect.CodeResourceExhausted.String())
+			refused := failureOf(err)
+			s.logFailure(r.Context(), r.URL.Path, refused)
+			// Who does not read its answer has nobody else to tell.
+			_ = errorWriter.Write(w, r, refused.connectError())
+			return
+		}
+		defer account.close()
+		r = r.WithContext(withAccount(r.Context(), account))
+		control := http.NewResponseController(w)
+		// A connection that takes no deadlines has none to keep, as in a test.
+		late := time.AfterFunc(s.readTimeout, func() { _ = control.SetReadDeadline(time.Now()) })
+		defer late.Stop()
+		r.Body = &rpcBody{account.body(r.Body), late}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// rpcBody gives errors of the body their meaning: Connect reads it, and answers
+// them before any interceptor sees them.
+type rpcBody struct {
+	io.ReadCloser
+	// late ends what takes too long to arrive.
+	late *time.Timer
+}
+
+func (b *rpcBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		b.late.Stop()
+	case errors.Is(err, errTooManyRequests):
+		err = failureOf(err).connectError()
+	}
+	return n, err
 }
 
 // edge is where every RPC gets its deadline, and every error its meaning.
@@ -177,7 +242,11 @@ func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.Stream
 	if err != nil {
 		return err
 	}
+	account := accountOf(ctx)
 	for event, err := range s.server.replay(ctx, store, request.GetActorId(), request.GetFromVersion(), opts...) {
+		if err == nil {
+			err = account.streamed(&event)
+		}
 		message := &eventstorev1.StreamEventsResponse{}
 		var replay *eventstore.ReplayError
 		switch {
@@ -248,6 +317,7 @@ func (s *service) Subscribe(ctx context.Context, request *eventstorev1.Subscribe
 		return err
 	}
 	defer func() { _ = subscription.Close() }()
+	account := accountOf(ctx)
 	// The place to start is fixed.
 	message := &eventstorev1.SubscribeResponse{}
 	for {
@@ -255,6 +325,9 @@ func (s *service) Subscribe(ctx context.Context, request *eventstorev1.Subscribe
 			return err
 		}
 		event, err := subscription.Next(ctx)
+		if err == nil {
+			err = account.streamed(&event)
+		}
 		var replay *eventstore.ReplayError
 		switch {
 		case err == nil:
