@@ -81,7 +81,6 @@ func (s *Server) readBody(c *call) ([]byte, error) {
 	control := http.NewResponseController(c.w)
 	// A connection that takes no deadlines has none to keep, as in a test.
 	_ = control.SetReadDeadline(time.Now().Add(s.readTimeout))
-	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
 	var body bytes.Buffer
 	if c.r.ContentLength > 0 {
 		// Once, rather than doubled again and again.
@@ -96,8 +95,10 @@ func (s *Server) readBody(c *call) ([]byte, error) {
 		return nil, err
 	}
 	if err != nil {
+		// The deadline stays: net/http reads on, to answer who is still sending.
 		return nil, &requestError{field: bodyField, reason: "could not be read to its end: " + err.Error()}
 	}
+	_ = control.SetReadDeadline(time.Time{})
 	return body.Bytes(), nil
 }
 
