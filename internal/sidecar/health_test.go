@@ -15,7 +15,7 @@ import (
 // healthOf makes a request of the health port.
 func (r *running) healthOf(path string) answer {
 	r.Helper()
-	return (&running{T: r.T, api: r.health}).do("GET "+path, "")
+	return (&running{T: r.T, api: r.health, health: r.health}).do("GET "+path, "")
 }
 
 func TestReadinessNamesTheStore(t *testing.T) {
