@@ -31,14 +31,30 @@ func TestResume(t *testing.T) {
 	client := &gosse.Client{HTTPClient: &http.Client{Transport: transport}}
 	connection := client.NewConnection(request)
 	ids := make(chan string)
-	connection.SubscribeMessages(func(event gosse.Event) { ids <- event.LastEventID })
+	connection.SubscribeMessages(func(event gosse.Event) {
+		// This client makes an event of the wait that it is told, too.
+		if event.Data == "" {
+			return
+		}
+		select {
+		case ids <- event.LastEventID:
+		case <-ctx.Done():
+		}
+	})
 	ended := make(chan error, 1)
 	go func() { ended <- connection.Connect() }()
 	var got []string
 	for n := range 3 {
 		for i := range 2 {
 			r.saveOne(fmt.Sprintf("e-%d-%d", n, i), "order-1", "T")
-			got = append(got, <-ids)
+			select {
+			case id := <-ids:
+				got = append(got, id)
+			case err := <-ended:
+				t.Fatalf("the client has ended after %q: %v", got, err)
+			case <-ctx.Done():
+				t.Fatalf("the client waits after %q", got)
+			}
 		}
 		must(t, (<-conns).Close())
 	}
