@@ -45,6 +45,7 @@ func (s *Server) postEvents(c *call) error {
 	for actorID, version := range expected {
 		opts = append(opts, eventstore.Expect(actorID, version))
 	}
+	inTrace(c.r.Context(), events...)
 	saved, err := c.store.Store.SaveEvents(c.r.Context(), events, opts...)
 	if err != nil {
 		return err

@@ -196,6 +196,16 @@ func badRequest(code, title, field, reason string) failure {
 	}
 }
 
+// failed is what went wrong inside the sidecar or its stores; empty where the
+// client can change it.
+func (f failure) failed() string {
+	switch f.code {
+	case eventstorev1.CodeInternal, eventstorev1.CodeUnavailable, eventstorev1.CodeUnknownOutcome, eventstorev1.CodePermissionDenied, eventstorev1.CodeStoreFull:
+		return f.detail
+	}
+	return ""
+}
+
 // connectError is a failure as an RPC answers it.
 func (f failure) connectError() *connect.Error {
 	err := connect.NewError(f.rpc, errors.New(f.detail))

@@ -46,17 +46,17 @@ func (s *Server) logPanic(ctx context.Context, call string, cause any) {
 // stores cannot do, and at debug what the client can change.
 func (s *Server) logFailure(ctx context.Context, call string, f failure) {
 	level := slog.LevelDebug
-	switch f.code {
-	case eventstorev1.CodeInternal:
+	switch {
+	case f.code == eventstorev1.CodeInternal:
 		level = slog.LevelError
-	case eventstorev1.CodeUnavailable, eventstorev1.CodeUnknownOutcome, eventstorev1.CodePermissionDenied, eventstorev1.CodeStoreFull:
+	case f.failed() != "":
 		level = slog.LevelWarn
 	}
 	if ctx.Err() != nil && level < slog.LevelError {
 		// The client is gone: nobody is waiting for what was not done.
 		level = slog.LevelDebug
 	}
-	s.config.Logger.Log(ctx, level, "call failed", "call", call, "code", f.code, "detail", f.detail)
+	s.config.Logger.LogAttrs(ctx, level, "call failed", slog.String("call", call), slog.String("code", f.code), slog.String("detail", f.detail), traceID(ctx))
 }
 
 // statusRecorder remembers the status that was answered.

@@ -88,14 +88,16 @@ func (s *Server) serveHTTP(routes []route, w http.ResponseWriter, r *http.Reques
 	w.Header().Set("Cache-Control", "no-store")
 	recorder := &statusRecorder{ResponseWriter: w}
 	matched, err := s.match(routes, r)
-	done := s.calls.begin("http", matched.label, matched.call != nil && matched.call.stream)
-	defer func() { done(recorder.code()) }()
+	ctx, calling := s.begin(r.Context(), r.Header, "http", matched.label, matched.call != nil && matched.call.stream)
+	r = r.WithContext(ctx)
+	failed := ""
+	defer func() { calling.end(ctx, recorder.code(), failed) }()
 	if err == nil {
 		matched.call.w, matched.call.r = recorder, r
 		err = s.run(matched)
 	}
 	if err != nil {
-		s.answerError(recorder, r, err)
+		failed = s.answerError(recorder, r, err).failed()
 	}
 }
 
@@ -116,7 +118,7 @@ func (s *Server) run(m match) error {
 	return m.serve(m.call)
 }
 
-func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) {
+func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) failure {
 	f := failureOf(err)
 	s.logFailure(r.Context(), r.Method+" "+r.URL.EscapedPath(), f)
 	var route *routeError
@@ -129,6 +131,7 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	if err := writeJSON(w, f.status, "application/problem+json", f.problem()); err != nil {
 		panic(err)
 	}
+	return f
 }
 
 // match is what a request asks for.

@@ -55,9 +55,10 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 		}
 		account, err := s.limits.open(r.Context(), stream, r.ContentLength)
 		if err != nil {
-			s.calls.begin("rpc", r.URL.Path, stream)(connect.CodeResourceExhausted.String())
+			ctx, calling := s.begin(r.Context(), r.Header, "rpc", r.URL.Path, stream)
+			calling.end(ctx, connect.CodeResourceExhausted.String(), "")
 			refused := failureOf(err)
-			s.logFailure(r.Context(), r.URL.Path, refused)
+			s.logFailure(ctx, r.URL.Path, refused)
 			// Who does not read its answer has nobody else to tell.
 			_ = errorWriter.Write(w, r, refused.connectError())
 			return
@@ -97,20 +98,20 @@ type edge struct{ server *Server }
 
 func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, request connect.AnyRequest) (response connect.AnyResponse, err error) {
-		done := e.server.calls.begin("rpc", request.Spec().Procedure, false)
+		ctx, calling := e.server.begin(ctx, request.Header(), "rpc", request.Spec().Procedure, false)
 		ctx, cancel := context.WithTimeout(ctx, e.server.config.RequestTimeout)
 		defer cancel()
-		defer func() { err = e.finish(ctx, request.Spec().Procedure, done, recover(), err) }()
+		defer func() { err = e.finish(ctx, request.Spec().Procedure, calling, recover(), err) }()
 		return next(ctx, request)
 	}
 }
 
 func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
-		done := e.server.calls.begin("rpc", conn.Spec().Procedure, true)
+		ctx, calling := e.server.begin(ctx, conn.RequestHeader(), "rpc", conn.Spec().Procedure, true)
 		ctx, cancel := e.server.streamContext(ctx)
 		defer cancel()
-		defer func() { err = e.finish(ctx, conn.Spec().Procedure, done, recover(), err) }()
+		defer func() { err = e.finish(ctx, conn.Spec().Procedure, calling, recover(), err) }()
 		return next(ctx, conn)
 	}
 }
@@ -121,7 +122,7 @@ func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 }
 
 // finish counts a call, and gives its error the meaning that a client sees.
-func (e *edge) finish(ctx context.Context, procedure string, done func(code string), panicked any, err error) error {
+func (e *edge) finish(ctx context.Context, procedure string, calling *calling, panicked any, err error) error {
 	if panicked != nil {
 		if panicked == http.ErrAbortHandler {
 			panic(panicked)
@@ -130,11 +131,11 @@ func (e *edge) finish(ctx context.Context, procedure string, done func(code stri
 		err = errPanicked
 	}
 	if err == nil {
-		done("ok")
+		calling.end(ctx, "ok", "")
 		return nil
 	}
 	answer := meaning(ctx, err)
-	done(answer.rpc.String())
+	calling.end(ctx, answer.rpc.String(), answer.failed())
 	e.server.logFailure(ctx, procedure, answer)
 	return answer.connectError()
 }
@@ -170,7 +171,9 @@ func (s *service) SaveEvent(ctx context.Context, request *eventstorev1.SaveEvent
 	if err != nil {
 		return nil, err
 	}
-	saved, err := store.Store.SaveEvent(ctx, event, eventstore.Expect(event.ActorID, expected))
+	events := []eventstore.Event{event}
+	inTrace(ctx, events...)
+	saved, err := store.Store.SaveEvent(ctx, events[0], eventstore.Expect(event.ActorID, expected))
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +199,7 @@ func (s *service) SaveEvents(ctx context.Context, request *eventstorev1.SaveEven
 		}
 		opts = append(opts, eventstore.Expect(actorID, expected))
 	}
+	inTrace(ctx, events...)
 	saved, err := store.Store.SaveEvents(ctx, events, opts...)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -43,6 +45,16 @@ type Store struct {
 	// Check says why the store cannot serve at this moment; nil says that it
 	// always can.
 	Check func(context.Context) error
+	// Connection is what the store runs on; nil where there is nothing to lose.
+	Connection Connection
+}
+
+// Connection is a connection whose state is told in /metrics.
+type Connection interface {
+	// IsConnected says whether there is a connection now.
+	IsConnected() bool
+	// Reconnected counts how often it was made again.
+	Reconnected() uint64
 }
 
 // Config is what a Server needs.
@@ -68,6 +80,9 @@ type Config struct {
 	// addresses, in lower case. AllowedOrigins are those of web pages that may call
 	// beside its own, such as http://localhost:3000.
 	AllowedHosts, AllowedOrigins []string
+	// Tracer receives a span for each call; nil records none. Either way an event is
+	// stored with the trace of the request that saved it.
+	Tracer trace.TracerProvider
 	// Logger receives what goes wrong inside, and each call at level debug; nil
 	// logs nothing.
 	Logger *slog.Logger
@@ -78,6 +93,7 @@ type Config struct {
 type Server struct {
 	config   Config
 	limits   *limits
+	tracer   trace.Tracer
 	stores   map[string]*Store
 	registry *prometheus.Registry
 	calls    *callMetrics
@@ -100,7 +116,7 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, limits: newLimits(config), stores: map[string]*Store{}, registry: prometheus.NewRegistry(), heartbeat: heartbeat, readTimeout: readTimeout, writeTimeout: writeTimeout}
+	s := &Server{config: config, limits: newLimits(config), tracer: config.Tracer.Tracer(instrumentation), stores: map[string]*Store{}, registry: prometheus.NewRegistry(), heartbeat: heartbeat, readTimeout: readTimeout, writeTimeout: writeTimeout}
 	for i := range config.Stores {
 		store := &config.Stores[i]
 		if _, taken := s.stores[store.Name]; taken || store.Name == "" {
@@ -122,6 +138,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, min(DefaultMaxBodyBytes, most))
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, DefaultRequestTimeout)
 	c.MaxCalls, c.MaxStreams = cmp.Or(c.MaxCalls, DefaultMaxCalls), cmp.Or(c.MaxStreams, DefaultMaxStreams)
+	if c.Tracer == nil {
+		c.Tracer = noop.NewTracerProvider()
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
