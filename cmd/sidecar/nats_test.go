@@ -343,7 +343,8 @@ func TestNATSThatGoesAway(t *testing.T) {
 	cluster.StopNode(0)
 	s.waitReady("store orders is not ready")
 	actor := s.api + "/v1/stores/orders/actors/order-1"
-	if status, body := s.post("orders", event(2)); status != http.StatusServiceUnavailable || !strings.Contains(body, `"code":"unavailable"`) {
+	if status, body := s.post("orders", event(2)); status != http.StatusServiceUnavailable || !strings.Contains(body, `"code":"unavailable"`) ||
+		!strings.Contains(body, "the connection to NATS is lost") {
 		t.Errorf("save without NATS: %d %s", status, body)
 	}
 	for _, path := range []string{"/events", "/version", "/snapshot"} {
