@@ -62,6 +62,7 @@ func run(ctx context.Context, only string, largest int) error {
 		{"tail", b.tail},
 		{"subscribe", b.subscriptions},
 		{"size", b.sizes},
+		{"sidecar", b.sidecars},
 	} {
 		if !wanted.MatchString(part.name) {
 			continue
