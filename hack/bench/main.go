@@ -25,7 +25,15 @@ import (
 func main() {
 	only := flag.String("run", "", "measure only the parts whose name matches this `regular expression`")
 	largest := flag.Int("messages", 3_000_000, "messages in the largest stream that is read")
+	serve := flag.String("serve-nats", "", "serve NATS below this `directory` until standard input ends: the part sidecar starts itself so")
 	flag.Parse()
+	if *serve != "" {
+		if err := serveNATS(*serve); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, *only, *largest); err != nil {

@@ -195,7 +195,7 @@ func (s *session) deliver(ctx context.Context, stream *connect.ServerStream[even
 	for {
 		delivery, err := s.next(ctx)
 		if err == nil {
-			err = account.streamed(&delivery.Event)
+			err = account.met(&delivery.Event, followPages)
 		}
 		if err != nil {
 			return err

@@ -145,11 +145,7 @@ func (s *Server) streamEvents(c *call, fromVersion int64) error {
 			panic(http.ErrAbortHandler)
 		}
 	}
-	account := accountOf(ctx)
 	for event, err := range s.replay(ctx, c.store, c.actorID, fromVersion) {
-		if err == nil {
-			err = account.streamed(&event)
-		}
 		var replay *eventstore.ReplayError
 		switch {
 		case err == nil:

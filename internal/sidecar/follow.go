@@ -110,7 +110,7 @@ func (s *eventStream) follow(ctx context.Context, subscription eventstore.Subscr
 	for s.err == nil && ctx.Err() == nil {
 		event, err := nextOrHeartbeat(ctx, subscription, s.heartbeat)
 		if err == nil {
-			err = account.streamed(&event)
+			err = account.met(&event, followPages)
 		}
 		var replay *eventstore.ReplayError
 		switch {

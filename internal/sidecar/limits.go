@@ -30,12 +30,12 @@ const (
 	// JSON, and the buffer of that while it grows.
 	bodyCost   = 3
 	answerCost = 4
-	// streamCost is what a stream of small events takes, and maxStreamCost one of
-	// the largest: two pages that the engine reads ahead, see ReadAheadBytes.
-	// readAhead is how many messages those are at most.
-	streamCost    = 128 << 10
-	maxStreamCost = 2*ReadAheadBytes + 1<<20
-	readAhead     = 512
+	// readAhead is how many messages the engine has in memory at most when it reads,
+	// of as many bytes as ReadAheadBytes; to follow it has twice as many. A read takes
+	// as much as the largest until it is known how large its events are.
+	readAhead = 256
+	// followPages is how many such pages there are to follow events.
+	followPages = 2
 	// ReadAheadBytes is how many bytes of messages a read through JetStream should
 	// have in memory, so that many streams fit into a small pod. It is more than the
 	// largest message, as jetstream.MinReadAheadBytes is.
@@ -69,8 +69,11 @@ func newLimits(config Config) *limits {
 type account struct {
 	limits *limits
 	slot   *semaphore.Weighted
-	// taken is the memory that it has, and owed what it has used of that.
-	taken, owed int64
+	// taken is the memory that it has, and owed what it has used of that; ahead is the
+	// part of that which is for reading ahead.
+	taken, owed, ahead int64
+	// known says that the read has met an event.
+	known bool
 }
 
 // open admits a call with a body of a length, below 0 where it is not known, or
@@ -79,20 +82,27 @@ func (l *limits) open(ctx context.Context, stream bool, length int64) (*account,
 	a := &account{limits: l, slot: l.calls}
 	what, limit, cost := "calls", l.config.MaxCalls, callCost+bodyCost*min(max(length, 0), l.config.MaxBodyBytes)
 	if stream {
-		a.slot, what, limit, cost = l.streams, "streams", l.config.MaxStreams, streamCost
+		a.slot, what, limit = l.streams, "streams", l.config.MaxStreams
 	}
 	if !a.slot.TryAcquire(1) {
 		return nil, fmt.Errorf("%w: %d %s are under way, and no more are allowed: try again after %s s", errTooManyRequests, limit, what, retryAfter)
 	}
+	if err := a.wait(ctx, cost); err != nil {
+		a.slot.Release(1)
+		return nil, err
+	}
+	return a, nil
+}
+
+// wait takes memory, and waits a little for it where there is none.
+func (a *account) wait(ctx context.Context, n int64) error {
 	ctx, cancel := context.WithTimeout(ctx, memoryWait)
 	defer cancel()
-	cost = min(cost, l.config.Memory)
-	if err := l.memory.Acquire(ctx, cost); err != nil {
-		a.slot.Release(1)
-		return nil, l.errMemory()
+	if err := a.limits.memory.Acquire(ctx, n); err != nil {
+		return a.limits.errMemory()
 	}
-	a.taken = cost
-	return a, nil
+	a.taken += n
+	return nil
 }
 
 func (l *limits) errMemory() error {
@@ -119,10 +129,39 @@ func (a *account) charge(n int64) error {
 	return nil
 }
 
-// streamed charges what a stream takes that has met this event.
-func (a *account) streamed(e *eventstore.Event) error {
-	cost := min(int64(readAhead*size(e)), maxStreamCost)
-	return a.charge(max(cost-a.owed, 0))
+// reading takes what a read may need before anything is known of its events.
+func (a *account) reading(ctx context.Context) error {
+	a.ahead = min(ReadAheadBytes, a.limits.config.Memory/2)
+	a.owed += a.ahead
+	if a.owed <= a.taken {
+		return nil
+	}
+	return a.wait(ctx, a.owed-a.taken)
+}
+
+// met takes what a read needs that has met this event, in so many pages: less than
+// before where it is the first, and more where it is the largest.
+func (a *account) met(e *eventstore.Event, pages int64) error {
+	ahead := pages * min(int64(readAhead*size(e)), ReadAheadBytes)
+	if !a.known {
+		a.known = true
+		a.owed, a.ahead = a.owed-a.ahead, 0
+		a.giveBack(ahead)
+	}
+	if ahead <= a.ahead {
+		return nil
+	}
+	more := ahead - a.ahead
+	a.ahead = ahead
+	return a.charge(more)
+}
+
+// giveBack gives back what is taken and not owed, but so much.
+func (a *account) giveBack(but int64) {
+	if spare := a.taken - a.owed - but; spare > 0 {
+		a.taken -= spare
+		a.limits.memory.Release(spare)
+	}
 }
 
 // body counts what is read of a body.

@@ -128,7 +128,7 @@ func TestPagesShareTheMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := serve(t, sidecar.Config{Memory: 2 << 20, Stores: []sidecar.Store{{Name: "orders", Store: store}}})
+	r := serve(t, sidecar.Config{Memory: 4 << 20, Stores: []sidecar.Store{{Name: "orders", Store: store}}})
 	pages, read := 0, 0
 	for next := int64(0); ; pages++ {
 		var page struct {

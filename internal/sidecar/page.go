@@ -31,6 +31,9 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 	defer cancel()
 	var p page
 	bytes, account := 0, accountOf(ctx)
+	if err := account.reading(ctx); err != nil {
+		return page{}, err
+	}
 	for event, err := range store.Store.Events(ctx, actorID, fromVersion) {
 		var replay *eventstore.ReplayError
 		if errors.As(err, &replay) {
@@ -48,7 +51,7 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 			p.next = p.events[len(p.events)-1].Version
 			break
 		}
-		if err := account.charge(int64(size(&event)) * answerCost); err != nil {
+		if err := errors.Join(account.met(&event, 1), account.charge(int64(size(&event))*answerCost)); err != nil {
 			if len(p.events) == 0 {
 				return page{}, err
 			}

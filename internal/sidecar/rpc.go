@@ -246,11 +246,7 @@ func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.Stream
 	if err != nil {
 		return err
 	}
-	account := accountOf(ctx)
 	for event, err := range s.server.replay(ctx, store, request.GetActorId(), request.GetFromVersion(), opts...) {
-		if err == nil {
-			err = account.streamed(&event)
-		}
 		message := &eventstorev1.StreamEventsResponse{}
 		var replay *eventstore.ReplayError
 		switch {
@@ -330,7 +326,7 @@ func (s *service) Subscribe(ctx context.Context, request *eventstorev1.Subscribe
 		}
 		event, err := subscription.Next(ctx)
 		if err == nil {
-			err = account.streamed(&event)
+			err = account.met(&event, followPages)
 		}
 		var replay *eventstore.ReplayError
 		switch {
