@@ -68,7 +68,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 	// The first Next starts the deliveries: who only looks at what is parked takes
 	// none.
 	request.Paused = true
-	stream, err := s.client.SubscribeDurable(life, request)
+	stream, err := s.streams.SubscribeDurable(life, request)
 	if err != nil {
 		end(err)
 		return nil, readError(ctx, err)
