@@ -195,8 +195,71 @@ func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVer
 	return collect.Events(s.Events(ctx, actorID, fromVersion, opts...))
 }
 
-// Events yields the events of an actor as they arrive.
+// Events yields the events of an actor as they arrive, in pages: a stream has a
+// message for each event, which costs more.
 func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
+	if wanted := eventstore.NewReadOptions(opts...); wanted != (eventstore.ReadOptions{}) {
+		return s.stream(ctx, actorID, fromVersion, wanted)
+	}
+	return func(yield func(eventstore.Event, error) bool) {
+		// The same message that is no event may be in several pages.
+		var last uint64
+		for more := true; more; {
+			page, err := s.page(ctx, actorID, fromVersion)
+			if err != nil {
+				yield(eventstore.Event{}, fmt.Errorf("read events of actor %q through the sidecar: %w", actorID, err))
+				return
+			}
+			for event, err := range s.inOrder(page, &last) {
+				if !yield(event, err) {
+					return
+				}
+			}
+			fromVersion = page.GetNextFromVersion()
+			more = fromVersion > 0
+		}
+	}
+}
+
+func (s *Store) page(ctx context.Context, actorID string, fromVersion int64) (*eventstorev1.GetEventsResponse, error) {
+	if err := readable(ctx, actorID); err != nil {
+		return nil, err
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	page, err := s.client.GetEvents(ctx, &eventstorev1.GetEventsRequest{Store: s.name, ActorId: actorID, FromVersion: fromVersion})
+	if err != nil {
+		return nil, readError(ctx, err)
+	}
+	return page, nil
+}
+
+// inOrder yields what a page holds in the order of sequences, without the errors
+// up to last, which is then the last of them.
+func (s *Store) inOrder(page *eventstorev1.GetEventsResponse, last *uint64) iter.Seq2[eventstore.Event, error] {
+	return func(yield func(eventstore.Event, error) bool) {
+		events, replays := page.GetEvents(), page.GetErrors()
+		for len(events) > 0 || len(replays) > 0 {
+			if len(replays) == 0 || len(events) > 0 && events[0].GetSequence() < replays[0].GetSequence() {
+				if !yield(s.received(events[0], nil)) {
+					return
+				}
+				events = events[1:]
+				continue
+			}
+			if replays[0].GetSequence() > *last {
+				*last = replays[0].GetSequence()
+				if !yield(s.received(nil, replays[0])) {
+					return
+				}
+			}
+			replays = replays[1:]
+		}
+	}
+}
+
+// stream is Events for a read with options.
+func (s *Store) stream(ctx context.Context, actorID string, fromVersion int64, opts eventstore.ReadOptions) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		fail := func(err error) {
 			yield(eventstore.Event{}, fmt.Errorf("read events of actor %q through the sidecar: %w", actorID, err))
@@ -210,7 +273,7 @@ func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, o
 		silence := time.AfterFunc(silenceTimeout, func() { cancel(errSilent) })
 		defer silence.Stop()
 		request := &eventstorev1.StreamEventsRequest{Store: s.name, ActorId: actorID, FromVersion: fromVersion}
-		request.SetOptions(eventstore.NewReadOptions(opts...))
+		request.SetOptions(opts)
 		stream, err := s.streams.StreamEvents(reading, request)
 		if err != nil {
 			fail(readError(reading, err))
