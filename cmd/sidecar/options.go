@@ -55,7 +55,7 @@ func parseOptions(args []string, getenv func(string) string, output io.Writer) (
 	flags.StringVar(&o.healthListen, "health-listen", ":4281", "address of /healthz, /readyz and /metrics")
 	flags.BoolVar(&o.memory, "memory", false, "keep events in memory, for a laptop or a test: no NATS, and all is lost at the end")
 	flags.StringArrayVar(&o.stores, "store", nil, "a store to serve, may be repeated; the first is the one of calls that name none")
-	flags.Int64Var(&o.maxBodyBytes, "max-body-bytes", 0, "largest body of a request; 0 is 8 MiB, or less where memory is limited to less than 48 MiB")
+	flags.Int64Var(&o.maxBodyBytes, "max-body-bytes", 0, "largest body of a request; 0 is 8 MiB, or less where memory is limited to less than 60 MiB")
 	flags.DurationVar(&o.requestTimeout, "request-timeout", sidecar.DefaultRequestTimeout, "longest that a call may take which is no stream")
 	flags.IntVar(&o.maxCalls, "max-calls", sidecar.DefaultMaxCalls, "most calls under way at once that are no streams")
 	flags.IntVar(&o.maxStreams, "max-streams", sidecar.DefaultMaxStreams, "most streams open at once")

@@ -181,7 +181,7 @@ func (s *Server) getVersion(c *call) error {
 }
 
 func (s *Server) getSnapshot(c *call) error {
-	snapshot, err := c.store.Store.GetLatestSnapshot(c.r.Context(), c.actorID)
+	snapshot, err := s.readSnapshot(c.r.Context(), c.store, c.actorID)
 	if err != nil {
 		return err
 	}

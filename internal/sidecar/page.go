@@ -65,6 +65,19 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 	return p, nil
 }
 
+// readSnapshot reads the newest snapshot, for which there must be memory.
+func (s *Server) readSnapshot(ctx context.Context, store *Store, actorID string) (eventstore.Snapshot, error) {
+	account := accountOf(ctx)
+	if err := account.reading(ctx); err != nil {
+		return eventstore.Snapshot{}, err
+	}
+	snapshot, err := store.Store.GetLatestSnapshot(ctx, actorID)
+	if err != nil {
+		return snapshot, err
+	}
+	return snapshot, account.charge(int64(len(snapshot.Data)) * answerCost)
+}
+
 func size(e *eventstore.Event) int {
 	n := len(e.Data) + eventOverhead
 	for key, value := range e.Metadata {

@@ -296,7 +296,7 @@ func (s *service) GetLatestSnapshot(ctx context.Context, request *eventstorev1.G
 	if err != nil {
 		return nil, err
 	}
-	snapshot, err := store.Store.GetLatestSnapshot(ctx, request.GetActorId())
+	snapshot, err := s.server.readSnapshot(ctx, store, request.GetActorId())
 	if err != nil {
 		return nil, err
 	}
