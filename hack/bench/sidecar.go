@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -119,6 +120,24 @@ func (p *sidecarProcess) mib(key string) float64 {
 		}
 	}
 	return 0
+}
+
+// clockTick is the unit of processor time in /proc, on every Linux that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+// processor is the processor time that the process has taken.
+func (p *sidecarProcess) processor() time.Duration {
+	// A process that has ended has none.
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.command.Process.Pid))
+	// The name, in parentheses, may hold anything; user and system time are the 12th
+	// and 13th fields after it.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * clockTick
 }
 
 // watch notes what the process has of its own at most, without the pages of its
@@ -246,7 +265,7 @@ func (b *bench) sidecars(ctx context.Context) (err error) {
 	watching, stopWatching := context.WithCancel(ctx)
 	var watch errgroup.Group
 	watch.Go(func() error { p.watch(watching); return nil })
-	err = b.compare(ctx, ways)
+	err = b.compare(ctx, p, ways)
 	stopWatching()
 	if err = errors.Join(err, watch.Wait()); err != nil {
 		return err
@@ -292,7 +311,7 @@ func waysTo(store eventstore.Store, p *sidecarProcess) ([]way, func() error, err
 }
 
 // compare measures each way against the first, in turn.
-func (b *bench) compare(ctx context.Context, ways []way) error {
+func (b *bench) compare(ctx context.Context, p *sidecarProcess, ways []way) error {
 	const writers, times = 64, 60
 	read := actor(0)
 	for version := int64(1); version <= eventsOfActor; version++ {
@@ -301,6 +320,7 @@ func (b *bench) compare(ctx context.Context, ways []way) error {
 		}
 	}
 	var saves, reads, rates []func() error
+	processor := make([]time.Duration, len(ways))
 	savesTook, readsTook := make([][]time.Duration, len(ways)), make([][]time.Duration, len(ways))
 	for i, w := range ways {
 		one := w.saver(fmt.Sprintf("one-%d", i))
@@ -316,7 +336,13 @@ func (b *bench) compare(ctx context.Context, ways []way) error {
 		for n := range writers {
 			many = append(many, w.saver(fmt.Sprintf("many-%d-%d", i, n)))
 		}
-		rates = append(rates, together(ctx, times, many))
+		all := together(ctx, times, many)
+		rates = append(rates, func() error {
+			before := p.processor()
+			err := all()
+			processor[i] += p.processor() - before
+			return err
+		})
 	}
 	for _, c := range []struct {
 		what string
@@ -339,8 +365,10 @@ func (b *bench) compare(ctx context.Context, ways []way) error {
 	}
 	for i, w := range ways[1:] {
 		b.add(fmt.Sprintf("SaveEvent through the sidecar, %s, against the library, %d writers: rate", w.name, writers), w.aim("at least 0.5"),
-			fmt.Sprintf("%.2f", 1/ratios[i+1]), "%s against %s; medians of %d turns of %d",
-			perSecond(writers*times, took[i+1]), perSecond(writers*times, took[0]), rounds, writers*times)
+			fmt.Sprintf("%.2f", 1/ratios[i+1]), "%s against %s; medians of %d turns of %d; the sidecar took %s of processor time for one",
+			perSecond(writers*times, took[i+1]), perSecond(writers*times, took[0]), rounds, writers*times,
+			// With the turn to warm up.
+			(processor[i+1] / time.Duration(writers*times*(rounds+1))).Round(time.Microsecond))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	connectcors "connectrpc.com/cors"
@@ -27,8 +28,7 @@ func (e *originError) Error() string {
 // or address.
 func (s *Server) guarded(next http.Handler) http.Handler {
 	allowed := cors.New(cors.Options{
-		AllowedOrigins: s.config.AllowedOrigins,
-		// Left out, this would be everything.
+		// AllowedOrigins would be everything where it is empty.
 		AllowOriginFunc: func(origin string) bool { return slices.Contains(s.config.AllowedOrigins, origin) },
 		AllowedMethods:  append(connectcors.AllowedMethods(), http.MethodPut),
 		AllowedHeaders:  append(connectcors.AllowedHeaders(), "Accept", "Last-Event-ID", "Traceparent", "Tracestate"),
@@ -37,6 +37,7 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 	}).Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := s.foreign(r); err != nil {
+			s.calls.begin("http", "none", false)(strconv.Itoa(http.StatusForbidden))
 			s.answerError(w, r, err)
 			return
 		}

@@ -24,7 +24,7 @@ const (
 	// maxConnections is how many connections to the API there may be at once. A
 	// connection that nobody uses takes some 20 KiB; one more waits until another is
 	// closed.
-	maxConnections = 512
+	maxConnections = 1024
 	// maxHeaderBytes leaves room for a path that holds the longest actor id, each
 	// byte percent-encoded, many times over.
 	maxHeaderBytes = 32 << 10
