@@ -9,8 +9,8 @@ import (
 )
 
 // lazyGC is how much garbage there may be in percent of what is in use, where a
-// limit holds all the same: little is in use, and collecting it all the time would
-// take a tenth of the processor time.
+// limit holds all the same: little is in use, and collecting at twice of that is
+// often. See docs/benchmarks.md.
 const lazyGC = 200
 
 // limitMemory makes the garbage collector work harder near the container's

@@ -91,7 +91,7 @@ func (b *bench) add(what, aim, ratio, measured string, args ...any) {
 }
 
 func (b *bench) print() {
-	fmt.Printf("%s, %s, nats-server %s, nats.go %s, %d CPUs, %s; servers in the same process, file storage, S2, no fsync at each write; payload 256 B.\n\n",
+	fmt.Printf("%s, %s, nats-server %s, nats.go %s, %d CPUs, %s; servers in the same process (for the part sidecar in one of its own), file storage, S2, no fsync at each write; payload 256 B.\n\n",
 		time.Now().UTC().Format(time.DateOnly), runtime.Version(), server.VERSION, nats.Version, runtime.NumCPU(), runtime.GOARCH)
 	fmt.Println("| what | ratio | aim | measured |\n|---|---|---|---|")
 	for _, r := range b.rows {
