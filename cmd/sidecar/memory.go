@@ -28,7 +28,9 @@ func limitMemory(file string) {
 	if limit, err := strconv.ParseInt(strings.TrimSpace(string(content)), 10, 64); err == nil {
 		// The rest is for what the collector does not count, buffers of sockets above all.
 		debug.SetMemoryLimit(limit / 10 * 8)
-		debug.SetGCPercent(lazyGC)
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(lazyGC)
+		}
 	}
 }
 

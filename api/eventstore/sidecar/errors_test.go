@@ -165,6 +165,25 @@ func (b *blocked) SaveEvents(context.Context, []eventstore.Event, ...eventstore.
 	return nil, eventstore.ErrUnavailable
 }
 
+// A sidecar that has too much to do has stored nothing.
+func TestTooManyCalls(t *testing.T) {
+	t.Parallel()
+	store := &blocked{Store: memory.New(), began: make(chan struct{}), release: make(chan struct{})}
+	dialed := open(t, serve(t, server.Config{MaxCalls: 1, Stores: []server.Store{{Name: "orders", Store: store}}}), "orders")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := dialed.SaveEvent(t.Context(), event("e-1", "order-1"))
+		ended <- err
+	}()
+	<-store.began
+	_, err := dialed.SaveEvent(t.Context(), event("e-2", "order-1"))
+	if !errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrUnknownOutcome) || !strings.Contains(err.Error(), "too many requests") {
+		t.Errorf("error %v, want unavailable", err)
+	}
+	close(store.release)
+	<-ended
+}
+
 // A save that was sent and has no answer is not guessed at.
 func TestSaveWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
