@@ -400,8 +400,8 @@ func timed(ctx context.Context, times int, took *[]time.Duration, do func(contex
 	}
 }
 
-// pressed measures the memory of a sidecar that has more to do than it can: large
-// batches, pages and streams that nobody reads, all at once.
+// pressed measures the memory of a sidecar that has more to do than it has memory
+// for: saves and reads of the largest events, all at once.
 func (b *bench) pressed(ctx context.Context, p *sidecarProcess, ways []way) error {
 	large := make([]byte, 900<<10)
 	for i := range large {
