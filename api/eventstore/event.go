@@ -62,6 +62,10 @@ type Event struct {
 	// Metadata is free for the application. Keys are 1 to 128 characters of
 	// a-z, 0-9, '-', '_' and '.'; values are UTF-8 without control characters.
 	Metadata map[string]string
+	// TraceParent is the trace in which the event was saved, as W3C Trace Context has
+	// it in the header of that name: 00-{32 hex digits}-{16}-{2}. Optional, and no
+	// part of the content: who saves the event again does so in another trace.
+	TraceParent string
 	// Timestamp is when the event happened, kept to the nanosecond, in UTC. Zero
 	// in a save means now.
 	Timestamp time.Time
@@ -129,6 +133,9 @@ func (e *Event) Validate() error {
 	}
 	if err := validateText("commandId", e.CommandID, MaxIDBytes, false); err != nil {
 		return err
+	}
+	if e.TraceParent != "" && !IsTraceParent(e.TraceParent) {
+		return &InvalidEventError{Field: "traceparent", Reason: fmt.Sprintf("is %.60q: give one of W3C Trace Context, or leave it out", e.TraceParent)}
 	}
 	if e.Version < 0 {
 		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: give a number from 1, or leave it out", e.Version)}
@@ -222,6 +229,18 @@ func validateData(data []byte, contentType string) error {
 		return &InvalidEventError{Field: "data", Reason: "is not valid JSON: correct it, or name another contentType"}
 	}
 	return nil
+}
+
+// IsTraceParent says whether a text is a traceparent of version 00 of W3C Trace
+// Context: neither id is all zeros.
+func IsTraceParent(text string) bool {
+	parts := strings.Split(text, "-")
+	return len(parts) == 4 && parts[0] == "00" && isHex(parts[1], 32) && isHex(parts[2], 16) && isHex(parts[3], 2) &&
+		strings.Trim(parts[1], "0") != "" && strings.Trim(parts[2], "0") != ""
+}
+
+func isHex(text string, digits int) bool {
+	return len(text) == digits && strings.Trim(text, "0123456789abcdef") == ""
 }
 
 func validateSize(data []byte) error {

@@ -49,7 +49,15 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	defer closeStores()
-	server, err := sidecar.New(sidecar.Config{Stores: stores, MaxBodyBytes: o.maxBodyBytes, RequestTimeout: o.requestTimeout, Logger: logger})
+	tracer, stopTracing, err := startTracing(ctx, getenv, logger)
+	if err != nil {
+		return err
+	}
+	defer stopTracing()
+	server, err := sidecar.New(sidecar.Config{
+		Stores: stores, MaxBodyBytes: o.maxBodyBytes, RequestTimeout: o.requestTimeout, Logger: logger,
+		MaxCalls: o.maxCalls, MaxStreams: o.maxStreams, Tracer: tracer, Memory: memoryForCalls(), AllowedHosts: o.allowedHosts, AllowedOrigins: o.allowedOrigins,
+	})
 	if err != nil {
 		return err
 	}

@@ -319,3 +319,56 @@ func TestNATSNodeThatStops(t *testing.T) {
 	}
 	w.check(t, store, "order-1")
 }
+
+// NATS is gone for a while: calls are answered as unavailable meanwhile, and
+// everything is there again by itself.
+func TestNATSThatGoesAway(t *testing.T) {
+	t.Parallel()
+	cluster := natsserver.Run(t, 1)
+	root := t.TempDir()
+	bind(t, cluster, root, "orders", cluster.Connect(t), nil)
+	s := startBinary(t, map[string]string{"SERVICE_BINDING_ROOT": root}, "--request-timeout=3s")
+	s.waitReady("")
+	event := func(n int) string {
+		return fmt.Sprintf(`{"id":"%d","eventType":"T","actorId":"order-1","version":%d}`, n, n)
+	}
+	if status, body := s.post("orders", event(1)); status != http.StatusCreated {
+		t.Fatalf("save: %d %s", status, body)
+	}
+	followed, err := s.open("orders").Subscribe(t.Context(), eventstore.SubscribeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = followed.Close() }()
+	cluster.StopNode(0)
+	s.waitReady("store orders is not ready")
+	actor := s.api + "/v1/stores/orders/actors/order-1"
+	if status, body := s.post("orders", event(2)); status != http.StatusServiceUnavailable || !strings.Contains(body, `"code":"unavailable"`) ||
+		!strings.Contains(body, "the connection to NATS is lost") {
+		t.Errorf("save without NATS: %d %s", status, body)
+	}
+	for _, path := range []string{"/events", "/version", "/snapshot"} {
+		if status, body := s.get(actor + path); status != http.StatusServiceUnavailable || !strings.Contains(body, `"code":"unavailable"`) {
+			t.Errorf("%s without NATS: %d %s", path, status, body)
+		}
+	}
+	if _, body := s.get(s.health + "/metrics"); !strings.Contains(body, `aether_store_connected{store="orders"} 0`) {
+		t.Error("the metrics do not tell that the connection is lost")
+	}
+	if err := cluster.StartNode(0); err != nil {
+		t.Fatal(err)
+	}
+	s.waitReady("")
+	if status, body := s.post("orders", event(2)); status != http.StatusCreated || !strings.Contains(body, `"duplicate":false`) {
+		t.Errorf("save: %d %s", status, body)
+	}
+	if status, body := s.get(actor + "/events"); status != http.StatusOK || strings.Count(body, `"eventType"`) != 2 {
+		t.Errorf("events: %d %s", status, body)
+	}
+	// A stream that was open goes on where it was.
+	for version := int64(1); version <= 2; version++ {
+		if got, err := followed.Next(t.Context()); err != nil || got.Version != version {
+			t.Errorf("followed %+v, %v, want version %d", got, err, version)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,8 +35,12 @@ type options struct {
 	bindingRoot    string
 	maxBodyBytes   int64
 	requestTimeout time.Duration
-	logLevel       slog.Level
-	version        bool
+	// maxCalls and maxStreams may be under way at once.
+	maxCalls, maxStreams int
+	// allowedHosts and allowedOrigins may call beside this machine.
+	allowedHosts, allowedOrigins []string
+	logLevel                     slog.Level
+	version                      bool
 }
 
 func parseOptions(args []string, getenv func(string) string, output io.Writer) (options, error) {
@@ -50,8 +55,12 @@ func parseOptions(args []string, getenv func(string) string, output io.Writer) (
 	flags.StringVar(&o.healthListen, "health-listen", ":4281", "address of /healthz, /readyz and /metrics")
 	flags.BoolVar(&o.memory, "memory", false, "keep events in memory, for a laptop or a test: no NATS, and all is lost at the end")
 	flags.StringArrayVar(&o.stores, "store", nil, "a store to serve, may be repeated; the first is the one of calls that name none")
-	flags.Int64Var(&o.maxBodyBytes, "max-body-bytes", sidecar.DefaultMaxBodyBytes, "largest body of a request")
+	flags.Int64Var(&o.maxBodyBytes, "max-body-bytes", 0, "largest body of a request; 0 is 8 MiB, or less where memory is limited to less than 60 MiB")
 	flags.DurationVar(&o.requestTimeout, "request-timeout", sidecar.DefaultRequestTimeout, "longest that a call may take which is no stream")
+	flags.IntVar(&o.maxCalls, "max-calls", sidecar.DefaultMaxCalls, "most calls under way at once that are no streams")
+	flags.IntVar(&o.maxStreams, "max-streams", sidecar.DefaultMaxStreams, "most streams open at once")
+	flags.StringArrayVar(&o.allowedHosts, "allow-host", nil, "a name by which programs call the sidecar beside localhost and addresses, may be repeated")
+	flags.StringArrayVar(&o.allowedOrigins, "allow-origin", nil, "the origin of web pages that may call the sidecar, as http://localhost:3000, may be repeated")
 	flags.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&o.version, "version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
@@ -66,10 +75,24 @@ func parseOptions(args []string, getenv func(string) string, output io.Writer) (
 	if err := parseLevel(&o.logLevel, level); err != nil {
 		return o, err
 	}
-	if o.maxBodyBytes < 1 || o.requestTimeout <= 0 {
-		return o, errors.New("--max-body-bytes and --request-timeout must be above 0")
+	if o.maxBodyBytes < 0 || o.requestTimeout <= 0 || o.maxCalls < 1 || o.maxStreams < 1 {
+		return o, errors.New("--request-timeout, --max-calls and --max-streams must be above 0, and --max-body-bytes not below")
+	}
+	if err := validateOrigins(o.allowedOrigins); err != nil {
+		return o, err
 	}
 	return o, o.chooseStores(getenv(envStores))
+}
+
+// validateOrigins refuses what no browser would send.
+func validateOrigins(origins []string) error {
+	for _, origin := range origins {
+		u, err := url.Parse(origin)
+		if err != nil || u.Host == "" || origin != u.Scheme+"://"+u.Host {
+			return fmt.Errorf("--allow-origin is %q: give a scheme and a host with its port, as http://localhost:3000", origin)
+		}
+	}
+	return nil
 }
 
 const usage = `aether-sidecar serves event stores on localhost.

@@ -69,12 +69,18 @@ func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error
 	metrics := &eventstore.Metrics{}
 	store, err := jetstream.New(conn, jetstream.Config{
 		Namespace: b.Namespace, Store: name, EventsStream: b.Stream, SnapshotsStream: b.SnapshotStream, Domain: b.Domain,
+		ReadAheadBytes: jetstream.MinReadAheadBytes,
 	}, eventstore.WithMetrics(metrics))
 	if err != nil {
 		return sidecar.Store{}, err
 	}
-	return sidecar.Store{Name: name, Namespace: b.Namespace, Store: store, Metrics: metrics, Check: store.Check}, nil
+	return sidecar.Store{Name: name, Namespace: b.Namespace, Store: store, Metrics: metrics, Check: store.Check, Connection: natsConnection{conn}}, nil
 }
+
+// natsConnection tells the state of a connection.
+type natsConnection struct{ *nats.Conn }
+
+func (c natsConnection) Reconnected() uint64 { return c.Stats().Reconnects }
 
 // connect returns the connection that a binding leads to.
 func (c *connections) connect(b binding.Binding) (*nats.Conn, error) {

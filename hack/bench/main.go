@@ -25,7 +25,15 @@ import (
 func main() {
 	only := flag.String("run", "", "measure only the parts whose name matches this `regular expression`")
 	largest := flag.Int("messages", 3_000_000, "messages in the largest stream that is read")
+	serve := flag.String("serve-nats", "", "serve NATS below this `directory` until standard input ends: the part sidecar starts itself so")
 	flag.Parse()
+	if *serve != "" {
+		if err := serveNATS(*serve); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, *only, *largest); err != nil {
@@ -62,6 +70,7 @@ func run(ctx context.Context, only string, largest int) error {
 		{"tail", b.tail},
 		{"subscribe", b.subscriptions},
 		{"size", b.sizes},
+		{"sidecar", b.sidecars},
 	} {
 		if !wanted.MatchString(part.name) {
 			continue
@@ -82,7 +91,7 @@ func (b *bench) add(what, aim, ratio, measured string, args ...any) {
 }
 
 func (b *bench) print() {
-	fmt.Printf("%s, %s, nats-server %s, nats.go %s, %d CPUs, %s; servers in the same process, file storage, S2, no fsync at each write; payload 256 B.\n\n",
+	fmt.Printf("%s, %s, nats-server %s, nats.go %s, %d CPUs, %s; servers in the same process (for the part sidecar in one of its own), file storage, S2, no fsync at each write; payload 256 B.\n\n",
 		time.Now().UTC().Format(time.DateOnly), runtime.Version(), server.VERSION, nats.Version, runtime.NumCPU(), runtime.GOARCH)
 	fmt.Println("| what | ratio | aim | measured |\n|---|---|---|---|")
 	for _, r := range b.rows {

@@ -20,13 +20,14 @@ type eventJSON struct {
 	ContentType string            `json:"contentType"`
 	DataBase64  []byte            `json:"dataBase64,omitempty"`
 	Metadata    map[string]string `json:"metadata,omitempty"`
+	TraceParent string            `json:"traceparent,omitempty"`
 	Timestamp   time.Time         `json:"timestamp"`
 	Sequence    uint64            `json:"sequence"`
 }
 
 // eventFields are the fields that an event may be sent with.
 var eventFields = []string{
-	"id", "eventType", "actorId", "commandId", "version", "data", "contentType", "dataBase64", "metadata", "timestamp", "sequence", "expectedVersion",
+	"id", "eventType", "actorId", "commandId", "version", "data", "contentType", "dataBase64", "metadata", "traceparent", "timestamp", "sequence", "expectedVersion",
 }
 
 // replayErrorJSON is a stored message that is no event.
@@ -59,7 +60,7 @@ var snapshotFields = []string{"actorId", "version", "data", "dataBase64", "times
 func encodeEvent(e *eventstore.Event) eventJSON {
 	out := eventJSON{
 		ID: e.ID, EventType: e.EventType, ActorID: e.ActorID, CommandID: e.CommandID, Version: e.Version,
-		ContentType: e.ContentType, Metadata: e.Metadata, Timestamp: e.Timestamp.UTC(), Sequence: e.Sequence,
+		ContentType: e.ContentType, Metadata: e.Metadata, TraceParent: e.TraceParent, Timestamp: e.Timestamp.UTC(), Sequence: e.Sequence,
 	}
 	if out.ContentType == "" {
 		out.ContentType = eventstore.ContentTypeJSON
@@ -186,6 +187,8 @@ func decodeEventField(event *eventstore.Event, m member) (err error) {
 		event.CommandID, err = decodeString(m.name, m.value)
 	case "contentType":
 		event.ContentType, err = decodeString(m.name, m.value)
+	case "traceparent":
+		event.TraceParent, err = decodeString(m.name, m.value)
 	case "metadata":
 		event.Metadata, err = decodeMetadata(m.value)
 	case "timestamp":

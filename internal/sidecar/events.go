@@ -45,6 +45,7 @@ func (s *Server) postEvents(c *call) error {
 	for actorID, version := range expected {
 		opts = append(opts, eventstore.Expect(actorID, version))
 	}
+	inTrace(c.r.Context(), events...)
 	saved, err := c.store.Store.SaveEvents(c.r.Context(), events, opts...)
 	if err != nil {
 		return err
@@ -80,8 +81,7 @@ func expectFromQuery(c *call, events []eventstore.Event, expected map[string]eve
 func (s *Server) readBody(c *call) ([]byte, error) {
 	control := http.NewResponseController(c.w)
 	// A connection that takes no deadlines has none to keep, as in a test.
-	_ = control.SetReadDeadline(time.Now().Add(readTimeout))
-	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
+	_ = control.SetReadDeadline(time.Now().Add(s.readTimeout))
 	var body bytes.Buffer
 	if c.r.ContentLength > 0 {
 		// Once, rather than doubled again and again.
@@ -92,9 +92,14 @@ func (s *Server) readBody(c *call) ([]byte, error) {
 	if errors.As(err, &tooLarge) {
 		return nil, fmt.Errorf("the body has more than %d bytes: send fewer events at once: %w", tooLarge.Limit, eventstore.ErrTooLarge)
 	}
+	if errors.Is(err, errTooManyRequests) {
+		return nil, err
+	}
 	if err != nil {
+		// The deadline stays: net/http reads on, to answer who is still sending.
 		return nil, &requestError{field: bodyField, reason: "could not be read to its end: " + err.Error()}
 	}
+	_ = control.SetReadDeadline(time.Time{})
 	return body.Bytes(), nil
 }
 
@@ -109,7 +114,7 @@ func (s *Server) getEvents(c *call) error {
 	if err != nil {
 		return err
 	}
-	if accepts(c.r, "application/x-ndjson", false) {
+	if c.stream {
 		if c.query.Has("limit") {
 			return &requestError{field: "limit", reason: "is for pages: application/x-ndjson has all events"}
 		}
@@ -176,7 +181,7 @@ func (s *Server) getVersion(c *call) error {
 }
 
 func (s *Server) getSnapshot(c *call) error {
-	snapshot, err := c.store.Store.GetLatestSnapshot(c.r.Context(), c.actorID)
+	snapshot, err := s.readSnapshot(c.r.Context(), c.store, c.actorID)
 	if err != nil {
 		return err
 	}

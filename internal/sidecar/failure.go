@@ -88,10 +88,16 @@ var sentinels = []struct {
 }{
 	{eventstore.ErrUnknownOutcome, http.StatusGatewayTimeout, connect.CodeDeadlineExceeded, eventstorev1.CodeUnknownOutcome, "Outcome unknown"},
 	{eventstore.ErrNoSnapshot, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSnapshot, "No snapshot"},
+	{eventstore.ErrNoDurable, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoDurable, "No durable subscription"},
+	{errNoSession, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSession, "No session"},
+	{errNoDurables, http.StatusNotImplemented, connect.CodeUnimplemented, eventstorev1.CodeNoDurables, "No durable subscriptions"},
+	{eventstore.ErrNotInHand, http.StatusConflict, connect.CodeFailedPrecondition, eventstorev1.CodeNotInHand, "Not in hand"},
+	{eventstore.ErrTooManyParked, http.StatusInsufficientStorage, connect.CodeResourceExhausted, eventstorev1.CodeTooManyParked, "Too many parked"},
 	{eventstore.ErrTooLarge, http.StatusRequestEntityTooLarge, connect.CodeResourceExhausted, eventstorev1.CodeTooLarge, "Too large"},
 	{eventstore.ErrStoreFull, http.StatusInsufficientStorage, connect.CodeResourceExhausted, eventstorev1.CodeStoreFull, "Store full"},
 	{eventstore.ErrPermissionDenied, http.StatusForbidden, connect.CodePermissionDenied, eventstorev1.CodePermissionDenied, "Permission denied"},
 	{eventstore.ErrUnavailable, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
+	{errTooManyRequests, http.StatusTooManyRequests, connect.CodeResourceExhausted, eventstorev1.CodeTooManyRequests, "Too many requests"},
 	// A read that ran into its deadline; saves say what became of them.
 	{context.DeadlineExceeded, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
 	// Nobody waits for this answer any more.
@@ -153,8 +159,14 @@ func requestFailure(err error) (failure, bool) {
 		request *requestError
 		unknown *unknownStoreError
 		route   *routeError
+		origin  *originError
 	)
 	switch {
+	case errors.As(err, &origin):
+		return failure{
+			status: http.StatusForbidden, rpc: connect.CodePermissionDenied, code: eventstorev1.CodeForeignOrigin, title: "Foreign origin",
+			members: members{Field: origin.header}, typed: &eventstorev1.Reason{Code: eventstorev1.CodeForeignOrigin},
+		}, true
 	case errors.As(err, &invalid):
 		f := badRequest(eventstorev1.CodeInvalidEvent, "Invalid event", invalid.Field, invalid.Reason)
 		return f, true
@@ -184,9 +196,22 @@ func badRequest(code, title, field, reason string) failure {
 	}
 }
 
+// failed is what went wrong inside the sidecar or its stores; empty where the
+// client can change it.
+func (f failure) failed() string {
+	switch f.code {
+	case eventstorev1.CodeInternal, eventstorev1.CodeUnavailable, eventstorev1.CodeUnknownOutcome, eventstorev1.CodePermissionDenied, eventstorev1.CodeStoreFull:
+		return f.detail
+	}
+	return ""
+}
+
 // connectError is a failure as an RPC answers it.
 func (f failure) connectError() *connect.Error {
 	err := connect.NewError(f.rpc, errors.New(f.detail))
+	if f.code == eventstorev1.CodeTooManyRequests {
+		err.Meta().Set("Retry-After", retryAfter)
+	}
 	if f.typed == nil {
 		return err
 	}

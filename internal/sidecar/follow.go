@@ -106,8 +106,12 @@ func (s *eventStream) write(format string, args ...any) {
 // follow writes what a subscription delivers. Events have no name of their own:
 // browsers hand named ones only to listeners of that name.
 func (s *eventStream) follow(ctx context.Context, subscription eventstore.Subscription) {
+	account := accountOf(ctx)
 	for s.err == nil && ctx.Err() == nil {
 		event, err := nextOrHeartbeat(ctx, subscription, s.heartbeat)
+		if err == nil {
+			err = account.met(&event, followPages)
+		}
 		var replay *eventstore.ReplayError
 		switch {
 		case errors.Is(err, errHeartbeat):

@@ -7,15 +7,18 @@ import (
 	"strings"
 	"testing"
 
+	"connectrpc.com/connect"
+
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
+	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
 )
 
 // healthOf makes a request of the health port.
 func (r *running) healthOf(path string) answer {
 	r.Helper()
-	return (&running{T: r.T, api: r.health}).do("GET "+path, "")
+	return (&running{T: r.T, api: r.health, health: r.health}).do("GET "+path, "")
 }
 
 func TestReadinessNamesTheStore(t *testing.T) {
@@ -73,6 +76,59 @@ func TestMetrics(t *testing.T) {
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("metrics lack %s", want)
+		}
+	}
+}
+
+// connection is one whose state is made up.
+type connection struct{}
+
+func (connection) IsConnected() bool   { return true }
+func (connection) Reconnected() uint64 { return 3 }
+
+func TestConnectionMetrics(t *testing.T) {
+	t.Parallel()
+	r := serve(t, sidecar.Config{Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Connection: connection{}}, {Name: "payments", Store: memory.New()}}})
+	got := r.healthOf("/metrics").body
+	for _, want := range []string{`aether_store_connected{store="orders"} 1`, `aether_store_reconnects_total{store="orders"} 3`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+}
+
+// Without a tracer, the trace of a request is that of the event, over each
+// protocol; a trace that is none is not.
+func TestTraceOfARequest(t *testing.T) {
+	t.Parallel()
+	r := serveMemory(t)
+	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	event := func(id, more string) string {
+		return `{"id":"` + id + `","eventType":"T","actorId":"order-1"` + more + `}`
+	}
+	r.do("POST "+ordersEvents, event("e-1", ""), "Traceparent: "+parent)
+	r.do("POST "+ordersEvents, event("e-2", ""), "Traceparent: 00-1-2-01")
+	r.do("POST "+ordersEvents, event("e-3", `,"traceparent":"00-00000000000000000000000000000001-0000000000000001-00"`), "Traceparent: "+parent)
+	r.wantProblem(r.do("POST "+ordersEvents, event("e-4", `,"traceparent":"x"`)), 400, "invalid_event", "traceparent")
+	for name, opts := range protocols {
+		request := &eventstorev1.SaveEventRequest{Event: &eventstorev1.Event{Id: name, EventType: "T", ActorId: "order-1"}}
+		ctx, call := connect.NewClientContext(t.Context())
+		call.RequestHeader().Set("Traceparent", parent)
+		_, err := r.rpc(opts...).SaveEvent(ctx, request)
+		must(t, err)
+	}
+	page, err := r.rpc().GetEvents(t.Context(), &eventstorev1.GetEventsRequest{ActorId: "order-1"})
+	must(t, err)
+	for _, e := range page.GetEvents() {
+		want := parent
+		switch e.GetId() {
+		case "e-2":
+			want = ""
+		case "e-3":
+			want = "00-00000000000000000000000000000001-0000000000000001-00"
+		}
+		if e.GetTraceParent() != want {
+			t.Errorf("%s was saved in %q, want %q", e.GetId(), e.GetTraceParent(), want)
 		}
 	}
 }

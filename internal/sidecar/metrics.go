@@ -42,8 +42,27 @@ func registerMetrics(registry *prometheus.Registry, stores []Store) *callMetrics
 		if stores[i].Metrics != nil {
 			registry.MustRegister(newStoreCollector(stores[i].Name, stores[i].Metrics))
 		}
+		if stores[i].Connection != nil {
+			registerConnection(registry, stores[i].Name, stores[i].Connection)
+		}
 	}
 	return calls
+}
+
+func registerConnection(registry *prometheus.Registry, store string, connection Connection) {
+	labels := prometheus.Labels{"store": store}
+	registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "aether_store_connected", Help: "1 while there is a connection to NATS.", ConstLabels: labels,
+		}, func() float64 {
+			if connection.IsConnected() {
+				return 1
+			}
+			return 0
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "aether_store_reconnects_total", Help: "How often a connection to NATS was lost and made again.", ConstLabels: labels,
+		}, func() float64 { return float64(connection.Reconnected()) }))
 }
 
 // begin counts a call in; what it returns counts it out.

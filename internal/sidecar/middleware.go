@@ -46,17 +46,17 @@ func (s *Server) logPanic(ctx context.Context, call string, cause any) {
 // stores cannot do, and at debug what the client can change.
 func (s *Server) logFailure(ctx context.Context, call string, f failure) {
 	level := slog.LevelDebug
-	switch f.code {
-	case eventstorev1.CodeInternal:
+	switch {
+	case f.code == eventstorev1.CodeInternal:
 		level = slog.LevelError
-	case eventstorev1.CodeUnavailable, eventstorev1.CodeUnknownOutcome, eventstorev1.CodePermissionDenied, eventstorev1.CodeStoreFull:
+	case f.failed() != "":
 		level = slog.LevelWarn
 	}
 	if ctx.Err() != nil && level < slog.LevelError {
 		// The client is gone: nobody is waiting for what was not done.
 		level = slog.LevelDebug
 	}
-	s.config.Logger.Log(ctx, level, "call failed", "call", call, "code", f.code, "detail", f.detail)
+	s.config.Logger.LogAttrs(ctx, level, "call failed", slog.String("call", call), slog.String("code", f.code), slog.String("detail", f.detail), traceID(ctx))
 }
 
 // statusRecorder remembers the status that was answered.
@@ -101,9 +101,9 @@ func (w *statusRecorder) code() string {
 
 // bounded gives every write a deadline, so that a client that reads nothing
 // holds nothing for ever.
-func bounded(next http.Handler) http.Handler {
+func (s *Server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b := &boundedWriter{ResponseWriter: w, control: http.NewResponseController(w)}
+		b := &boundedWriter{ResponseWriter: w, control: http.NewResponseController(w), timeout: s.writeTimeout}
 		// That of the request before, on a connection that is kept alive.
 		b.release()
 		// What is left is written after the handler has returned.
@@ -117,10 +117,11 @@ func bounded(next http.Handler) http.Handler {
 type boundedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	timeout time.Duration
 }
 
 // A connection that takes no deadlines has none to keep, as in a test.
-func (w *boundedWriter) limit()   { _ = w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }
+func (w *boundedWriter) limit()   { _ = w.control.SetWriteDeadline(time.Now().Add(w.timeout)) }
 func (w *boundedWriter) release() { _ = w.control.SetWriteDeadline(time.Time{}) }
 
 func (w *boundedWriter) Write(p []byte) (int, error) {

@@ -30,10 +30,16 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
 	defer cancel()
 	var p page
-	bytes := 0
+	bytes, account := 0, accountOf(ctx)
+	if err := account.reading(ctx); err != nil {
+		return page{}, err
+	}
 	for event, err := range store.Store.Events(ctx, actorID, fromVersion) {
 		var replay *eventstore.ReplayError
 		if errors.As(err, &replay) {
+			if err := account.charge(int64(len(replay.RawData)+eventOverhead) * answerCost); err != nil {
+				return page{}, err
+			}
 			p.errors = append(p.errors, replay)
 			bytes += len(replay.RawData) + eventOverhead
 			continue
@@ -45,10 +51,31 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 			p.next = p.events[len(p.events)-1].Version
 			break
 		}
+		if err := errors.Join(account.met(&event, 1), account.charge(int64(size(&event))*answerCost)); err != nil {
+			if len(p.events) == 0 {
+				return page{}, err
+			}
+			// A shorter page, rather than none.
+			p.next = p.events[len(p.events)-1].Version
+			break
+		}
 		p.events = append(p.events, event)
 		bytes += size(&event)
 	}
 	return p, nil
+}
+
+// readSnapshot reads the newest snapshot, for which there must be memory.
+func (s *Server) readSnapshot(ctx context.Context, store *Store, actorID string) (eventstore.Snapshot, error) {
+	account := accountOf(ctx)
+	if err := account.reading(ctx); err != nil {
+		return eventstore.Snapshot{}, err
+	}
+	snapshot, err := store.Store.GetLatestSnapshot(ctx, actorID)
+	if err != nil {
+		return snapshot, err
+	}
+	return snapshot, account.charge(int64(len(snapshot.Data)) * answerCost)
 }
 
 func size(e *eventstore.Event) int {

@@ -21,9 +21,17 @@ func (s *Server) replay(ctx context.Context, store *Store, actorID string, fromV
 		defer cancel()
 		silence := time.AfterFunc(s.config.RequestTimeout, cancel)
 		defer silence.Stop()
+		account := accountOf(ctx)
+		if err := account.reading(ctx); err != nil {
+			yield(eventstore.Event{}, err)
+			return
+		}
 		for event, err := range store.Store.Events(ctx, actorID, fromVersion, opts...) {
 			// Not while the client takes the event.
 			silence.Stop()
+			if err == nil {
+				err = account.met(&event, 1)
+			}
 			if !yield(event, err) {
 				return
 			}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1/eventstorev1connect"
 )
 
@@ -19,6 +20,8 @@ type call struct {
 	store   *Store
 	actorID string
 	query   url.Values
+	// stream: the call lives as long as its client wants.
+	stream bool
 }
 
 // route is one path of the HTTP API. Its methods return an error only while
@@ -33,8 +36,9 @@ type method struct {
 	serve func(*call) error
 	// query are the query parameters that there are.
 	query []string
-	// stream lives as long as its client wants.
-	stream bool
+	// stream lives as long as its client wants; lines does too when it is asked for
+	// as lines of JSON.
+	stream, lines bool
 }
 
 func (s *Server) httpRoutes() []route {
@@ -47,7 +51,7 @@ func (s *Server) httpRoutes() []route {
 			http.MethodGet:  {serve: s.followEvents, query: []string{"fromSequence", "fromTime", "actorType", "actorId", "eventType"}, stream: true},
 		}},
 		{"/v1/stores/{store}/actors/{actorId}/events", map[string]method{
-			http.MethodGet: {serve: s.getEvents, query: []string{"fromVersion", "limit"}, stream: true},
+			http.MethodGet: {serve: s.getEvents, query: []string{"fromVersion", "limit"}, lines: true},
 		}},
 		{"/v1/stores/{store}/actors/{actorId}/version", map[string]method{
 			http.MethodGet: {serve: s.getVersion},
@@ -84,20 +88,29 @@ func (s *Server) serveHTTP(routes []route, w http.ResponseWriter, r *http.Reques
 	w.Header().Set("Cache-Control", "no-store")
 	recorder := &statusRecorder{ResponseWriter: w}
 	matched, err := s.match(routes, r)
-	done := s.calls.begin("http", matched.label, matched.stream)
-	defer func() { done(recorder.code()) }()
+	ctx, calling := s.begin(r.Context(), r.Header, "http", matched.label, matched.call != nil && matched.call.stream)
+	r = r.WithContext(ctx)
+	failed := ""
+	defer func() { calling.end(ctx, recorder.code(), failed) }()
 	if err == nil {
 		matched.call.w, matched.call.r = recorder, r
 		err = s.run(matched)
 	}
 	if err != nil {
-		s.answerError(recorder, r, err)
+		failed = s.answerError(recorder, r, err).failed()
 	}
 }
 
-// run bounds a call that is no stream, and runs it.
+// run admits a call, bounds it where it is no stream, and runs it.
 func (s *Server) run(m match) error {
-	if !m.stream {
+	account, err := s.limits.open(m.call.r.Context(), m.call.stream, m.call.r.ContentLength)
+	if err != nil {
+		return err
+	}
+	defer account.close()
+	m.call.r = m.call.r.WithContext(withAccount(m.call.r.Context(), account))
+	m.call.r.Body = account.body(m.call.r.Body)
+	if !m.call.stream {
 		ctx, cancel := context.WithTimeout(m.call.r.Context(), s.config.RequestTimeout)
 		defer cancel()
 		m.call.r = m.call.r.WithContext(ctx)
@@ -105,16 +118,20 @@ func (s *Server) run(m match) error {
 	return m.serve(m.call)
 }
 
-func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) {
+func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) failure {
 	f := failureOf(err)
 	s.logFailure(r.Context(), r.Method+" "+r.URL.EscapedPath(), f)
 	var route *routeError
 	if errors.As(err, &route) && len(route.allowed) > 0 {
 		w.Header().Set("Allow", strings.Join(route.allowed, ", "))
 	}
+	if f.code == eventstorev1.CodeTooManyRequests {
+		w.Header().Set("Retry-After", retryAfter)
+	}
 	if err := writeJSON(w, f.status, "application/problem+json", f.problem()); err != nil {
 		panic(err)
 	}
+	return f
 }
 
 // match is what a request asks for.
@@ -140,6 +157,7 @@ func (s *Server) match(routes []route, r *http.Request) (match, error) {
 			return match{label: route.pattern}, &routeError{method: r.Method, path: r.URL.EscapedPath(), allowed: route.allowed()}
 		}
 		found := match{method: method, label: r.Method + " " + route.pattern, call: &call{}}
+		found.call.stream = method.stream || method.lines && accepts(r, "application/x-ndjson", false)
 		return found, s.parse(found, parameters, r.URL.RawQuery)
 	}
 	return match{label: "none"}, &routeError{method: r.Method, path: r.URL.EscapedPath()}

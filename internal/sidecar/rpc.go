@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
@@ -18,8 +20,12 @@ import (
 // rpcRoutes mounts the service with health and reflection beside it.
 func (s *Server) rpcRoutes() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(eventstorev1connect.NewEventStoreServiceHandler(&service{server: s},
-		connect.WithReadMaxBytes(int(s.config.MaxBodyBytes)), connect.WithInterceptors(&edge{server: s})))
+	path, handler := eventstorev1connect.NewEventStoreServiceHandler(&service{server: s},
+		connect.WithReadMaxBytes(int(s.config.MaxBodyBytes)), connect.WithInterceptors(&edge{server: s}),
+		// Over localhost compression costs more than it saves, and a few bytes could
+		// become more than there is memory for.
+		connect.WithCompression("gzip", nil, nil))
+	mux.Handle(path, s.admitted(handler))
 	mux.Handle(grpchealth.NewHandler(&healthChecker{server: s}))
 	reflector := grpcreflect.NewStaticReflector(rpcServices...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))
@@ -27,25 +33,85 @@ func (s *Server) rpcRoutes() http.Handler {
 	return mux
 }
 
+// procedures are those of the service, and whether they are streams.
+var procedures = func() map[string]bool {
+	streams := map[string]bool{}
+	service := eventstorev1.File_eventstore_proto.Services().Get(0)
+	for i := range service.Methods().Len() {
+		method := service.Methods().Get(i)
+		streams["/"+string(service.FullName())+"/"+string(method.Name())] = method.IsStreamingServer()
+	}
+	return streams
+}()
+
+// admitted admits an RPC before its message is read, as run does for HTTP.
+func (s *Server) admitted(next http.Handler) http.Handler {
+	errorWriter := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		stream, known := procedures[r.URL.Path]
+		if !known {
+			next.ServeHTTP(w, r)
+			return
+		}
+		account, err := s.limits.open(r.Context(), stream, r.ContentLength)
+		if err != nil {
+			ctx, calling := s.begin(r.Context(), r.Header, "rpc", r.URL.Path, stream)
+			calling.end(ctx, connect.CodeResourceExhausted.String(), "")
+			refused := failureOf(err)
+			s.logFailure(ctx, r.URL.Path, refused)
+			// Who does not read its answer has nobody else to tell.
+			_ = errorWriter.Write(w, r, refused.connectError())
+			return
+		}
+		defer account.close()
+		r = r.WithContext(withAccount(r.Context(), account))
+		control := http.NewResponseController(w)
+		// A connection that takes no deadlines has none to keep, as in a test.
+		late := time.AfterFunc(s.readTimeout, func() { _ = control.SetReadDeadline(time.Now()) })
+		defer late.Stop()
+		r.Body = &rpcBody{account.body(r.Body), late}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// rpcBody gives errors of the body their meaning: Connect reads it, and answers
+// them before any interceptor sees them.
+type rpcBody struct {
+	io.ReadCloser
+	// late ends what takes too long to arrive.
+	late *time.Timer
+}
+
+func (b *rpcBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		b.late.Stop()
+	case errors.Is(err, errTooManyRequests):
+		err = failureOf(err).connectError()
+	}
+	return n, err
+}
+
 // edge is where every RPC gets its deadline, and every error its meaning.
 type edge struct{ server *Server }
 
 func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, request connect.AnyRequest) (response connect.AnyResponse, err error) {
-		done := e.server.calls.begin("rpc", request.Spec().Procedure, false)
+		ctx, calling := e.server.begin(ctx, request.Header(), "rpc", request.Spec().Procedure, false)
 		ctx, cancel := context.WithTimeout(ctx, e.server.config.RequestTimeout)
 		defer cancel()
-		defer func() { err = e.finish(ctx, request.Spec().Procedure, done, recover(), err) }()
+		defer func() { err = e.finish(ctx, request.Spec().Procedure, calling, recover(), err) }()
 		return next(ctx, request)
 	}
 }
 
 func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
-		done := e.server.calls.begin("rpc", conn.Spec().Procedure, true)
+		ctx, calling := e.server.begin(ctx, conn.RequestHeader(), "rpc", conn.Spec().Procedure, true)
 		ctx, cancel := e.server.streamContext(ctx)
 		defer cancel()
-		defer func() { err = e.finish(ctx, conn.Spec().Procedure, done, recover(), err) }()
+		defer func() { err = e.finish(ctx, conn.Spec().Procedure, calling, recover(), err) }()
 		return next(ctx, conn)
 	}
 }
@@ -56,7 +122,7 @@ func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 }
 
 // finish counts a call, and gives its error the meaning that a client sees.
-func (e *edge) finish(ctx context.Context, procedure string, done func(code string), panicked any, err error) error {
+func (e *edge) finish(ctx context.Context, procedure string, calling *calling, panicked any, err error) error {
 	if panicked != nil {
 		if panicked == http.ErrAbortHandler {
 			panic(panicked)
@@ -65,11 +131,11 @@ func (e *edge) finish(ctx context.Context, procedure string, done func(code stri
 		err = errPanicked
 	}
 	if err == nil {
-		done("ok")
+		calling.end(ctx, "ok", "")
 		return nil
 	}
 	answer := meaning(ctx, err)
-	done(answer.rpc.String())
+	calling.end(ctx, answer.rpc.String(), answer.failed())
 	e.server.logFailure(ctx, procedure, answer)
 	return answer.connectError()
 }
@@ -105,7 +171,9 @@ func (s *service) SaveEvent(ctx context.Context, request *eventstorev1.SaveEvent
 	if err != nil {
 		return nil, err
 	}
-	saved, err := store.Store.SaveEvent(ctx, event, eventstore.Expect(event.ActorID, expected))
+	events := []eventstore.Event{event}
+	inTrace(ctx, events...)
+	saved, err := store.Store.SaveEvent(ctx, events[0], eventstore.Expect(event.ActorID, expected))
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +199,7 @@ func (s *service) SaveEvents(ctx context.Context, request *eventstorev1.SaveEven
 		}
 		opts = append(opts, eventstore.Expect(actorID, expected))
 	}
+	inTrace(ctx, events...)
 	saved, err := store.Store.SaveEvents(ctx, events, opts...)
 	if err != nil {
 		return nil, err
@@ -227,7 +296,7 @@ func (s *service) GetLatestSnapshot(ctx context.Context, request *eventstorev1.G
 	if err != nil {
 		return nil, err
 	}
-	snapshot, err := store.Store.GetLatestSnapshot(ctx, request.GetActorId())
+	snapshot, err := s.server.readSnapshot(ctx, store, request.GetActorId())
 	if err != nil {
 		return nil, err
 	}
@@ -248,6 +317,7 @@ func (s *service) Subscribe(ctx context.Context, request *eventstorev1.Subscribe
 		return err
 	}
 	defer func() { _ = subscription.Close() }()
+	account := accountOf(ctx)
 	// The place to start is fixed.
 	message := &eventstorev1.SubscribeResponse{}
 	for {
@@ -255,6 +325,9 @@ func (s *service) Subscribe(ctx context.Context, request *eventstorev1.Subscribe
 			return err
 		}
 		event, err := subscription.Next(ctx)
+		if err == nil {
+			err = account.met(&event, followPages)
+		}
 		var replay *eventstore.ReplayError
 		switch {
 		case err == nil:

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -20,6 +21,10 @@ const (
 	headerTimeout = 10 * time.Second
 	// idleTimeout is how long a connection is kept that nobody uses.
 	idleTimeout = 5 * time.Minute
+	// maxConnections is how many connections to the API there may be at once. A
+	// connection that nobody uses takes some 20 KiB; one more waits until another is
+	// closed.
+	maxConnections = 1024
 	// maxHeaderBytes leaves room for a path that holds the longest actor id, each
 	// byte percent-encoded, many times over.
 	maxHeaderBytes = 32 << 10
@@ -34,7 +39,7 @@ func (s *Server) Serve(ctx context.Context, api []net.Listener, health net.Liste
 	healthServer := s.httpServer(s.health)
 	serving, ctx := errgroup.WithContext(ctx)
 	for _, listener := range api {
-		serving.Go(func() error { return serve(apiServer, listener) })
+		serving.Go(func() error { return serve(apiServer, netutil.LimitListener(listener, maxConnections)) })
 	}
 	serving.Go(func() error { return serve(healthServer, health) })
 	serving.Go(func() error {

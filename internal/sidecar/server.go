@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -42,6 +45,16 @@ type Store struct {
 	// Check says why the store cannot serve at this moment; nil says that it
 	// always can.
 	Check func(context.Context) error
+	// Connection is what the store runs on; nil where there is nothing to lose.
+	Connection Connection
+}
+
+// Connection is a connection whose state is told in /metrics.
+type Connection interface {
+	// IsConnected says whether there is a connection now.
+	IsConnected() bool
+	// Reconnected counts how often it was made again.
+	Reconnected() uint64
 }
 
 // Config is what a Server needs.
@@ -49,11 +62,27 @@ type Config struct {
 	// Stores are served under their names; the first is that of requests which
 	// name none. At least one.
 	Stores []Store
-	// MaxBodyBytes bounds the body of a request; 0 is DefaultMaxBodyBytes.
+	// MaxBodyBytes bounds the body of a request; 0 is DefaultMaxBodyBytes, or what
+	// Memory has room for.
 	MaxBodyBytes int64
 	// RequestTimeout bounds a call that is not a stream; 0 is
 	// DefaultRequestTimeout.
 	RequestTimeout time.Duration
+	// MaxCalls and MaxStreams are how many calls that are no streams, and how many
+	// streams, may be under way at once; 0 is DefaultMaxCalls and
+	// DefaultMaxStreams. One more is refused with too_many_requests.
+	MaxCalls, MaxStreams int
+	// Memory is how many bytes all of them may take together, as far as that is
+	// known: bodies, answers, and what is read ahead. 0 is DefaultMemory. What has
+	// no room waits a second and is refused with too_many_requests.
+	Memory int64
+	// AllowedHosts are names by which the server may be called beside localhost and
+	// addresses, in lower case. AllowedOrigins are those of web pages that may call
+	// beside its own, such as http://localhost:3000.
+	AllowedHosts, AllowedOrigins []string
+	// Tracer receives a span for each call; nil records none. Either way an event is
+	// stored with the trace of the request that saved it.
+	Tracer trace.TracerProvider
 	// Logger receives what goes wrong inside, and each call at level debug; nil
 	// logs nothing.
 	Logger *slog.Logger
@@ -63,13 +92,16 @@ type Config struct {
 // HealthHandler. Serve runs both.
 type Server struct {
 	config   Config
+	limits   *limits
+	tracer   trace.Tracer
 	stores   map[string]*Store
 	registry *prometheus.Registry
 	calls    *callMetrics
 	api      http.Handler
 	health   http.Handler
-	// heartbeat is the constant, but in a test.
-	heartbeat time.Duration
+	sessions sessions
+	// These are the constants, but in a test.
+	heartbeat, readTimeout, writeTimeout time.Duration
 	// stopping ends when the server stops: streams end with it.
 	stopping context.Context
 	stop     context.CancelFunc
@@ -80,16 +112,11 @@ func New(config Config) (*Server, error) {
 	if len(config.Stores) == 0 {
 		return nil, errors.New("serve event stores: there is none: name at least one")
 	}
-	if config.MaxBodyBytes == 0 {
-		config.MaxBodyBytes = DefaultMaxBodyBytes
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
 	}
-	if config.RequestTimeout == 0 {
-		config.RequestTimeout = DefaultRequestTimeout
-	}
-	if config.Logger == nil {
-		config.Logger = slog.New(slog.DiscardHandler)
-	}
-	s := &Server{config: config, stores: map[string]*Store{}, registry: prometheus.NewRegistry(), heartbeat: heartbeat}
+	s := &Server{config: config, limits: newLimits(config), tracer: config.Tracer.Tracer(instrumentation), stores: map[string]*Store{}, registry: prometheus.NewRegistry(), heartbeat: heartbeat, readTimeout: readTimeout, writeTimeout: writeTimeout}
 	for i := range config.Stores {
 		store := &config.Stores[i]
 		if _, taken := s.stores[store.Name]; taken || store.Name == "" {
@@ -100,8 +127,28 @@ func New(config Config) (*Server, error) {
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.calls = registerMetrics(s.registry, config.Stores)
 	s.health = s.healthRoutes()
-	s.api = s.recovered(bounded(s.apiRoutes()))
+	s.api = s.recovered(s.bounded(s.guarded(s.apiRoutes())))
 	return s, nil
+}
+
+// withDefaults fills in what a Config leaves out.
+func (c Config) withDefaults() (Config, error) {
+	c.Memory = cmp.Or(c.Memory, DefaultMemory)
+	most := c.Memory/bodyCost - callCost
+	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, min(DefaultMaxBodyBytes, most))
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, DefaultRequestTimeout)
+	c.MaxCalls, c.MaxStreams = cmp.Or(c.MaxCalls, DefaultMaxCalls), cmp.Or(c.MaxStreams, DefaultMaxStreams)
+	if c.Tracer == nil {
+		c.Tracer = noop.NewTracerProvider()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.MaxBodyBytes > most || c.MaxBodyBytes < 1 {
+		return c, fmt.Errorf("serve event stores: bodies of %d bytes do not fit into %d bytes of memory, which a body takes %d times: allow smaller bodies, or more memory",
+			c.MaxBodyBytes, c.Memory, bodyCost)
+	}
+	return c, nil
 }
 
 // Handler serves the workload API: HTTP/1.1 and HTTP/2.

@@ -25,6 +25,7 @@ const deadline = time.Minute
 // running is a server for the time of a test.
 type running struct {
 	*testing.T
+	config sidecar.Config
 	// api and health are the bases of URLs.
 	api, health string
 	stop        context.CancelFunc
@@ -40,7 +41,7 @@ func serve(t *testing.T, config sidecar.Config) *running {
 	}
 	api, health := listen(t), listen(t)
 	ctx, stop := context.WithCancel(context.Background())
-	r := &running{T: t, api: "http://" + api.Addr().String(), health: "http://" + health.Addr().String(), stop: stop, ended: make(chan error, 1)}
+	r := &running{T: t, config: config, api: "http://" + api.Addr().String(), health: "http://" + health.Addr().String(), stop: stop, ended: make(chan error, 1)}
 	go func() {
 		r.ended <- server.Serve(ctx, []net.Listener{api}, health)
 		close(r.ended)
@@ -83,7 +84,11 @@ func (r *running) do(request, body string, headers ...string) answer {
 	if err != nil {
 		r.Fatalf("%s: read the answer: %v", request, err)
 	}
-	return answer{status: response.StatusCode, header: response.Header, body: string(content)}
+	got := answer{status: response.StatusCode, header: response.Header, body: string(content)}
+	if r.api != r.health {
+		r.keepsContract(request, got)
+	}
+	return got
 }
 
 // open is do that leaves the answer to be read.

@@ -914,6 +914,7 @@ func TestConfig(t *testing.T) {
 		"one stream":       func(c *jetstream.Config) { c.SnapshotsStream = c.EventsStream },
 		"a broken domain":  func(c *jetstream.Config) { c.Domain = "a.b" },
 		"negative timeout": func(c *jetstream.Config) { c.Timeout = -1 },
+		"too little ahead": func(c *jetstream.Config) { c.ReadAheadBytes = jetstream.MinReadAheadBytes - 1 },
 	} {
 		c := good
 		change(&c)

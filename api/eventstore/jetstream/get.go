@@ -222,12 +222,10 @@ func lastUint(header nats.Header, name string) (uint64, error) {
 	return value, nil
 }
 
-// Size of a page: large enough that round trips do not count, small enough to
-// hold. The server goes over the bytes by one message at most.
-const (
-	pageMessages = 256
-	pageBytes    = 4 << 20
-)
+// pageMessages is how many messages a page has at most: enough that round trips
+// do not count. Config.ReadAheadBytes is how many bytes; the server goes over
+// them by one message at most.
+const pageMessages = 256
 
 // errIncomplete: messages of a page got lost on the way, or its end did. What
 // came is thrown away: a short answer would look like a short history.
@@ -236,7 +234,7 @@ var errIncomplete = errors.New("a batch of messages is incomplete")
 // page gets messages of a subject from a sequence on, and says whether the
 // replica that answered has more.
 func (s *Store) page(ctx context.Context, stream, subject string, from uint64) (messages []*message, more bool, err error) {
-	body, err := json.Marshal(getRequest{Sequence: from, NextBySubject: subject, Batch: pageMessages, MaxBytes: pageBytes})
+	body, err := json.Marshal(getRequest{Sequence: from, NextBySubject: subject, Batch: pageMessages, MaxBytes: s.config.ReadAheadBytes})
 	if err != nil {
 		return nil, false, fmt.Errorf("encode request: %w", err)
 	}

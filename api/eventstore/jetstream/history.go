@@ -240,7 +240,7 @@ func (h *history) nextPage(ctx context.Context) ([]uint64, error) {
 			h.skip -= weight(h.items[0].level)
 			h.items = h.items[1:]
 		}
-		size := min(pageMessages, max(1, pageBytes/max(1, h.size)))
+		size := min(pageMessages, max(1, h.store.config.ReadAheadBytes/max(1, h.size)))
 		leaves := h.items[:min(size, len(h.items))]
 		if at := slices.IndexFunc(leaves, func(i item) bool { return i.level > 0 }); at < 0 {
 			h.items = h.items[len(leaves):]

@@ -53,7 +53,18 @@ type Config struct {
 	// most recently, so that a save need not ask; 0 is DefaultHeads. Each takes
 	// about 300 bytes, and 512 more where events are saved without a version.
 	Heads int
+	// ReadAheadBytes is how many bytes of messages a read asks for at once, at least
+	// MinReadAheadBytes; 0 is DefaultReadAheadBytes. A read has as much in memory, and
+	// a subscription twice as much.
+	ReadAheadBytes int
 }
+
+// Limits of Config.ReadAheadBytes: large enough that round trips do not count and
+// small enough to hold, and the size of the largest message.
+const (
+	DefaultReadAheadBytes = 4 << 20
+	MinReadAheadBytes     = 5 << 18
+)
 
 func (c Config) validate() error {
 	for _, field := range []struct{ name, value string }{
@@ -71,6 +82,9 @@ func (c Config) validate() error {
 	}
 	if c.Heads < 0 {
 		return fmt.Errorf("open event store: Heads is %d: give a positive one, or 0 for %d", c.Heads, DefaultHeads)
+	}
+	if c.ReadAheadBytes != 0 && c.ReadAheadBytes < MinReadAheadBytes {
+		return fmt.Errorf("open event store: ReadAheadBytes is %d: give at least %d, or 0 for %d", c.ReadAheadBytes, MinReadAheadBytes, DefaultReadAheadBytes)
 	}
 	if c.Timeout < 0 {
 		return fmt.Errorf("open event store: Timeout is %s: give a positive one, or 0 for %s", c.Timeout, DefaultTimeout)
@@ -112,6 +126,7 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 	if config.Timeout == 0 {
 		config.Timeout = DefaultTimeout
 	}
+	config.ReadAheadBytes = cmp.Or(config.ReadAheadBytes, DefaultReadAheadBytes)
 	api := "$JS.API."
 	if config.Domain != "" {
 		api = "$JS." + config.Domain + ".API."

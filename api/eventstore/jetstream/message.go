@@ -26,6 +26,7 @@ const (
 	headerActorVersion = "ce-actorversion"
 	headerCommandID    = "ce-commandid"
 	headerContentType  = "content-type"
+	headerTraceParent  = "traceparent"
 	headerMetadata     = "aether-meta-"
 
 	specVersion = "1.0"
@@ -49,6 +50,9 @@ func eventHeader(source string, e *eventstore.Event) nats.Header {
 	header[nats.MsgIdHdr] = []string{e.ID}
 	if e.CommandID != "" {
 		header[headerCommandID] = []string{encodeValue(e.CommandID)}
+	}
+	if e.TraceParent != "" {
+		header[headerTraceParent] = []string{e.TraceParent}
 	}
 	for key, value := range e.Metadata {
 		header[headerMetadata+key] = []string{value}
@@ -101,6 +105,10 @@ func decodeEvent(m *message) (eventstore.Event, error) {
 	e.ContentType = m.Header.Get(headerContentType)
 	if e.ContentType == "" {
 		e.ContentType = eventstore.ContentTypeJSON
+	}
+	// What another writer has left there may be none, and the event is one still.
+	if trace := m.Header.Get(headerTraceParent); eventstore.IsTraceParent(trace) {
+		e.TraceParent = trace
 	}
 	for header, values := range m.Header {
 		if key, is := strings.CutPrefix(header, headerMetadata); is && len(values) > 0 {

@@ -226,8 +226,10 @@ func sendError(err error) error {
 		return errNoResponders
 	case errors.Is(err, nats.ErrMaxPayload):
 		return fmt.Errorf("%w: the server takes no message of this size: %w", eventstore.ErrTooLarge, err)
-	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining),
-		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrHeadersNotSupported):
+	case errors.Is(err, nats.ErrReconnectBufExceeded):
+		// It is about a buffer that there may not be.
+		return fmt.Errorf("%w: the connection to NATS is lost, and being made again: %w", eventstore.ErrUnavailable, err)
+	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining), errors.Is(err, nats.ErrHeadersNotSupported):
 		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", errNoAnswer, err)

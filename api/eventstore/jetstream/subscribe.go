@@ -169,7 +169,7 @@ func (s *subscription) pull() error {
 		return nil
 	}
 	s.wanted += more
-	return s.store.askForMessages(s.consumer, s.answers.Subject, messagesRequest{Batch: more, MaxBytes: pageBytes})
+	return s.store.askForMessages(s.consumer, s.answers.Subject, messagesRequest{Batch: more, MaxBytes: s.store.config.ReadAheadBytes})
 }
 
 // Next waits for the next event that passes the filters.

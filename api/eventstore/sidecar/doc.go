@@ -3,6 +3,7 @@
 //
 //	store, err := sidecar.New(os.Getenv("AETHER_ENDPOINT"), "orders")
 //
-// It speaks Connect over HTTP/2, on localhost or a Unix socket, and answers with
-// the errors of package eventstore, as a Store in the same process would.
+// It speaks Connect on localhost or a Unix socket, calls over HTTP/1.1 and streams
+// over HTTP/2, and answers with the errors of package eventstore, as a Store in the
+// same process would.
 package sidecar

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 
 	"connectrpc.com/connect"
 
@@ -31,8 +30,16 @@ var sentinels = map[string]error{
 	eventstorev1.CodePermissionDenied: eventstore.ErrPermissionDenied,
 	eventstorev1.CodeUnavailable:      eventstore.ErrUnavailable,
 	eventstorev1.CodeUnknownOutcome:   eventstore.ErrUnknownOutcome,
+	eventstorev1.CodeTooManyRequests:  eventstore.ErrUnavailable,
+	eventstorev1.CodeNotInHand:        eventstore.ErrNotInHand,
+	eventstorev1.CodeNoDurable:        eventstore.ErrNoDurable,
+	eventstorev1.CodeTooManyParked:    eventstore.ErrTooManyParked,
 	eventstorev1.CodeUnknownStore:     ErrUnknownStore,
+	eventstorev1.CodeNoSession:        errNoSession,
 }
+
+// errNoSession: the stream of a durable subscription has ended.
+var errNoSession = errors.New("no such session")
 
 // saveError is the error of a save that was sent. Only the sidecar knows that
 // nothing was stored, or a dial that did not get through.
@@ -40,8 +47,7 @@ func saveError(ctx context.Context, err error) error {
 	if answered, ok := answer(err); ok {
 		return withContext(ctx, answered)
 	}
-	var dial *net.OpError
-	if errors.As(err, &dial) && dial.Op == "dial" {
+	if notDialed(err) {
 		return withContext(ctx, fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err))
 	}
 	return withContext(ctx, fmt.Errorf("%w: %w: save again, with the same ids, to find out", eventstore.ErrUnknownOutcome, err))

@@ -165,6 +165,25 @@ func (b *blocked) SaveEvents(context.Context, []eventstore.Event, ...eventstore.
 	return nil, eventstore.ErrUnavailable
 }
 
+// A sidecar that has too much to do has stored nothing.
+func TestTooManyCalls(t *testing.T) {
+	t.Parallel()
+	store := &blocked{Store: memory.New(), began: make(chan struct{}), release: make(chan struct{})}
+	dialed := open(t, serve(t, server.Config{MaxCalls: 1, Stores: []server.Store{{Name: "orders", Store: store}}}), "orders")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := dialed.SaveEvent(t.Context(), event("e-1", "order-1"))
+		ended <- err
+	}()
+	<-store.began
+	_, err := dialed.SaveEvent(t.Context(), event("e-2", "order-1"))
+	if !errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrUnknownOutcome) || !strings.Contains(err.Error(), "too many requests") {
+		t.Errorf("error %v, want unavailable", err)
+	}
+	close(store.release)
+	<-ended
+}
+
 // A save that was sent and has no answer is not guessed at.
 func TestSaveWithoutAnAnswer(t *testing.T) {
 	t.Parallel()
@@ -249,5 +268,36 @@ func TestEndpointOfSomethingElse(t *testing.T) {
 	_, err := open(t, "http://"+listener.Addr().String(), "orders").GetLatestVersion(t.Context(), "order-1")
 	if err == nil {
 		t.Error("a server that is no sidecar was taken for one")
+	}
+}
+
+// paged is a Store whose actor has more events than a page, and before them a
+// message that is none, which every read meets.
+type paged struct{ eventstore.Store }
+
+func (paged) Events(_ context.Context, _ string, fromVersion int64, _ ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
+	return func(yield func(eventstore.Event, error) bool) {
+		if !yield(eventstore.Event{}, &eventstore.ReplayError{Sequence: 1, Err: errors.New("has no id")}) {
+			return
+		}
+		for version := fromVersion + 1; version <= 2500; version++ {
+			if !yield(eventstore.Event{ID: "e", EventType: "T", ActorID: "order-1", Version: version, Sequence: uint64(version) + 1}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func TestPages(t *testing.T) {
+	t.Parallel()
+	store := open(t, serve(t, server.Config{Stores: []server.Store{{Name: "orders", Store: paged{}}}}), "orders")
+	result, err := store.GetEventsWithErrors(t.Context(), "order-1", 0)
+	if err != nil || len(result.Errors) != 1 || len(result.Events) != 2500 {
+		t.Fatalf("%d events, %d errors, %v", len(result.Events), len(result.Errors), err)
+	}
+	for i, event := range result.Events {
+		if event.Version != int64(i+1) {
+			t.Fatalf("event %d has version %d", i, event.Version)
+		}
 	}
 }

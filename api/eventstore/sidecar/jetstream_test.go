@@ -13,6 +13,7 @@ import (
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/sidecar"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/storetest"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	server "git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
@@ -23,14 +24,29 @@ import (
 // The whole way: client, sidecar, JetStream with the operator's streams.
 func TestConformanceOverJetStream(t *testing.T) {
 	t.Parallel()
-	for _, size := range []int{1, 3} {
-		t.Run(fmt.Sprintf("%d servers", size), func(t *testing.T) {
+	overJetStream(t, func(t *testing.T, open func(*testing.T, ...eventstore.Option) *sidecar.Store) {
+		storetest.Run(t, func(t *testing.T, opts ...eventstore.Option) eventstore.Store { return open(t, opts...) })
+	})
+}
+
+func TestDurableConformanceOverJetStream(t *testing.T) {
+	t.Parallel()
+	overJetStream(t, func(t *testing.T, open func(*testing.T, ...eventstore.Option) *sidecar.Store) {
+		storetest.RunDurable(t, func(t *testing.T, opts ...eventstore.Option) eventstore.DurableStore { return open(t, opts...) })
+	})
+}
+
+// overJetStream runs a suite over TCP with one server, and over a socket with a
+// cluster.
+func overJetStream(t *testing.T, suite func(*testing.T, func(*testing.T, ...eventstore.Option) *sidecar.Store)) {
+	for size, transport := range map[int]string{1: "tcp", 3: "socket"} {
+		t.Run(fmt.Sprintf("%d servers over %s", size, transport), func(t *testing.T) {
 			t.Parallel()
 			cluster := natsserver.Run(t, size)
-			storetest.Run(t, func(t *testing.T, opts ...eventstore.Option) eventstore.Store {
+			suite(t, func(t *testing.T, opts ...eventstore.Option) *sidecar.Store {
 				nc := cluster.Connect(t, nats.ReconnectBufSize(-1))
 				store := jetStreamStore(t, nc, size)
-				return open(t, serve(t, server.Config{RequestTimeout: 3 * time.Minute, Stores: []server.Store{store}}), "", opts...)
+				return open(t, transports[transport](t, server.Config{RequestTimeout: 3 * time.Minute, Stores: []server.Store{store}}), "", opts...)
 			})
 		})
 	}

@@ -22,6 +22,28 @@ func TestConformanceOverMemory(t *testing.T) {
 	})
 }
 
+func TestConformanceOverASocket(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T, opts ...eventstore.Option) eventstore.Store {
+		return open(t, serveUnix(t, server.Config{Stores: []server.Store{{Name: "orders", Store: memory.New()}}}), "orders", opts...)
+	})
+}
+
+func TestDurableConformanceOverMemory(t *testing.T) {
+	t.Parallel()
+	for transport, serve := range transports {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			storetest.RunDurable(t, func(t *testing.T, opts ...eventstore.Option) eventstore.DurableStore {
+				return open(t, serve(t, server.Config{Stores: []server.Store{{Name: "orders", Store: memory.New()}}}), "orders", opts...)
+			})
+		})
+	}
+}
+
+// transports are the ways to a sidecar.
+var transports = map[string]func(*testing.T, server.Config) string{"tcp": serve, "socket": serveUnix}
+
 // serve runs a sidecar for the time of a test and returns its endpoint.
 func serve(t *testing.T, config server.Config) string {
 	t.Helper()

@@ -55,7 +55,7 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	// The context is for the call; the stream lives until Close.
 	streaming, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	release := context.AfterFunc(ctx, cancel)
-	stream, err := s.client.Subscribe(streaming, eventstorev1.FromSubscribe(s.name, opts))
+	stream, err := s.streams.Subscribe(streaming, eventstorev1.FromSubscribe(s.name, opts))
 	if err != nil {
 		cancel()
 		return nil, readError(ctx, err)
@@ -86,7 +86,7 @@ func (s *subscription) receive(ctx context.Context, stream *connect.ServerStream
 }
 
 // whyEnded is the error of a stream that should not have ended.
-func whyEnded(stream *connect.ServerStreamForClient[eventstorev1.SubscribeResponse]) error {
+func whyEnded(stream interface{ Err() error }) error {
 	if err := stream.Err(); err != nil {
 		return err
 	}

@@ -73,6 +73,7 @@ func sameEvent(e *env) {
 	first := e.save(store, event)
 	event.ContentType, event.Data = "application/json", []byte("{\n  \"a\":[1,2]\n}")
 	event.Timestamp, event.Sequence, event.Metadata = time.Unix(1, 2), 99, map[string]string{}
+	event.TraceParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	e.wantAgain(e.save(store, event), first)
 }
 

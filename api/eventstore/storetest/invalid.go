@@ -36,6 +36,8 @@ func invalidFields(e *env) {
 		{"actorId", func(v *eventstore.Event) { v.ActorID = invalid }},
 		{"commandId", func(v *eventstore.Event) { v.CommandID = "a\r\nb: c" }},
 		{"commandId", func(v *eventstore.Event) { v.CommandID = strings.Repeat("x", eventstore.MaxIDBytes+1) }},
+		{"traceparent", func(v *eventstore.Event) { v.TraceParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01" }},
+		{"traceparent", func(v *eventstore.Event) { v.TraceParent = "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01" }},
 		{"version", func(v *eventstore.Event) { v.Version = -1 }},
 		{"contentType", func(v *eventstore.Event) { v.ContentType = "no media type" }},
 		{"contentType", func(v *eventstore.Event) { v.ContentType = "text/plain\n" }},

@@ -35,8 +35,9 @@ func everyFieldComesBack(e *env) {
 			"tenant": "Ünïcode ✓ 100%", "empty": "", "a.b_c-1": "x: y, z;\"q\"", "traceparent": "00-1-2-01",
 			strings.Repeat("k", 128): strings.Repeat("v", 4096),
 		},
-		Timestamp: time.Date(2026, 2, 3, 4, 5, 6, 123456789, time.FixedZone("east", 3*3600)),
-		Sequence:  4711,
+		TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+		Timestamp:   time.Date(2026, 2, 3, 4, 5, 6, 123456789, time.FixedZone("east", 3*3600)),
+		Sequence:    4711,
 	}
 	saved := e.save(store, event)
 	if saved.ID != event.ID || saved.ActorID != event.ActorID || saved.Version != 7 || saved.Sequence == 0 || saved.Duplicate {

@@ -229,6 +229,7 @@ func (e *env) wantEvent(got, want eventstore.Event) {
 		{"metadata", got.Metadata, want.Metadata, maps.Equal(got.Metadata, want.Metadata)},
 		{"timestamp", got.Timestamp, want.Timestamp, got.Timestamp.Equal(want.Timestamp) || want.Timestamp.IsZero() && !got.Timestamp.IsZero()},
 		{"time zone", got.Timestamp.Location(), time.UTC, got.Timestamp.Location() == time.UTC},
+		{"traceparent", got.TraceParent, want.TraceParent, got.TraceParent == want.TraceParent},
 		{"sequence", got.Sequence, want.Sequence, got.Sequence == want.Sequence || want.Sequence == 0 && got.Sequence > 0},
 	} {
 		if !field.same {

@@ -16,6 +16,18 @@ const (
 	CodeUnknownStore = "unknown_store"
 	// CodeNoSnapshot: the actor has no snapshot.
 	CodeNoSnapshot = "no_snapshot"
+	// CodeNoDurable: the durable subscription was deleted.
+	CodeNoDurable = "no_durable"
+	// CodeNoSession: no stream of a durable subscription has that session, or it
+	// has ended.
+	CodeNoSession = "no_session"
+	// CodeNotInHand: the session does not have the event, or no longer.
+	CodeNotInHand = "not_in_hand"
+	// CodeTooManyParked: the durable subscription has no room for another event
+	// that must be parked.
+	CodeTooManyParked = "too_many_parked"
+	// CodeNoDurables: the store has no durable subscriptions.
+	CodeNoDurables = "no_durable_subscriptions"
 	// CodeNotFound: there is no such path.
 	CodeNotFound = "not_found"
 	// CodeMethodNotAllowed: the path has no such method.
@@ -26,6 +38,12 @@ const (
 	CodeStoreFull = "store_full"
 	// CodePermissionDenied: the store's credentials do not allow the call.
 	CodePermissionDenied = "permission_denied"
+	// CodeTooManyRequests: the sidecar has as much under way as it has memory for;
+	// nothing was done, and trying again is safe.
+	CodeTooManyRequests = "too_many_requests"
+	// CodeForeignOrigin: the request comes from a web page that is not of this
+	// sidecar.
+	CodeForeignOrigin = "foreign_origin"
 	// CodeUnavailable: the store could not be reached; nothing was changed.
 	CodeUnavailable = "unavailable"
 	// CodeUnknownOutcome: the save may have been stored; save again to find out.

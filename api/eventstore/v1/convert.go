@@ -15,7 +15,7 @@ import (
 func FromEvent(e *eventstore.Event) *Event {
 	return &Event{
 		Id: e.ID, EventType: e.EventType, ActorId: e.ActorID, CommandId: e.CommandID, Version: e.Version, Data: e.Data,
-		ContentType: e.ContentType, Metadata: e.Metadata, Timestamp: fromTime(e.Timestamp), Sequence: e.Sequence,
+		ContentType: e.ContentType, Metadata: e.Metadata, Timestamp: fromTime(e.Timestamp), Sequence: e.Sequence, TraceParent: e.TraceParent,
 	}
 }
 
@@ -24,7 +24,7 @@ func (x *Event) ToEvent() (eventstore.Event, error) {
 	timestamp, err := toTime(x.GetTimestamp())
 	return eventstore.Event{
 		ID: x.GetId(), EventType: x.GetEventType(), ActorID: x.GetActorId(), CommandID: x.GetCommandId(), Version: x.GetVersion(), Data: x.GetData(),
-		ContentType: x.GetContentType(), Metadata: x.GetMetadata(), Timestamp: timestamp, Sequence: x.GetSequence(),
+		ContentType: x.GetContentType(), Metadata: x.GetMetadata(), Timestamp: timestamp, Sequence: x.GetSequence(), TraceParent: x.GetTraceParent(),
 	}, err
 }
 

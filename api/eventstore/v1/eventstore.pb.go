@@ -12,6 +12,7 @@ package eventstorev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -102,7 +103,10 @@ type Event struct {
 	// timestamp is when the event happened; absent in a save is now.
 	Timestamp *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	// sequence is the event's place in its store; the store sets it.
-	Sequence      uint64 `protobuf:"varint,10,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Sequence uint64 `protobuf:"varint,10,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// trace_parent is the trace in which the event was saved, as the header
+	// traceparent of W3C Trace Context; absent in a save is that of the request.
+	TraceParent   string `protobuf:"bytes,11,opt,name=trace_parent,json=traceParent,proto3" json:"trace_parent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +209,13 @@ func (x *Event) GetSequence() uint64 {
 		return x.Sequence
 	}
 	return 0
+}
+
+func (x *Event) GetTraceParent() string {
+	if x != nil {
+		return x.TraceParent
+	}
+	return ""
 }
 
 // Snapshot is the state of one actor at one version.
@@ -1477,6 +1488,1082 @@ func (*SubscribeResponse_Event) isSubscribeResponse_Item() {}
 
 func (*SubscribeResponse_Error) isSubscribeResponse_Item() {}
 
+type SubscribeDurableRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Store string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// name is 1 to 64 letters, digits, '-' and '_'.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// from_sequence, from_now and from_time say where to start, as in
+	// SubscribeRequest. They count when the durable subscription is made.
+	FromSequence uint64                 `protobuf:"varint,3,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
+	FromNow      bool                   `protobuf:"varint,4,opt,name=from_now,json=fromNow,proto3" json:"from_now,omitempty"`
+	FromTime     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=from_time,json=fromTime,proto3" json:"from_time,omitempty"`
+	// actor_type, actor_id and event_type deliver only what matches. All members
+	// must give the same.
+	ActorType string `protobuf:"bytes,6,opt,name=actor_type,json=actorType,proto3" json:"actor_type,omitempty"`
+	ActorId   string `protobuf:"bytes,7,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
+	EventType string `protobuf:"bytes,8,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
+	// ack_wait is how long an event may be in hand, at least 1 s; absent is 30 s.
+	// After it, the event is delivered again, to whichever member.
+	AckWait *durationpb.Duration `protobuf:"bytes,9,opt,name=ack_wait,json=ackWait,proto3" json:"ack_wait,omitempty"`
+	// max_deliveries is how often an event is delivered before it is parked; 0 is 10.
+	MaxDeliveries int32 `protobuf:"varint,10,opt,name=max_deliveries,json=maxDeliveries,proto3" json:"max_deliveries,omitempty"`
+	// max_in_hand is how many events this member takes at once, at most 1,000; 0 is
+	// 64. An event is in hand until it is acknowledged or given back.
+	MaxInHand int32 `protobuf:"varint,11,opt,name=max_in_hand,json=maxInHand,proto3" json:"max_in_hand,omitempty"`
+	// paused delivers nothing before StartDeliveries: for who only looks at what is
+	// parked.
+	Paused        bool `protobuf:"varint,12,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeDurableRequest) Reset() {
+	*x = SubscribeDurableRequest{}
+	mi := &file_eventstore_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeDurableRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeDurableRequest) ProtoMessage() {}
+
+func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeDurableRequest.ProtoReflect.Descriptor instead.
+func (*SubscribeDurableRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SubscribeDurableRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *SubscribeDurableRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SubscribeDurableRequest) GetFromSequence() uint64 {
+	if x != nil {
+		return x.FromSequence
+	}
+	return 0
+}
+
+func (x *SubscribeDurableRequest) GetFromNow() bool {
+	if x != nil {
+		return x.FromNow
+	}
+	return false
+}
+
+func (x *SubscribeDurableRequest) GetFromTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FromTime
+	}
+	return nil
+}
+
+func (x *SubscribeDurableRequest) GetActorType() string {
+	if x != nil {
+		return x.ActorType
+	}
+	return ""
+}
+
+func (x *SubscribeDurableRequest) GetActorId() string {
+	if x != nil {
+		return x.ActorId
+	}
+	return ""
+}
+
+func (x *SubscribeDurableRequest) GetEventType() string {
+	if x != nil {
+		return x.EventType
+	}
+	return ""
+}
+
+func (x *SubscribeDurableRequest) GetAckWait() *durationpb.Duration {
+	if x != nil {
+		return x.AckWait
+	}
+	return nil
+}
+
+func (x *SubscribeDurableRequest) GetMaxDeliveries() int32 {
+	if x != nil {
+		return x.MaxDeliveries
+	}
+	return 0
+}
+
+func (x *SubscribeDurableRequest) GetMaxInHand() int32 {
+	if x != nil {
+		return x.MaxInHand
+	}
+	return 0
+}
+
+func (x *SubscribeDurableRequest) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+type SubscribeDurableResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Item:
+	//
+	//	*SubscribeDurableResponse_Session
+	//	*SubscribeDurableResponse_Delivery
+	Item          isSubscribeDurableResponse_Item `protobuf_oneof:"item"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeDurableResponse) Reset() {
+	*x = SubscribeDurableResponse{}
+	mi := &file_eventstore_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeDurableResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeDurableResponse) ProtoMessage() {}
+
+func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeDurableResponse.ProtoReflect.Descriptor instead.
+func (*SubscribeDurableResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SubscribeDurableResponse) GetItem() isSubscribeDurableResponse_Item {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *SubscribeDurableResponse) GetSession() *DurableSession {
+	if x != nil {
+		if x, ok := x.Item.(*SubscribeDurableResponse_Session); ok {
+			return x.Session
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeDurableResponse) GetDelivery() *Delivery {
+	if x != nil {
+		if x, ok := x.Item.(*SubscribeDurableResponse_Delivery); ok {
+			return x.Delivery
+		}
+	}
+	return nil
+}
+
+type isSubscribeDurableResponse_Item interface {
+	isSubscribeDurableResponse_Item()
+}
+
+type SubscribeDurableResponse_Session struct {
+	Session *DurableSession `protobuf:"bytes,1,opt,name=session,proto3,oneof"`
+}
+
+type SubscribeDurableResponse_Delivery struct {
+	Delivery *Delivery `protobuf:"bytes,2,opt,name=delivery,proto3,oneof"`
+}
+
+func (*SubscribeDurableResponse_Session) isSubscribeDurableResponse_Item() {}
+
+func (*SubscribeDurableResponse_Delivery) isSubscribeDurableResponse_Item() {}
+
+// DurableSession is the membership of one stream.
+type DurableSession struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// session names it in the other calls, for as long as the stream lasts.
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// ack_wait, max_deliveries and max_in_hand are those that hold.
+	AckWait       *durationpb.Duration `protobuf:"bytes,2,opt,name=ack_wait,json=ackWait,proto3" json:"ack_wait,omitempty"`
+	MaxDeliveries int32                `protobuf:"varint,3,opt,name=max_deliveries,json=maxDeliveries,proto3" json:"max_deliveries,omitempty"`
+	MaxInHand     int32                `protobuf:"varint,4,opt,name=max_in_hand,json=maxInHand,proto3" json:"max_in_hand,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DurableSession) Reset() {
+	*x = DurableSession{}
+	mi := &file_eventstore_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DurableSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DurableSession) ProtoMessage() {}
+
+func (x *DurableSession) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DurableSession.ProtoReflect.Descriptor instead.
+func (*DurableSession) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DurableSession) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *DurableSession) GetAckWait() *durationpb.Duration {
+	if x != nil {
+		return x.AckWait
+	}
+	return nil
+}
+
+func (x *DurableSession) GetMaxDeliveries() int32 {
+	if x != nil {
+		return x.MaxDeliveries
+	}
+	return 0
+}
+
+func (x *DurableSession) GetMaxInHand() int32 {
+	if x != nil {
+		return x.MaxInHand
+	}
+	return 0
+}
+
+// Delivery is an event that is now in hand.
+type Delivery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Event *Event                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// attempt counts the deliveries of the event, from 1.
+	Attempt       int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delivery) Reset() {
+	*x = Delivery{}
+	mi := &file_eventstore_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delivery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delivery) ProtoMessage() {}
+
+func (x *Delivery) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
+func (*Delivery) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Delivery) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *Delivery) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+type StartDeliveriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartDeliveriesRequest) Reset() {
+	*x = StartDeliveriesRequest{}
+	mi := &file_eventstore_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartDeliveriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartDeliveriesRequest) ProtoMessage() {}
+
+func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartDeliveriesRequest.ProtoReflect.Descriptor instead.
+func (*StartDeliveriesRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *StartDeliveriesRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+type StartDeliveriesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartDeliveriesResponse) Reset() {
+	*x = StartDeliveriesResponse{}
+	mi := &file_eventstore_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartDeliveriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartDeliveriesResponse) ProtoMessage() {}
+
+func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartDeliveriesResponse.ProtoReflect.Descriptor instead.
+func (*StartDeliveriesResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{26}
+}
+
+type AcknowledgeRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// sequence is that of the event.
+	Sequence      uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcknowledgeRequest) Reset() {
+	*x = AcknowledgeRequest{}
+	mi := &file_eventstore_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcknowledgeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcknowledgeRequest) ProtoMessage() {}
+
+func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
+func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AcknowledgeRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *AcknowledgeRequest) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+type AcknowledgeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcknowledgeResponse) Reset() {
+	*x = AcknowledgeResponse{}
+	mi := &file_eventstore_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcknowledgeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcknowledgeResponse) ProtoMessage() {}
+
+func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
+func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{28}
+}
+
+type NegativeAcknowledgeRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Session  string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Sequence uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// delay is how long the event is not delivered; absent is not at all.
+	Delay *durationpb.Duration `protobuf:"bytes,3,opt,name=delay,proto3" json:"delay,omitempty"`
+	// reason is kept with the event when it is parked.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NegativeAcknowledgeRequest) Reset() {
+	*x = NegativeAcknowledgeRequest{}
+	mi := &file_eventstore_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NegativeAcknowledgeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NegativeAcknowledgeRequest) ProtoMessage() {}
+
+func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NegativeAcknowledgeRequest.ProtoReflect.Descriptor instead.
+func (*NegativeAcknowledgeRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *NegativeAcknowledgeRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *NegativeAcknowledgeRequest) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *NegativeAcknowledgeRequest) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *NegativeAcknowledgeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type NegativeAcknowledgeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NegativeAcknowledgeResponse) Reset() {
+	*x = NegativeAcknowledgeResponse{}
+	mi := &file_eventstore_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NegativeAcknowledgeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NegativeAcknowledgeResponse) ProtoMessage() {}
+
+func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NegativeAcknowledgeResponse.ProtoReflect.Descriptor instead.
+func (*NegativeAcknowledgeResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{30}
+}
+
+type ExtendDeliveryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Sequence      uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendDeliveryRequest) Reset() {
+	*x = ExtendDeliveryRequest{}
+	mi := &file_eventstore_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendDeliveryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendDeliveryRequest) ProtoMessage() {}
+
+func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendDeliveryRequest.ProtoReflect.Descriptor instead.
+func (*ExtendDeliveryRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ExtendDeliveryRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ExtendDeliveryRequest) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+type ExtendDeliveryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendDeliveryResponse) Reset() {
+	*x = ExtendDeliveryResponse{}
+	mi := &file_eventstore_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendDeliveryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendDeliveryResponse) ProtoMessage() {}
+
+func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendDeliveryResponse.ProtoReflect.Descriptor instead.
+func (*ExtendDeliveryResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{32}
+}
+
+type ListParkedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListParkedRequest) Reset() {
+	*x = ListParkedRequest{}
+	mi := &file_eventstore_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListParkedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListParkedRequest) ProtoMessage() {}
+
+func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
+func (*ListParkedRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ListParkedRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+type ListParkedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Parked        []*ParkedEvent         `protobuf:"bytes,1,rep,name=parked,proto3" json:"parked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListParkedResponse) Reset() {
+	*x = ListParkedResponse{}
+	mi := &file_eventstore_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListParkedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListParkedResponse) ProtoMessage() {}
+
+func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
+func (*ListParkedResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListParkedResponse) GetParked() []*ParkedEvent {
+	if x != nil {
+		return x.Parked
+	}
+	return nil
+}
+
+// ParkedEvent is an event that was put aside. It is stored still, and holds up
+// nothing.
+type ParkedEvent struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	ActorId  string                 `protobuf:"bytes,2,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
+	// attempts is how often it was delivered, and reason why it was parked.
+	Attempts int32                  `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Reason   string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	ParkedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=parked_at,json=parkedAt,proto3" json:"parked_at,omitempty"`
+	// replaying: ReplayParked was called for it, and it is not acknowledged yet.
+	Replaying     bool `protobuf:"varint,6,opt,name=replaying,proto3" json:"replaying,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ParkedEvent) Reset() {
+	*x = ParkedEvent{}
+	mi := &file_eventstore_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ParkedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ParkedEvent) ProtoMessage() {}
+
+func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ParkedEvent.ProtoReflect.Descriptor instead.
+func (*ParkedEvent) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ParkedEvent) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *ParkedEvent) GetActorId() string {
+	if x != nil {
+		return x.ActorId
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *ParkedEvent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ParkedEvent) GetParkedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ParkedAt
+	}
+	return nil
+}
+
+func (x *ParkedEvent) GetReplaying() bool {
+	if x != nil {
+		return x.Replaying
+	}
+	return false
+}
+
+type ReplayParkedRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// sequences are those to deliver again; none is all.
+	Sequences     []uint64 `protobuf:"varint,2,rep,packed,name=sequences,proto3" json:"sequences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayParkedRequest) Reset() {
+	*x = ReplayParkedRequest{}
+	mi := &file_eventstore_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayParkedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayParkedRequest) ProtoMessage() {}
+
+func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayParkedRequest.ProtoReflect.Descriptor instead.
+func (*ReplayParkedRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ReplayParkedRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ReplayParkedRequest) GetSequences() []uint64 {
+	if x != nil {
+		return x.Sequences
+	}
+	return nil
+}
+
+type ReplayParkedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// marked is how many of them are parked.
+	Marked        int32 `protobuf:"varint,1,opt,name=marked,proto3" json:"marked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayParkedResponse) Reset() {
+	*x = ReplayParkedResponse{}
+	mi := &file_eventstore_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayParkedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayParkedResponse) ProtoMessage() {}
+
+func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayParkedResponse.ProtoReflect.Descriptor instead.
+func (*ReplayParkedResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ReplayParkedResponse) GetMarked() int32 {
+	if x != nil {
+		return x.Marked
+	}
+	return 0
+}
+
+type DeleteDurableRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteDurableRequest) Reset() {
+	*x = DeleteDurableRequest{}
+	mi := &file_eventstore_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteDurableRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteDurableRequest) ProtoMessage() {}
+
+func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteDurableRequest.ProtoReflect.Descriptor instead.
+func (*DeleteDurableRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DeleteDurableRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *DeleteDurableRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteDurableResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteDurableResponse) Reset() {
+	*x = DeleteDurableResponse{}
+	mi := &file_eventstore_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteDurableResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteDurableResponse) ProtoMessage() {}
+
+func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteDurableResponse.ProtoReflect.Descriptor instead.
+func (*DeleteDurableResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{39}
+}
+
 // VersionConflict is the detail of ABORTED.
 type VersionConflict struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -1490,7 +2577,7 @@ type VersionConflict struct {
 
 func (x *VersionConflict) Reset() {
 	*x = VersionConflict{}
-	mi := &file_eventstore_proto_msgTypes[21]
+	mi := &file_eventstore_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +2589,7 @@ func (x *VersionConflict) String() string {
 func (*VersionConflict) ProtoMessage() {}
 
 func (x *VersionConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[21]
+	mi := &file_eventstore_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +2602,7 @@ func (x *VersionConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionConflict.ProtoReflect.Descriptor instead.
 func (*VersionConflict) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{21}
+	return file_eventstore_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VersionConflict) GetActorId() string {
@@ -1559,7 +2646,7 @@ type DuplicateEvent struct {
 
 func (x *DuplicateEvent) Reset() {
 	*x = DuplicateEvent{}
-	mi := &file_eventstore_proto_msgTypes[22]
+	mi := &file_eventstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +2658,7 @@ func (x *DuplicateEvent) String() string {
 func (*DuplicateEvent) ProtoMessage() {}
 
 func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[22]
+	mi := &file_eventstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +2671,7 @@ func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DuplicateEvent.ProtoReflect.Descriptor instead.
 func (*DuplicateEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{22}
+	return file_eventstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DuplicateEvent) GetEventId() string {
@@ -1628,7 +2715,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_eventstore_proto_msgTypes[23]
+	mi := &file_eventstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +2727,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[23]
+	mi := &file_eventstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +2740,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{23}
+	return file_eventstore_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -1681,7 +2768,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +2780,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +2793,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{24}
+	return file_eventstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Reason) GetCode() string {
@@ -1720,7 +2807,7 @@ var File_eventstore_proto protoreflect.FileDescriptor
 
 const file_eventstore_proto_rawDesc = "" +
 	"\n" +
-	"\x10eventstore.proto\x12\x14aether.eventstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\x03\n" +
+	"\x10eventstore.proto\x12\x14aether.eventstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x03\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1734,7 +2821,8 @@ const file_eventstore_proto_rawDesc = "" +
 	"\bmetadata\x18\b \x03(\v2).aether.eventstore.v1.Event.MetadataEntryR\bmetadata\x128\n" +
 	"\ttimestamp\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x1a\n" +
 	"\bsequence\x18\n" +
-	" \x01(\x04R\bsequence\x1a;\n" +
+	" \x01(\x04R\bsequence\x12!\n" +
+	"\ftrace_parent\x18\v \x01(\tR\vtraceParent\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8d\x01\n" +
@@ -1828,7 +2916,72 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x11SubscribeResponse\x123\n" +
 	"\x05event\x18\x01 \x01(\v2\x1b.aether.eventstore.v1.EventH\x00R\x05event\x129\n" +
 	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05errorB\x06\n" +
-	"\x04item\"\x9d\x01\n" +
+	"\x04item\"\xaa\x03\n" +
+	"\x17SubscribeDurableRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12#\n" +
+	"\rfrom_sequence\x18\x03 \x01(\x04R\ffromSequence\x12\x19\n" +
+	"\bfrom_now\x18\x04 \x01(\bR\afromNow\x127\n" +
+	"\tfrom_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\x12\x1d\n" +
+	"\n" +
+	"actor_type\x18\x06 \x01(\tR\tactorType\x12\x19\n" +
+	"\bactor_id\x18\a \x01(\tR\aactorId\x12\x1d\n" +
+	"\n" +
+	"event_type\x18\b \x01(\tR\teventType\x124\n" +
+	"\back_wait\x18\t \x01(\v2\x19.google.protobuf.DurationR\aackWait\x12%\n" +
+	"\x0emax_deliveries\x18\n" +
+	" \x01(\x05R\rmaxDeliveries\x12\x1e\n" +
+	"\vmax_in_hand\x18\v \x01(\x05R\tmaxInHand\x12\x16\n" +
+	"\x06paused\x18\f \x01(\bR\x06paused\"\xa2\x01\n" +
+	"\x18SubscribeDurableResponse\x12@\n" +
+	"\asession\x18\x01 \x01(\v2$.aether.eventstore.v1.DurableSessionH\x00R\asession\x12<\n" +
+	"\bdelivery\x18\x02 \x01(\v2\x1e.aether.eventstore.v1.DeliveryH\x00R\bdeliveryB\x06\n" +
+	"\x04item\"\xa7\x01\n" +
+	"\x0eDurableSession\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x124\n" +
+	"\back_wait\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aackWait\x12%\n" +
+	"\x0emax_deliveries\x18\x03 \x01(\x05R\rmaxDeliveries\x12\x1e\n" +
+	"\vmax_in_hand\x18\x04 \x01(\x05R\tmaxInHand\"W\n" +
+	"\bDelivery\x121\n" +
+	"\x05event\x18\x01 \x01(\v2\x1b.aether.eventstore.v1.EventR\x05event\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\"2\n" +
+	"\x16StartDeliveriesRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\"\x19\n" +
+	"\x17StartDeliveriesResponse\"J\n" +
+	"\x12AcknowledgeRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\x15\n" +
+	"\x13AcknowledgeResponse\"\x9b\x01\n" +
+	"\x1aNegativeAcknowledgeRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12/\n" +
+	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x1d\n" +
+	"\x1bNegativeAcknowledgeResponse\"M\n" +
+	"\x15ExtendDeliveryRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\x18\n" +
+	"\x16ExtendDeliveryResponse\"-\n" +
+	"\x11ListParkedRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\"O\n" +
+	"\x12ListParkedResponse\x129\n" +
+	"\x06parked\x18\x01 \x03(\v2!.aether.eventstore.v1.ParkedEventR\x06parked\"\xcf\x01\n" +
+	"\vParkedEvent\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x19\n" +
+	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12\x1a\n" +
+	"\battempts\x18\x03 \x01(\x05R\battempts\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x127\n" +
+	"\tparked_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bparkedAt\x12\x1c\n" +
+	"\treplaying\x18\x06 \x01(\bR\treplaying\"M\n" +
+	"\x13ReplayParkedRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1c\n" +
+	"\tsequences\x18\x02 \x03(\x04R\tsequences\".\n" +
+	"\x14ReplayParkedResponse\x12\x16\n" +
+	"\x06marked\x18\x01 \x01(\x05R\x06marked\"@\n" +
+	"\x14DeleteDurableRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x17\n" +
+	"\x15DeleteDurableResponse\"\x9d\x01\n" +
 	"\x0fVersionConflict\x12\x19\n" +
 	"\bactor_id\x18\x01 \x01(\tR\aactorId\x12\x19\n" +
 	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12+\n" +
@@ -1843,7 +2996,7 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"\x1c\n" +
 	"\x06Reason\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\tR\x04code2\xc9\x06\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code2\xad\r\n" +
 	"\x11EventStoreService\x12\\\n" +
 	"\tSaveEvent\x12&.aether.eventstore.v1.SaveEventRequest\x1a'.aether.eventstore.v1.SaveEventResponse\x12_\n" +
 	"\n" +
@@ -1853,7 +3006,16 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x10GetLatestVersion\x12-.aether.eventstore.v1.GetLatestVersionRequest\x1a..aether.eventstore.v1.GetLatestVersionResponse\x12e\n" +
 	"\fSaveSnapshot\x12).aether.eventstore.v1.SaveSnapshotRequest\x1a*.aether.eventstore.v1.SaveSnapshotResponse\x12t\n" +
 	"\x11GetLatestSnapshot\x12..aether.eventstore.v1.GetLatestSnapshotRequest\x1a/.aether.eventstore.v1.GetLatestSnapshotResponse\x12^\n" +
-	"\tSubscribe\x12&.aether.eventstore.v1.SubscribeRequest\x1a'.aether.eventstore.v1.SubscribeResponse0\x01BNZLgit.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1;eventstorev1b\x06proto3"
+	"\tSubscribe\x12&.aether.eventstore.v1.SubscribeRequest\x1a'.aether.eventstore.v1.SubscribeResponse0\x01\x12s\n" +
+	"\x10SubscribeDurable\x12-.aether.eventstore.v1.SubscribeDurableRequest\x1a..aether.eventstore.v1.SubscribeDurableResponse0\x01\x12n\n" +
+	"\x0fStartDeliveries\x12,.aether.eventstore.v1.StartDeliveriesRequest\x1a-.aether.eventstore.v1.StartDeliveriesResponse\x12b\n" +
+	"\vAcknowledge\x12(.aether.eventstore.v1.AcknowledgeRequest\x1a).aether.eventstore.v1.AcknowledgeResponse\x12z\n" +
+	"\x13NegativeAcknowledge\x120.aether.eventstore.v1.NegativeAcknowledgeRequest\x1a1.aether.eventstore.v1.NegativeAcknowledgeResponse\x12k\n" +
+	"\x0eExtendDelivery\x12+.aether.eventstore.v1.ExtendDeliveryRequest\x1a,.aether.eventstore.v1.ExtendDeliveryResponse\x12_\n" +
+	"\n" +
+	"ListParked\x12'.aether.eventstore.v1.ListParkedRequest\x1a(.aether.eventstore.v1.ListParkedResponse\x12e\n" +
+	"\fReplayParked\x12).aether.eventstore.v1.ReplayParkedRequest\x1a*.aether.eventstore.v1.ReplayParkedResponse\x12h\n" +
+	"\rDeleteDurable\x12*.aether.eventstore.v1.DeleteDurableRequest\x1a+.aether.eventstore.v1.DeleteDurableResponseBNZLgit.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1;eventstorev1b\x06proto3"
 
 var (
 	file_eventstore_proto_rawDescOnce sync.Once
@@ -1868,81 +3030,126 @@ func file_eventstore_proto_rawDescGZIP() []byte {
 }
 
 var file_eventstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_eventstore_proto_goTypes = []any{
-	(ExpectedVersion_State)(0),        // 0: aether.eventstore.v1.ExpectedVersion.State
-	(*Event)(nil),                     // 1: aether.eventstore.v1.Event
-	(*Snapshot)(nil),                  // 2: aether.eventstore.v1.Snapshot
-	(*SavedEvent)(nil),                // 3: aether.eventstore.v1.SavedEvent
-	(*ReplayError)(nil),               // 4: aether.eventstore.v1.ReplayError
-	(*ExpectedVersion)(nil),           // 5: aether.eventstore.v1.ExpectedVersion
-	(*SaveEventRequest)(nil),          // 6: aether.eventstore.v1.SaveEventRequest
-	(*SaveEventResponse)(nil),         // 7: aether.eventstore.v1.SaveEventResponse
-	(*SaveEventsRequest)(nil),         // 8: aether.eventstore.v1.SaveEventsRequest
-	(*SaveEventsResponse)(nil),        // 9: aether.eventstore.v1.SaveEventsResponse
-	(*GetEventsRequest)(nil),          // 10: aether.eventstore.v1.GetEventsRequest
-	(*GetEventsResponse)(nil),         // 11: aether.eventstore.v1.GetEventsResponse
-	(*StreamEventsRequest)(nil),       // 12: aether.eventstore.v1.StreamEventsRequest
-	(*StreamEventsResponse)(nil),      // 13: aether.eventstore.v1.StreamEventsResponse
-	(*GetLatestVersionRequest)(nil),   // 14: aether.eventstore.v1.GetLatestVersionRequest
-	(*GetLatestVersionResponse)(nil),  // 15: aether.eventstore.v1.GetLatestVersionResponse
-	(*SaveSnapshotRequest)(nil),       // 16: aether.eventstore.v1.SaveSnapshotRequest
-	(*SaveSnapshotResponse)(nil),      // 17: aether.eventstore.v1.SaveSnapshotResponse
-	(*GetLatestSnapshotRequest)(nil),  // 18: aether.eventstore.v1.GetLatestSnapshotRequest
-	(*GetLatestSnapshotResponse)(nil), // 19: aether.eventstore.v1.GetLatestSnapshotResponse
-	(*SubscribeRequest)(nil),          // 20: aether.eventstore.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),         // 21: aether.eventstore.v1.SubscribeResponse
-	(*VersionConflict)(nil),           // 22: aether.eventstore.v1.VersionConflict
-	(*DuplicateEvent)(nil),            // 23: aether.eventstore.v1.DuplicateEvent
-	(*FieldViolation)(nil),            // 24: aether.eventstore.v1.FieldViolation
-	(*Reason)(nil),                    // 25: aether.eventstore.v1.Reason
-	nil,                               // 26: aether.eventstore.v1.Event.MetadataEntry
-	nil,                               // 27: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	(*timestamppb.Timestamp)(nil),     // 28: google.protobuf.Timestamp
+	(ExpectedVersion_State)(0),          // 0: aether.eventstore.v1.ExpectedVersion.State
+	(*Event)(nil),                       // 1: aether.eventstore.v1.Event
+	(*Snapshot)(nil),                    // 2: aether.eventstore.v1.Snapshot
+	(*SavedEvent)(nil),                  // 3: aether.eventstore.v1.SavedEvent
+	(*ReplayError)(nil),                 // 4: aether.eventstore.v1.ReplayError
+	(*ExpectedVersion)(nil),             // 5: aether.eventstore.v1.ExpectedVersion
+	(*SaveEventRequest)(nil),            // 6: aether.eventstore.v1.SaveEventRequest
+	(*SaveEventResponse)(nil),           // 7: aether.eventstore.v1.SaveEventResponse
+	(*SaveEventsRequest)(nil),           // 8: aether.eventstore.v1.SaveEventsRequest
+	(*SaveEventsResponse)(nil),          // 9: aether.eventstore.v1.SaveEventsResponse
+	(*GetEventsRequest)(nil),            // 10: aether.eventstore.v1.GetEventsRequest
+	(*GetEventsResponse)(nil),           // 11: aether.eventstore.v1.GetEventsResponse
+	(*StreamEventsRequest)(nil),         // 12: aether.eventstore.v1.StreamEventsRequest
+	(*StreamEventsResponse)(nil),        // 13: aether.eventstore.v1.StreamEventsResponse
+	(*GetLatestVersionRequest)(nil),     // 14: aether.eventstore.v1.GetLatestVersionRequest
+	(*GetLatestVersionResponse)(nil),    // 15: aether.eventstore.v1.GetLatestVersionResponse
+	(*SaveSnapshotRequest)(nil),         // 16: aether.eventstore.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),        // 17: aether.eventstore.v1.SaveSnapshotResponse
+	(*GetLatestSnapshotRequest)(nil),    // 18: aether.eventstore.v1.GetLatestSnapshotRequest
+	(*GetLatestSnapshotResponse)(nil),   // 19: aether.eventstore.v1.GetLatestSnapshotResponse
+	(*SubscribeRequest)(nil),            // 20: aether.eventstore.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),           // 21: aether.eventstore.v1.SubscribeResponse
+	(*SubscribeDurableRequest)(nil),     // 22: aether.eventstore.v1.SubscribeDurableRequest
+	(*SubscribeDurableResponse)(nil),    // 23: aether.eventstore.v1.SubscribeDurableResponse
+	(*DurableSession)(nil),              // 24: aether.eventstore.v1.DurableSession
+	(*Delivery)(nil),                    // 25: aether.eventstore.v1.Delivery
+	(*StartDeliveriesRequest)(nil),      // 26: aether.eventstore.v1.StartDeliveriesRequest
+	(*StartDeliveriesResponse)(nil),     // 27: aether.eventstore.v1.StartDeliveriesResponse
+	(*AcknowledgeRequest)(nil),          // 28: aether.eventstore.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),         // 29: aether.eventstore.v1.AcknowledgeResponse
+	(*NegativeAcknowledgeRequest)(nil),  // 30: aether.eventstore.v1.NegativeAcknowledgeRequest
+	(*NegativeAcknowledgeResponse)(nil), // 31: aether.eventstore.v1.NegativeAcknowledgeResponse
+	(*ExtendDeliveryRequest)(nil),       // 32: aether.eventstore.v1.ExtendDeliveryRequest
+	(*ExtendDeliveryResponse)(nil),      // 33: aether.eventstore.v1.ExtendDeliveryResponse
+	(*ListParkedRequest)(nil),           // 34: aether.eventstore.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),          // 35: aether.eventstore.v1.ListParkedResponse
+	(*ParkedEvent)(nil),                 // 36: aether.eventstore.v1.ParkedEvent
+	(*ReplayParkedRequest)(nil),         // 37: aether.eventstore.v1.ReplayParkedRequest
+	(*ReplayParkedResponse)(nil),        // 38: aether.eventstore.v1.ReplayParkedResponse
+	(*DeleteDurableRequest)(nil),        // 39: aether.eventstore.v1.DeleteDurableRequest
+	(*DeleteDurableResponse)(nil),       // 40: aether.eventstore.v1.DeleteDurableResponse
+	(*VersionConflict)(nil),             // 41: aether.eventstore.v1.VersionConflict
+	(*DuplicateEvent)(nil),              // 42: aether.eventstore.v1.DuplicateEvent
+	(*FieldViolation)(nil),              // 43: aether.eventstore.v1.FieldViolation
+	(*Reason)(nil),                      // 44: aether.eventstore.v1.Reason
+	nil,                                 // 45: aether.eventstore.v1.Event.MetadataEntry
+	nil,                                 // 46: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	(*timestamppb.Timestamp)(nil),       // 47: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 48: google.protobuf.Duration
 }
 var file_eventstore_proto_depIdxs = []int32{
-	26, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
-	28, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	28, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
+	45, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
+	47, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	47, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
 	0,  // 3: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
 	1,  // 4: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
 	5,  // 5: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
 	3,  // 6: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	1,  // 7: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
-	27, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	46, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
 	3,  // 9: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	1,  // 10: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
 	4,  // 11: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
-	28, // 12: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	47, // 12: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
 	1,  // 13: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 14: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
 	2,  // 15: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
 	2,  // 16: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	28, // 17: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	47, // 17: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
 	1,  // 18: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 19: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	5,  // 20: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
-	6,  // 21: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
-	8,  // 22: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
-	10, // 23: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
-	12, // 24: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
-	14, // 25: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
-	16, // 26: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
-	18, // 27: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	20, // 28: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	7,  // 29: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 30: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	11, // 31: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	13, // 32: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	15, // 33: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	17, // 34: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	19, // 35: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	21, // 36: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	29, // [29:37] is the sub-list for method output_type
-	21, // [21:29] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	47, // 20: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
+	48, // 21: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
+	24, // 22: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
+	25, // 23: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
+	48, // 24: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
+	1,  // 25: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
+	48, // 26: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
+	36, // 27: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
+	47, // 28: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	5,  // 29: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
+	6,  // 30: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
+	8,  // 31: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
+	10, // 32: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
+	12, // 33: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
+	14, // 34: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
+	16, // 35: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
+	18, // 36: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
+	20, // 37: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	22, // 38: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
+	26, // 39: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
+	28, // 40: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
+	30, // 41: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
+	32, // 42: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	34, // 43: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	37, // 44: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	39, // 45: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	7,  // 46: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 47: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	11, // 48: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	13, // 49: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	15, // 50: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	17, // 51: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	19, // 52: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	21, // 53: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	23, // 54: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	27, // 55: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	29, // 56: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	31, // 57: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	33, // 58: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	35, // 59: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	38, // 60: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	40, // 61: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	46, // [46:62] is the sub-list for method output_type
+	30, // [30:46] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_eventstore_proto_init() }
@@ -1962,13 +3169,17 @@ func file_eventstore_proto_init() {
 		(*SubscribeResponse_Event)(nil),
 		(*SubscribeResponse_Error)(nil),
 	}
+	file_eventstore_proto_msgTypes[22].OneofWrappers = []any{
+		(*SubscribeDurableResponse_Session)(nil),
+		(*SubscribeDurableResponse_Delivery)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eventstore_proto_rawDesc), len(file_eventstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -60,6 +60,30 @@ const (
 	// EventStoreServiceSubscribeProcedure is the fully-qualified name of the EventStoreService's
 	// Subscribe RPC.
 	EventStoreServiceSubscribeProcedure = "/aether.eventstore.v1.EventStoreService/Subscribe"
+	// EventStoreServiceSubscribeDurableProcedure is the fully-qualified name of the EventStoreService's
+	// SubscribeDurable RPC.
+	EventStoreServiceSubscribeDurableProcedure = "/aether.eventstore.v1.EventStoreService/SubscribeDurable"
+	// EventStoreServiceStartDeliveriesProcedure is the fully-qualified name of the EventStoreService's
+	// StartDeliveries RPC.
+	EventStoreServiceStartDeliveriesProcedure = "/aether.eventstore.v1.EventStoreService/StartDeliveries"
+	// EventStoreServiceAcknowledgeProcedure is the fully-qualified name of the EventStoreService's
+	// Acknowledge RPC.
+	EventStoreServiceAcknowledgeProcedure = "/aether.eventstore.v1.EventStoreService/Acknowledge"
+	// EventStoreServiceNegativeAcknowledgeProcedure is the fully-qualified name of the
+	// EventStoreService's NegativeAcknowledge RPC.
+	EventStoreServiceNegativeAcknowledgeProcedure = "/aether.eventstore.v1.EventStoreService/NegativeAcknowledge"
+	// EventStoreServiceExtendDeliveryProcedure is the fully-qualified name of the EventStoreService's
+	// ExtendDelivery RPC.
+	EventStoreServiceExtendDeliveryProcedure = "/aether.eventstore.v1.EventStoreService/ExtendDelivery"
+	// EventStoreServiceListParkedProcedure is the fully-qualified name of the EventStoreService's
+	// ListParked RPC.
+	EventStoreServiceListParkedProcedure = "/aether.eventstore.v1.EventStoreService/ListParked"
+	// EventStoreServiceReplayParkedProcedure is the fully-qualified name of the EventStoreService's
+	// ReplayParked RPC.
+	EventStoreServiceReplayParkedProcedure = "/aether.eventstore.v1.EventStoreService/ReplayParked"
+	// EventStoreServiceDeleteDurableProcedure is the fully-qualified name of the EventStoreService's
+	// DeleteDurable RPC.
+	EventStoreServiceDeleteDurableProcedure = "/aether.eventstore.v1.EventStoreService/DeleteDurable"
 )
 
 // EventStoreServiceClient is a client for the aether.eventstore.v1.EventStoreService service.
@@ -90,6 +114,42 @@ type EventStoreServiceClient interface {
 	// first message holds neither an event nor an error: it says that the place to
 	// start is fixed.
 	Subscribe(context.Context, *v1.SubscribeRequest) (*connect.ServerStreamForClient[v1.SubscribeResponse], error)
+	// SubscribeDurable joins the durable subscription of a name, and makes it where
+	// there is none. All who have joined share its events, and those of one actor
+	// come in order: the next only when the one before is acknowledged or parked.
+	// The first message is the session, which the calls below name; the others are
+	// deliveries, as long as fewer than max_in_hand are in hand. The membership ends
+	// with the stream, and what it has in hand goes to others.
+	//
+	// INVALID_ARGUMENT + FieldViolation (durable: the name has other filters),
+	// NOT_FOUND + Reason (no_durable: it was deleted), RESOURCE_EXHAUSTED + Reason
+	// (too_many_parked), UNIMPLEMENTED: the store has no durable subscriptions.
+	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest) (*connect.ServerStreamForClient[v1.SubscribeDurableResponse], error)
+	// StartDeliveries starts those of a session that has joined paused. It may be
+	// called again.
+	//
+	// Like all calls that name a session: NOT_FOUND + Reason (no_session): the
+	// stream of the session has ended.
+	StartDeliveries(context.Context, *v1.StartDeliveriesRequest) (*v1.StartDeliveriesResponse, error)
+	// Acknowledge says that an event is done: once answered, it does not come again.
+	//
+	// FAILED_PRECONDITION + Reason (not_in_hand): the session does not have the
+	// event, or no longer.
+	Acknowledge(context.Context, *v1.AcknowledgeRequest) (*v1.AcknowledgeResponse, error)
+	// NegativeAcknowledge gives an event back. It comes again after a delay, to
+	// whichever member; after its last delivery it is parked at once.
+	NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error)
+	// ExtendDelivery starts the ack_wait of an event anew.
+	ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error)
+	// ListParked lists the events that the durable subscription has put aside, in
+	// the order of sequences.
+	ListParked(context.Context, *v1.ListParkedRequest) (*v1.ListParkedResponse, error)
+	// ReplayParked delivers parked events again.
+	ReplayParked(context.Context, *v1.ReplayParkedRequest) (*v1.ReplayParkedResponse, error)
+	// DeleteDurable forgets a durable subscription: its place, and what it has
+	// parked. One that does not exist is no error. Its members end with NOT_FOUND +
+	// Reason (no_durable).
+	DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error)
 }
 
 // NewEventStoreServiceClient constructs a client for the aether.eventstore.v1.EventStoreService
@@ -151,19 +211,75 @@ func NewEventStoreServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(eventStoreServiceMethods.ByName("Subscribe")),
 			connect.WithClientOptions(opts...),
 		),
+		subscribeDurable: connect.NewClient[v1.SubscribeDurableRequest, v1.SubscribeDurableResponse](
+			httpClient,
+			baseURL+EventStoreServiceSubscribeDurableProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("SubscribeDurable")),
+			connect.WithClientOptions(opts...),
+		),
+		startDeliveries: connect.NewClient[v1.StartDeliveriesRequest, v1.StartDeliveriesResponse](
+			httpClient,
+			baseURL+EventStoreServiceStartDeliveriesProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("StartDeliveries")),
+			connect.WithClientOptions(opts...),
+		),
+		acknowledge: connect.NewClient[v1.AcknowledgeRequest, v1.AcknowledgeResponse](
+			httpClient,
+			baseURL+EventStoreServiceAcknowledgeProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("Acknowledge")),
+			connect.WithClientOptions(opts...),
+		),
+		negativeAcknowledge: connect.NewClient[v1.NegativeAcknowledgeRequest, v1.NegativeAcknowledgeResponse](
+			httpClient,
+			baseURL+EventStoreServiceNegativeAcknowledgeProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("NegativeAcknowledge")),
+			connect.WithClientOptions(opts...),
+		),
+		extendDelivery: connect.NewClient[v1.ExtendDeliveryRequest, v1.ExtendDeliveryResponse](
+			httpClient,
+			baseURL+EventStoreServiceExtendDeliveryProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("ExtendDelivery")),
+			connect.WithClientOptions(opts...),
+		),
+		listParked: connect.NewClient[v1.ListParkedRequest, v1.ListParkedResponse](
+			httpClient,
+			baseURL+EventStoreServiceListParkedProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("ListParked")),
+			connect.WithClientOptions(opts...),
+		),
+		replayParked: connect.NewClient[v1.ReplayParkedRequest, v1.ReplayParkedResponse](
+			httpClient,
+			baseURL+EventStoreServiceReplayParkedProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("ReplayParked")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteDurable: connect.NewClient[v1.DeleteDurableRequest, v1.DeleteDurableResponse](
+			httpClient,
+			baseURL+EventStoreServiceDeleteDurableProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("DeleteDurable")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // eventStoreServiceClient implements EventStoreServiceClient.
 type eventStoreServiceClient struct {
-	saveEvent         *connect.Client[v1.SaveEventRequest, v1.SaveEventResponse]
-	saveEvents        *connect.Client[v1.SaveEventsRequest, v1.SaveEventsResponse]
-	getEvents         *connect.Client[v1.GetEventsRequest, v1.GetEventsResponse]
-	streamEvents      *connect.Client[v1.StreamEventsRequest, v1.StreamEventsResponse]
-	getLatestVersion  *connect.Client[v1.GetLatestVersionRequest, v1.GetLatestVersionResponse]
-	saveSnapshot      *connect.Client[v1.SaveSnapshotRequest, v1.SaveSnapshotResponse]
-	getLatestSnapshot *connect.Client[v1.GetLatestSnapshotRequest, v1.GetLatestSnapshotResponse]
-	subscribe         *connect.Client[v1.SubscribeRequest, v1.SubscribeResponse]
+	saveEvent           *connect.Client[v1.SaveEventRequest, v1.SaveEventResponse]
+	saveEvents          *connect.Client[v1.SaveEventsRequest, v1.SaveEventsResponse]
+	getEvents           *connect.Client[v1.GetEventsRequest, v1.GetEventsResponse]
+	streamEvents        *connect.Client[v1.StreamEventsRequest, v1.StreamEventsResponse]
+	getLatestVersion    *connect.Client[v1.GetLatestVersionRequest, v1.GetLatestVersionResponse]
+	saveSnapshot        *connect.Client[v1.SaveSnapshotRequest, v1.SaveSnapshotResponse]
+	getLatestSnapshot   *connect.Client[v1.GetLatestSnapshotRequest, v1.GetLatestSnapshotResponse]
+	subscribe           *connect.Client[v1.SubscribeRequest, v1.SubscribeResponse]
+	subscribeDurable    *connect.Client[v1.SubscribeDurableRequest, v1.SubscribeDurableResponse]
+	startDeliveries     *connect.Client[v1.StartDeliveriesRequest, v1.StartDeliveriesResponse]
+	acknowledge         *connect.Client[v1.AcknowledgeRequest, v1.AcknowledgeResponse]
+	negativeAcknowledge *connect.Client[v1.NegativeAcknowledgeRequest, v1.NegativeAcknowledgeResponse]
+	extendDelivery      *connect.Client[v1.ExtendDeliveryRequest, v1.ExtendDeliveryResponse]
+	listParked          *connect.Client[v1.ListParkedRequest, v1.ListParkedResponse]
+	replayParked        *connect.Client[v1.ReplayParkedRequest, v1.ReplayParkedResponse]
+	deleteDurable       *connect.Client[v1.DeleteDurableRequest, v1.DeleteDurableResponse]
 }
 
 // SaveEvent calls aether.eventstore.v1.EventStoreService.SaveEvent.
@@ -230,6 +346,74 @@ func (c *eventStoreServiceClient) Subscribe(ctx context.Context, req *v1.Subscri
 	return c.subscribe.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// SubscribeDurable calls aether.eventstore.v1.EventStoreService.SubscribeDurable.
+func (c *eventStoreServiceClient) SubscribeDurable(ctx context.Context, req *v1.SubscribeDurableRequest) (*connect.ServerStreamForClient[v1.SubscribeDurableResponse], error) {
+	return c.subscribeDurable.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// StartDeliveries calls aether.eventstore.v1.EventStoreService.StartDeliveries.
+func (c *eventStoreServiceClient) StartDeliveries(ctx context.Context, req *v1.StartDeliveriesRequest) (*v1.StartDeliveriesResponse, error) {
+	response, err := c.startDeliveries.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Acknowledge calls aether.eventstore.v1.EventStoreService.Acknowledge.
+func (c *eventStoreServiceClient) Acknowledge(ctx context.Context, req *v1.AcknowledgeRequest) (*v1.AcknowledgeResponse, error) {
+	response, err := c.acknowledge.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// NegativeAcknowledge calls aether.eventstore.v1.EventStoreService.NegativeAcknowledge.
+func (c *eventStoreServiceClient) NegativeAcknowledge(ctx context.Context, req *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error) {
+	response, err := c.negativeAcknowledge.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ExtendDelivery calls aether.eventstore.v1.EventStoreService.ExtendDelivery.
+func (c *eventStoreServiceClient) ExtendDelivery(ctx context.Context, req *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error) {
+	response, err := c.extendDelivery.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListParked calls aether.eventstore.v1.EventStoreService.ListParked.
+func (c *eventStoreServiceClient) ListParked(ctx context.Context, req *v1.ListParkedRequest) (*v1.ListParkedResponse, error) {
+	response, err := c.listParked.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ReplayParked calls aether.eventstore.v1.EventStoreService.ReplayParked.
+func (c *eventStoreServiceClient) ReplayParked(ctx context.Context, req *v1.ReplayParkedRequest) (*v1.ReplayParkedResponse, error) {
+	response, err := c.replayParked.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DeleteDurable calls aether.eventstore.v1.EventStoreService.DeleteDurable.
+func (c *eventStoreServiceClient) DeleteDurable(ctx context.Context, req *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error) {
+	response, err := c.deleteDurable.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // EventStoreServiceHandler is an implementation of the aether.eventstore.v1.EventStoreService
 // service.
 type EventStoreServiceHandler interface {
@@ -259,6 +443,42 @@ type EventStoreServiceHandler interface {
 	// first message holds neither an event nor an error: it says that the place to
 	// start is fixed.
 	Subscribe(context.Context, *v1.SubscribeRequest, *connect.ServerStream[v1.SubscribeResponse]) error
+	// SubscribeDurable joins the durable subscription of a name, and makes it where
+	// there is none. All who have joined share its events, and those of one actor
+	// come in order: the next only when the one before is acknowledged or parked.
+	// The first message is the session, which the calls below name; the others are
+	// deliveries, as long as fewer than max_in_hand are in hand. The membership ends
+	// with the stream, and what it has in hand goes to others.
+	//
+	// INVALID_ARGUMENT + FieldViolation (durable: the name has other filters),
+	// NOT_FOUND + Reason (no_durable: it was deleted), RESOURCE_EXHAUSTED + Reason
+	// (too_many_parked), UNIMPLEMENTED: the store has no durable subscriptions.
+	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest, *connect.ServerStream[v1.SubscribeDurableResponse]) error
+	// StartDeliveries starts those of a session that has joined paused. It may be
+	// called again.
+	//
+	// Like all calls that name a session: NOT_FOUND + Reason (no_session): the
+	// stream of the session has ended.
+	StartDeliveries(context.Context, *v1.StartDeliveriesRequest) (*v1.StartDeliveriesResponse, error)
+	// Acknowledge says that an event is done: once answered, it does not come again.
+	//
+	// FAILED_PRECONDITION + Reason (not_in_hand): the session does not have the
+	// event, or no longer.
+	Acknowledge(context.Context, *v1.AcknowledgeRequest) (*v1.AcknowledgeResponse, error)
+	// NegativeAcknowledge gives an event back. It comes again after a delay, to
+	// whichever member; after its last delivery it is parked at once.
+	NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error)
+	// ExtendDelivery starts the ack_wait of an event anew.
+	ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error)
+	// ListParked lists the events that the durable subscription has put aside, in
+	// the order of sequences.
+	ListParked(context.Context, *v1.ListParkedRequest) (*v1.ListParkedResponse, error)
+	// ReplayParked delivers parked events again.
+	ReplayParked(context.Context, *v1.ReplayParkedRequest) (*v1.ReplayParkedResponse, error)
+	// DeleteDurable forgets a durable subscription: its place, and what it has
+	// parked. One that does not exist is no error. Its members end with NOT_FOUND +
+	// Reason (no_durable).
+	DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error)
 }
 
 // NewEventStoreServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -316,6 +536,54 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 		connect.WithSchema(eventStoreServiceMethods.ByName("Subscribe")),
 		connect.WithHandlerOptions(opts...),
 	)
+	eventStoreServiceSubscribeDurableHandler := connect.NewServerStreamHandlerSimple(
+		EventStoreServiceSubscribeDurableProcedure,
+		svc.SubscribeDurable,
+		connect.WithSchema(eventStoreServiceMethods.ByName("SubscribeDurable")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceStartDeliveriesHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceStartDeliveriesProcedure,
+		svc.StartDeliveries,
+		connect.WithSchema(eventStoreServiceMethods.ByName("StartDeliveries")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceAcknowledgeHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceAcknowledgeProcedure,
+		svc.Acknowledge,
+		connect.WithSchema(eventStoreServiceMethods.ByName("Acknowledge")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceNegativeAcknowledgeHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceNegativeAcknowledgeProcedure,
+		svc.NegativeAcknowledge,
+		connect.WithSchema(eventStoreServiceMethods.ByName("NegativeAcknowledge")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceExtendDeliveryHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceExtendDeliveryProcedure,
+		svc.ExtendDelivery,
+		connect.WithSchema(eventStoreServiceMethods.ByName("ExtendDelivery")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceListParkedHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceListParkedProcedure,
+		svc.ListParked,
+		connect.WithSchema(eventStoreServiceMethods.ByName("ListParked")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceReplayParkedHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceReplayParkedProcedure,
+		svc.ReplayParked,
+		connect.WithSchema(eventStoreServiceMethods.ByName("ReplayParked")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceDeleteDurableHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceDeleteDurableProcedure,
+		svc.DeleteDurable,
+		connect.WithSchema(eventStoreServiceMethods.ByName("DeleteDurable")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/aether.eventstore.v1.EventStoreService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case EventStoreServiceSaveEventProcedure:
@@ -334,6 +602,22 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 			eventStoreServiceGetLatestSnapshotHandler.ServeHTTP(w, r)
 		case EventStoreServiceSubscribeProcedure:
 			eventStoreServiceSubscribeHandler.ServeHTTP(w, r)
+		case EventStoreServiceSubscribeDurableProcedure:
+			eventStoreServiceSubscribeDurableHandler.ServeHTTP(w, r)
+		case EventStoreServiceStartDeliveriesProcedure:
+			eventStoreServiceStartDeliveriesHandler.ServeHTTP(w, r)
+		case EventStoreServiceAcknowledgeProcedure:
+			eventStoreServiceAcknowledgeHandler.ServeHTTP(w, r)
+		case EventStoreServiceNegativeAcknowledgeProcedure:
+			eventStoreServiceNegativeAcknowledgeHandler.ServeHTTP(w, r)
+		case EventStoreServiceExtendDeliveryProcedure:
+			eventStoreServiceExtendDeliveryHandler.ServeHTTP(w, r)
+		case EventStoreServiceListParkedProcedure:
+			eventStoreServiceListParkedHandler.ServeHTTP(w, r)
+		case EventStoreServiceReplayParkedProcedure:
+			eventStoreServiceReplayParkedHandler.ServeHTTP(w, r)
+		case EventStoreServiceDeleteDurableProcedure:
+			eventStoreServiceDeleteDurableHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -373,4 +657,36 @@ func (UnimplementedEventStoreServiceHandler) GetLatestSnapshot(context.Context, 
 
 func (UnimplementedEventStoreServiceHandler) Subscribe(context.Context, *v1.SubscribeRequest, *connect.ServerStream[v1.SubscribeResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.Subscribe is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) SubscribeDurable(context.Context, *v1.SubscribeDurableRequest, *connect.ServerStream[v1.SubscribeDurableResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.SubscribeDurable is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) StartDeliveries(context.Context, *v1.StartDeliveriesRequest) (*v1.StartDeliveriesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.StartDeliveries is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) Acknowledge(context.Context, *v1.AcknowledgeRequest) (*v1.AcknowledgeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.Acknowledge is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.NegativeAcknowledge is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.ExtendDelivery is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) ListParked(context.Context, *v1.ListParkedRequest) (*v1.ListParkedResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.ListParked is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) ReplayParked(context.Context, *v1.ReplayParkedRequest) (*v1.ReplayParkedResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.ReplayParked is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.DeleteDurable is not implemented"))
 }

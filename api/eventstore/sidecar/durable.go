@@ -1,0 +1,326 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
+)
+
+// durable is the membership in a durable subscription. The sidecar sends what
+// the member may have in hand, and a goroutine receives it; what no Next has
+// asked for yet waits here, and its time is extended meanwhile.
+type durable struct {
+	store   *Store
+	opts    eventstore.DurableOptions
+	session string
+	// life ends with Close, or with what ended the stream.
+	life       context.Context
+	end        context.CancelCauseFunc
+	background sync.WaitGroup
+
+	// starting is held while the sidecar is told to deliver.
+	starting sync.Mutex
+	started  bool
+
+	mu   sync.Mutex
+	line []eventstore.Delivery
+	// changed is closed when line has grown, and replaced.
+	changed chan struct{}
+}
+
+var _ eventstore.DurableStore = (*Store)(nil)
+
+// SubscribeDurable joins a durable subscription, which lives in the sidecar's
+// store.
+func (s *Store) SubscribeDurable(ctx context.Context, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
+	d, err := s.join(ctx, opts)
+	if err != nil {
+		return nil, fmt.Errorf("join durable subscription %q through the sidecar: %w", opts.Name, err)
+	}
+	return d, nil
+}
+
+func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*durable, error) {
+	opts, err := opts.WithDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := notSent(ctx); err != nil {
+		return nil, err
+	}
+	ctx, done := bounded(ctx)
+	defer done()
+	// The context is for the call; the stream lives until Close.
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	release := context.AfterFunc(ctx, func() { end(ctx.Err()) })
+	request := eventstorev1.FromDurable(s.name, opts)
+	// The first Next starts the deliveries: who only looks at what is parked takes
+	// none.
+	request.Paused = true
+	stream, err := s.streams.SubscribeDurable(life, request)
+	if err != nil {
+		end(err)
+		return nil, readError(ctx, err)
+	}
+	if !stream.Receive() || !release() {
+		end(nil)
+		defer func() { _ = stream.Close() }()
+		return nil, readError(ctx, whyEnded(stream))
+	}
+	joined := stream.Msg().GetSession()
+	opts.AckWait = joined.GetAckWait().AsDuration()
+	d := &durable{store: s, opts: opts, session: joined.GetSession(), life: life, end: end, changed: make(chan struct{})}
+	d.background.Go(func() { d.receive(stream) })
+	d.background.Go(d.extendWaiting)
+	return d, nil
+}
+
+// DeleteDurable forgets a durable subscription.
+func (s *Store) DeleteDurable(ctx context.Context, name string) error {
+	if err := s.deleteDurable(ctx, name); err != nil {
+		return fmt.Errorf("delete durable subscription %q through the sidecar: %w", name, err)
+	}
+	return nil
+}
+
+func (s *Store) deleteDurable(ctx context.Context, name string) error {
+	if err := eventstore.ValidateDurableName(name); err != nil {
+		return err
+	}
+	if err := notSent(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if _, err := s.client.DeleteDurable(ctx, &eventstorev1.DeleteDurableRequest{Store: s.name, Name: name}); err != nil {
+		return settleError(ctx, err)
+	}
+	return nil
+}
+
+// receive puts what arrives in line, until the stream ends.
+func (d *durable) receive(stream *connect.ServerStreamForClient[eventstorev1.SubscribeDurableResponse]) {
+	defer func() { _ = stream.Close() }()
+	for stream.Receive() {
+		delivery, err := stream.Msg().GetDelivery().ToDelivery()
+		if err != nil {
+			d.end(err)
+			return
+		}
+		d.mu.Lock()
+		// One that comes once more, since its time was over, takes the place of itself.
+		d.line = append(slices.DeleteFunc(d.line, has(delivery.Event.Sequence)), delivery)
+		close(d.changed)
+		d.changed = make(chan struct{})
+		d.mu.Unlock()
+	}
+	d.end(readError(d.life, whyEnded(stream)))
+}
+
+func has(sequence uint64) func(eventstore.Delivery) bool {
+	return func(d eventstore.Delivery) bool { return d.Event.Sequence == sequence }
+}
+
+// extendWaiting extends the time of what waits in line.
+func (d *durable) extendWaiting() {
+	tick := time.NewTicker(d.opts.AckWait / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.life.Done():
+			return
+		case <-tick.C:
+		}
+		d.mu.Lock()
+		waiting := slices.Clone(d.line)
+		d.mu.Unlock()
+		for i := range waiting {
+			sequence := waiting[i].Event.Sequence
+			// Another error is none of the event: the next tick tries again.
+			if err := d.Extend(d.life, sequence); errors.Is(err, eventstore.ErrNotInHand) {
+				d.mu.Lock()
+				d.line = slices.DeleteFunc(d.line, has(sequence))
+				d.mu.Unlock()
+			}
+		}
+	}
+}
+
+// activate tells the sidecar to deliver, once.
+func (d *durable) activate(ctx context.Context) error {
+	d.starting.Lock()
+	defer d.starting.Unlock()
+	if d.started {
+		return nil
+	}
+	err := d.call(ctx, func(ctx context.Context) error {
+		_, err := d.store.client.StartDeliveries(ctx, &eventstorev1.StartDeliveriesRequest{Session: d.session})
+		return err
+	})
+	d.started = err == nil
+	return err
+}
+
+// Next waits for the next event.
+func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
+	const what = "wait for the next event"
+	if err := d.activate(ctx); err != nil {
+		return eventstore.Delivery{}, d.failed(what, err)
+	}
+	for {
+		d.mu.Lock()
+		if len(d.line) > 0 && d.life.Err() == nil && ctx.Err() == nil {
+			next := d.line[0]
+			d.line = d.line[1:]
+			d.mu.Unlock()
+			d.store.opts.Metrics.EventsRead.Add(1)
+			return next, nil
+		}
+		changed := d.changed
+		d.mu.Unlock()
+		select {
+		case <-changed:
+		case <-d.life.Done():
+			return eventstore.Delivery{}, d.failed(what, context.Cause(d.life))
+		case <-ctx.Done():
+			return eventstore.Delivery{}, d.failed(what, ctx.Err())
+		}
+	}
+}
+
+func (d *durable) failed(what string, err error) error {
+	return fmt.Errorf("%s of durable subscription %q through the sidecar: %w", what, d.opts.Name, err)
+}
+
+// call makes a call of the session, in bounded time, as long as that lasts.
+func (d *durable) call(ctx context.Context, do func(context.Context) error) error {
+	if d.life.Err() != nil {
+		return context.Cause(d.life)
+	}
+	if err := notSent(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	err := do(ctx)
+	if err == nil {
+		return nil
+	}
+	err = settleError(ctx, err)
+	if !errors.Is(err, errNoSession) {
+		return err
+	}
+	// The stream has ended, and says why.
+	select {
+	case <-d.life.Done():
+		return context.Cause(d.life)
+	case <-ctx.Done():
+		return err
+	}
+}
+
+func (d *durable) settle(ctx context.Context, what string, sequence uint64, do func(context.Context) error) error {
+	if err := d.call(ctx, do); err != nil {
+		return d.failed(fmt.Sprintf("%s event %d", what, sequence), err)
+	}
+	return nil
+}
+
+// Ack says that an event is done.
+func (d *durable) Ack(ctx context.Context, sequence uint64) error {
+	return d.settle(ctx, "acknowledge", sequence, func(ctx context.Context) error {
+		_, err := d.store.client.Acknowledge(ctx, &eventstorev1.AcknowledgeRequest{Session: d.session, Sequence: sequence})
+		return err
+	})
+}
+
+// Nak gives an event back.
+func (d *durable) Nak(ctx context.Context, sequence uint64, delay time.Duration, reason string) error {
+	return d.settle(ctx, "give back", sequence, func(ctx context.Context) error {
+		_, err := d.store.client.NegativeAcknowledge(ctx, &eventstorev1.NegativeAcknowledgeRequest{
+			Session: d.session, Sequence: sequence, Delay: durationpb.New(max(delay, 0)), Reason: strings.ToValidUTF8(reason, "?"),
+		})
+		return err
+	})
+}
+
+// Extend starts the time of an event anew.
+func (d *durable) Extend(ctx context.Context, sequence uint64) error {
+	return d.settle(ctx, "extend the time of", sequence, func(ctx context.Context) error {
+		_, err := d.store.client.ExtendDelivery(ctx, &eventstorev1.ExtendDeliveryRequest{Session: d.session, Sequence: sequence})
+		return err
+	})
+}
+
+// Parked lists what is parked.
+func (d *durable) Parked(ctx context.Context) ([]eventstore.Parked, error) {
+	var parked []eventstore.Parked
+	err := d.call(ctx, func(ctx context.Context) error {
+		response, err := d.store.client.ListParked(ctx, &eventstorev1.ListParkedRequest{Session: d.session})
+		if err != nil {
+			return err
+		}
+		for _, message := range response.GetParked() {
+			p, err := message.ToParked()
+			if err != nil {
+				return err
+			}
+			parked = append(parked, p)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, d.failed("list what is parked", err)
+	}
+	return parked, nil
+}
+
+// Replay delivers parked events again.
+func (d *durable) Replay(ctx context.Context, sequences ...uint64) (int, error) {
+	var marked int
+	err := d.call(ctx, func(ctx context.Context) error {
+		response, err := d.store.client.ReplayParked(ctx, &eventstorev1.ReplayParkedRequest{Session: d.session, Sequences: sequences})
+		marked = int(response.GetMarked())
+		return err
+	})
+	if err != nil {
+		return 0, d.failed("replay what is parked", err)
+	}
+	return marked, nil
+}
+
+// Close ends the membership. The sidecar gives back what it has in hand.
+func (d *durable) Close() error {
+	d.end(eventstore.ErrSubscriptionClosed)
+	d.background.Wait()
+	return nil
+}
+
+// settleError is the error of a call that changes something and can be made
+// again.
+func settleError(ctx context.Context, err error) error {
+	if answered, ok := answer(err); ok {
+		return withContext(ctx, answered)
+	}
+	if notDialed(err) {
+		return withContext(ctx, fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err))
+	}
+	return withContext(ctx, fmt.Errorf("%w: %w: do the same again", eventstore.ErrUnknownOutcome, err))
+}
+
+// notDialed says whether a call failed before anything was sent.
+func notDialed(err error) bool {
+	var dial *net.OpError
+	return errors.As(err, &dial) && dial.Op == "dial"
+}

@@ -1,0 +1,293 @@
+package sidecar
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
+)
+
+// maxInHand is the most events that one member may ask for at once.
+const maxInHand = 1000
+
+// errNoSession: what a call names is no session, or it has ended.
+var errNoSession = errors.New("no such session")
+
+// errNoDurables: the Store has no durable subscriptions.
+var errNoDurables = errors.New("the store has no durable subscriptions")
+
+// session is a membership in a durable subscription, for as long as its stream.
+type session struct {
+	id     string
+	member eventstore.DurableSubscription
+	opts   eventstore.DurableOptions
+	// started is closed when deliveries may begin.
+	started chan struct{}
+	start   sync.Once
+
+	mu sync.Mutex
+	// inHand are the events that were sent and are not settled. What is delivered
+	// once more, since its time was over, is in it once.
+	inHand map[uint64]struct{}
+	// changed is closed when inHand has shrunk, and replaced.
+	changed chan struct{}
+}
+
+// sessions are those whose streams are open. An id is as good as a password:
+// only who opened the stream knows it.
+type sessions struct {
+	mu   sync.Mutex
+	open map[string]*session
+}
+
+func (s *sessions) add(member eventstore.DurableSubscription, opts eventstore.DurableOptions) *session {
+	added := &session{
+		id: rand.Text(), member: member, opts: opts, started: make(chan struct{}), inHand: map[uint64]struct{}{}, changed: make(chan struct{}),
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil {
+		s.open = map[string]*session{}
+	}
+	s.open[added.id] = added
+	return added
+}
+
+func (s *sessions) remove(gone *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, gone.id)
+}
+
+func (s *sessions) find(id string) (*session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found := s.open[id]; found != nil {
+		return found, nil
+	}
+	return nil, fmt.Errorf("%w: %q: the stream of SubscribeDurable has ended, or never began: join again", errNoSession, id)
+}
+
+func (s *session) begin() { s.start.Do(func() { close(s.started) }) }
+
+// next waits until the session has room for an event, and then for the event.
+func (s *session) next(ctx context.Context) (eventstore.Delivery, error) {
+	for {
+		s.mu.Lock()
+		room, changed := len(s.inHand) < s.opts.MaxInHand, s.changed
+		s.mu.Unlock()
+		if room {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return eventstore.Delivery{}, ctx.Err()
+		}
+	}
+	delivery, err := s.member.Next(ctx)
+	if err == nil {
+		s.mu.Lock()
+		s.inHand[delivery.Event.Sequence] = struct{}{}
+		s.mu.Unlock()
+	}
+	return delivery, err
+}
+
+// settled makes room again once an event is out of the hand, by this or because
+// its time was over.
+func (s *session) settled(sequence uint64, err error) error {
+	if err != nil && !errors.Is(err, eventstore.ErrNotInHand) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, had := s.inHand[sequence]; had {
+		delete(s.inHand, sequence)
+		close(s.changed)
+		s.changed = make(chan struct{})
+	}
+	return err
+}
+
+// durableStore finds a store that has durable subscriptions.
+func (s *Server) durableStore(name string) (eventstore.DurableStore, error) {
+	store, err := s.store(name)
+	if err != nil {
+		return nil, err
+	}
+	durable, ok := store.Store.(eventstore.DurableStore)
+	if !ok {
+		return nil, fmt.Errorf("store %s: %w", store.Name, errNoDurables)
+	}
+	return durable, nil
+}
+
+// join bounds the call; the membership lives on.
+func (s *Server) join(ctx context.Context, store eventstore.DurableStore, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
+	defer cancel()
+	return store.SubscribeDurable(ctx, opts)
+}
+
+// durableOptions are those of a request, with what it leaves out.
+func durableOptions(request *eventstorev1.SubscribeDurableRequest) (eventstore.DurableOptions, error) {
+	opts, err := request.ToOptions()
+	if err != nil {
+		return opts, err
+	}
+	if opts, err = opts.WithDefaults(); err != nil {
+		return opts, err
+	}
+	if opts.MaxInHand > maxInHand {
+		return opts, invalid("maxInHand", "is %d: give at most %d", opts.MaxInHand, maxInHand)
+	}
+	return opts, nil
+}
+
+func (s *service) SubscribeDurable(ctx context.Context, request *eventstorev1.SubscribeDurableRequest, stream *connect.ServerStream[eventstorev1.SubscribeDurableResponse]) error {
+	store, err := s.server.durableStore(request.GetStore())
+	if err != nil {
+		return err
+	}
+	opts, err := durableOptions(request)
+	if err != nil {
+		return err
+	}
+	member, err := s.server.join(ctx, store, opts)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = member.Close() }()
+	session := s.server.sessions.add(member, opts)
+	defer s.server.sessions.remove(session)
+	if !request.GetPaused() {
+		session.begin()
+	}
+	if err := stream.Send(session.message()); err != nil {
+		return err
+	}
+	return session.deliver(ctx, stream)
+}
+
+// message is what a session is told first.
+func (s *session) message() *eventstorev1.SubscribeDurableResponse {
+	return &eventstorev1.SubscribeDurableResponse{Item: &eventstorev1.SubscribeDurableResponse_Session{Session: &eventstorev1.DurableSession{
+		Session: s.id, AckWait: durationpb.New(s.opts.AckWait), MaxDeliveries: int32(s.opts.MaxDeliveries), MaxInHand: int32(s.opts.MaxInHand),
+	}}}
+}
+
+// deliver sends what the member gets, until the membership or the stream ends.
+func (s *session) deliver(ctx context.Context, stream *connect.ServerStream[eventstorev1.SubscribeDurableResponse]) error {
+	select {
+	case <-s.started:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	account := accountOf(ctx)
+	for {
+		delivery, err := s.next(ctx)
+		if err == nil {
+			err = account.met(&delivery.Event, followPages)
+		}
+		if err != nil {
+			return err
+		}
+		message := &eventstorev1.SubscribeDurableResponse{Item: &eventstorev1.SubscribeDurableResponse_Delivery{Delivery: eventstorev1.FromDelivery(&delivery)}}
+		if err := stream.Send(message); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *service) StartDeliveries(_ context.Context, request *eventstorev1.StartDeliveriesRequest) (*eventstorev1.StartDeliveriesResponse, error) {
+	session, err := s.server.sessions.find(request.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	session.begin()
+	return &eventstorev1.StartDeliveriesResponse{}, nil
+}
+
+func (s *service) Acknowledge(ctx context.Context, request *eventstorev1.AcknowledgeRequest) (*eventstorev1.AcknowledgeResponse, error) {
+	session, err := s.server.sessions.find(request.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	if err := session.settled(request.GetSequence(), session.member.Ack(ctx, request.GetSequence())); err != nil {
+		return nil, err
+	}
+	return &eventstorev1.AcknowledgeResponse{}, nil
+}
+
+func (s *service) NegativeAcknowledge(ctx context.Context, request *eventstorev1.NegativeAcknowledgeRequest) (*eventstorev1.NegativeAcknowledgeResponse, error) {
+	session, err := s.server.sessions.find(request.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	delay, err := request.ToDelay()
+	if err != nil {
+		return nil, err
+	}
+	if err := session.settled(request.GetSequence(), session.member.Nak(ctx, request.GetSequence(), delay, request.GetReason())); err != nil {
+		return nil, err
+	}
+	return &eventstorev1.NegativeAcknowledgeResponse{}, nil
+}
+
+func (s *service) ExtendDelivery(ctx context.Context, request *eventstorev1.ExtendDeliveryRequest) (*eventstorev1.ExtendDeliveryResponse, error) {
+	session, err := s.server.sessions.find(request.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	if err := session.member.Extend(ctx, request.GetSequence()); err != nil {
+		return nil, err
+	}
+	return &eventstorev1.ExtendDeliveryResponse{}, nil
+}
+
+func (s *service) ListParked(ctx context.Context, request *eventstorev1.ListParkedRequest) (*eventstorev1.ListParkedResponse, error) {
+	session, err := s.server.sessions.find(request.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	parked, err := session.member.Parked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	response := &eventstorev1.ListParkedResponse{Parked: make([]*eventstorev1.ParkedEvent, len(parked))}
+	for i := range parked {
+		response.Parked[i] = eventstorev1.FromParked(parked[i])
+	}
+	return response, nil
+}
+
+func (s *service) ReplayParked(ctx context.Context, request *eventstorev1.ReplayParkedRequest) (*eventstorev1.ReplayParkedResponse, error) {
+	session, err := s.server.sessions.find(request.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	marked, err := session.member.Replay(ctx, request.GetSequences()...)
+	if err != nil {
+		return nil, err
+	}
+	return &eventstorev1.ReplayParkedResponse{Marked: int32(marked)}, nil
+}
+
+func (s *service) DeleteDurable(ctx context.Context, request *eventstorev1.DeleteDurableRequest) (*eventstorev1.DeleteDurableResponse, error) {
+	store, err := s.server.durableStore(request.GetStore())
+	if err != nil {
+		return nil, err
+	}
+	if err := store.DeleteDurable(ctx, request.GetName()); err != nil {
+		return nil, err
+	}
+	return &eventstorev1.DeleteDurableResponse{}, nil
+}

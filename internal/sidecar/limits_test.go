@@ -1,0 +1,156 @@
+package sidecar_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
+	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
+)
+
+// held is a Store whose saves wait until they are let go.
+type held struct {
+	eventstore.Store
+	began, letGo chan struct{}
+}
+
+func newHeld() *held {
+	return &held{Store: memory.New(), began: make(chan struct{}), letGo: make(chan struct{})}
+}
+
+func (h *held) SaveEvents(ctx context.Context, events []eventstore.Event, opts ...eventstore.SaveOption) ([]eventstore.Saved, error) {
+	h.began <- struct{}{}
+	<-h.letGo
+	return h.Store.SaveEvents(ctx, events, opts...)
+}
+
+// save saves in the background; what it returns waits for the answer.
+func (r *running) save(body string) (wait func() answer) {
+	answered := make(chan answer, 1)
+	go func() { answered <- r.do("POST "+ordersEvents, body) }()
+	return func() answer { return <-answered }
+}
+
+func (r *running) wantTooMany(got answer) {
+	r.Helper()
+	r.wantProblem(got, http.StatusTooManyRequests, "too_many_requests", "")
+	if got.header.Get("Retry-After") != "1" {
+		r.Errorf("Retry-After is %q", got.header.Get("Retry-After"))
+	}
+}
+
+func TestTooManyCalls(t *testing.T) {
+	t.Parallel()
+	store := newHeld()
+	r := serve(t, sidecar.Config{MaxCalls: 2, Stores: []sidecar.Store{{Name: "orders", Store: store}}})
+	event := func(n int) string { return fmt.Sprintf(`{"id":"e-%d","eventType":"T","actorId":"order-%d"}`, n, n) }
+	first, second := r.save(event(1)), r.save(event(2))
+	<-store.began
+	<-store.began
+	r.wantTooMany(r.do("POST "+ordersEvents, event(3)))
+	for _, opts := range protocols {
+		_, err := r.rpc(opts...).GetLatestVersion(t.Context(), &eventstorev1.GetLatestVersionRequest{ActorId: "order-1"})
+		wantRPCError(t, err, connect.CodeResourceExhausted, &eventstorev1.Reason{Code: "too_many_requests"})
+		if refused := new(connect.Error); connectError(err, &refused) && refused.Meta().Get("Retry-After") != "1" {
+			t.Errorf("Retry-After is missing: %v", refused.Meta())
+		}
+	}
+	// Those that are under way are answered, and then there is room.
+	close(store.letGo)
+	for _, wait := range []func() answer{first, second} {
+		if got := wait(); got.status != http.StatusCreated {
+			t.Errorf("a save that was let in was answered %d %s", got.status, got.body)
+		}
+	}
+	if got := r.do("GET "+order1+"/version", ""); got.status != http.StatusOK {
+		t.Errorf("answered %d %s", got.status, got.body)
+	}
+}
+
+func connectError(err error, target **connect.Error) bool {
+	found, ok := err.(*connect.Error)
+	*target = found
+	return ok
+}
+
+func TestTooManyStreams(t *testing.T) {
+	t.Parallel()
+	r := serve(t, sidecar.Config{MaxStreams: 1, Stores: []sidecar.Store{{Name: "orders", Store: memory.New()}}})
+	follower := r.follow("")
+	r.wantTooMany(r.do("GET "+ordersEvents, "", "Accept: text/event-stream"))
+	stream, err := r.rpc().Subscribe(t.Context(), &eventstorev1.SubscribeRequest{})
+	must(t, err)
+	if stream.Receive() {
+		t.Error("one stream more was let in")
+	}
+	wantRPCError(t, stream.Err(), connect.CodeResourceExhausted, &eventstorev1.Reason{Code: "too_many_requests"})
+	// Calls are counted by themselves.
+	r.saveOne("e-1", "order-1", "T")
+	follower.want(1)
+}
+
+func TestBodiesShareTheMemory(t *testing.T) {
+	t.Parallel()
+	store := newHeld()
+	r := serve(t, sidecar.Config{Memory: 2 << 20, Stores: []sidecar.Store{{Name: "orders", Store: store}}})
+	event := func(n int) string {
+		return fmt.Sprintf(`{"id":"e-%d","eventType":"T","actorId":"order-%d","data":%s}`, n, n, repeat(400<<10))
+	}
+	first := r.save(event(1))
+	<-store.began
+	r.wantTooMany(r.do("POST "+ordersEvents, event(2)))
+	large := &eventstorev1.Event{Id: "e-3", EventType: "T", ActorId: "order-3", ContentType: "a/b", Data: bytes.Repeat([]byte("x"), 400<<10)}
+	for _, opts := range protocols {
+		_, err := r.rpc(opts...).SaveEvents(t.Context(), &eventstorev1.SaveEventsRequest{Events: []*eventstorev1.Event{large}})
+		wantRPCError(t, err, connect.CodeResourceExhausted, &eventstorev1.Reason{Code: "too_many_requests"})
+	}
+	close(store.letGo)
+	if got := first(); got.status != http.StatusCreated {
+		t.Errorf("answered %d %s", got.status, got.body)
+	}
+}
+
+// A page for which there is little memory is shorter, and nothing is left out.
+func TestPagesShareTheMemory(t *testing.T) {
+	t.Parallel()
+	store := memory.New()
+	for n := range 8 {
+		event := eventstore.Event{ID: fmt.Sprint(n), EventType: "T", ActorID: "order-1", Data: []byte(repeat(200 << 10))}
+		if _, err := store.SaveEvent(t.Context(), event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := serve(t, sidecar.Config{Memory: 4 << 20, Stores: []sidecar.Store{{Name: "orders", Store: store}}})
+	pages, read := 0, 0
+	for next := int64(0); ; pages++ {
+		var page struct {
+			Events          []json.RawMessage
+			NextFromVersion int64
+		}
+		got := r.do(fmt.Sprintf("GET %s/events?fromVersion=%d", order1, next), "")
+		if err := json.Unmarshal([]byte(got.body), &page); err != nil || len(page.Events) == 0 {
+			t.Fatalf("answered %d %.200s: %v", got.status, got.body, err)
+		}
+		read += len(page.Events)
+		if next = page.NextFromVersion; next == 0 {
+			break
+		}
+	}
+	if read != 8 || pages < 2 {
+		t.Errorf("%d events in %d pages", read, pages+1)
+	}
+}
+
+func TestCompressedRequests(t *testing.T) {
+	t.Parallel()
+	_, err := serveMemory(t).rpc(connect.WithSendGzip()).GetLatestVersion(t.Context(), &eventstorev1.GetLatestVersionRequest{ActorId: "order-1"})
+	wantRPCError(t, err, connect.CodeUnimplemented, nil)
+}
