@@ -32,6 +32,7 @@ type EventStoreClassReconciler struct {
 	recorder events.EventRecorder
 	resync   time.Duration
 	sweeper  *sweeper
+	callouts *callouts
 }
 
 func (r *EventStoreClassReconciler) setup(mgr ctrl.Manager, told notices) error {
@@ -104,6 +105,9 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	class.Status.ServerVersion = conn.ServerVersion()
 	class.Status.APILevel = int32(account.APILevel)
 	class.Status.Peers = int32(peers)
+	if err := r.callouts.check(ctx, class); err != nil {
+		return err
+	}
 	return r.sweeper.sweep(ctx, class, conn)
 }
 

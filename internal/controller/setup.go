@@ -15,7 +15,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -79,13 +78,17 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 		}
 	})
 	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
+	callouts := &callouts{
+		connector: connect, client: mgr.GetClient(), recorder: mgr.GetEventRecorder("aether-operator"),
+		changed: func(class string) { forClasses.send(stream.Notice{Class: class}) }, classes: map[string]*callout{},
+	}
 	stores := &EventStoreReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
 	}
 	classes := &EventStoreClassReconciler{
 		Client: mgr.GetClient(), connector: connect,
-		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
+		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval, callouts: callouts,
 		sweeper: &sweeper{
 			connector: connect, client: mgr.GetClient(), wake: func(n stream.Notice) { forStores.send(n) },
 			sweeps: map[string]int{}, workloads: map[string][sha256.Size]byte{},
@@ -97,12 +100,24 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	if err := classes.setup(mgr, forClasses); err != nil {
 		return fmt.Errorf("set up the controller of EventStoreClasses: %w", err)
 	}
-	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+	if err := (&CalloutReconciler{Client: mgr.GetClient(), callouts: callouts}).setup(mgr); err != nil {
+		return fmt.Errorf("set up the controller of callouts: %w", err)
+	}
+	return mgr.Add(onEveryReplica(func(ctx context.Context) error {
 		<-ctx.Done()
+		callouts.close()
 		connections.Close()
 		return nil
 	}))
 }
+
+// onEveryReplica runs also where another replica leads.
+type onEveryReplica func(context.Context) error
+
+func (run onEveryReplica) Start(ctx context.Context) error { return run(ctx) }
+
+// NeedLeaderElection is false.
+func (onEveryReplica) NeedLeaderElection() bool { return false }
 
 // notices carry what NATS tells to a controller.
 type notices chan event.TypedGenericEvent[stream.Notice]
