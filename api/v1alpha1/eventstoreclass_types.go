@@ -112,6 +112,14 @@ type Workloads struct {
 	// +optional
 	Servers []ServerURL `json:"servers,omitempty"`
 
+	// domain is the JetStream domain that pods put into subjects: that of the
+	// streams, or the name under which the account of the workloads imports
+	// JetStream. Defaults to that of the class.
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[^\s.*>]*$`
+	// +optional
+	Domain string `json:"domain,omitempty"`
+
 	// access is how pods prove who they are: None, where the servers ask for
 	// nothing; Secret, where the binding carries the credentials named here; or
 	// ServiceAccount, where they present a token of their service account, and the
@@ -227,6 +235,14 @@ type EventStoreClassList struct {
 	// +optional
 	metav1.ListMeta `json:"metadata,omitzero"`
 	Items           []EventStoreClass `json:"items"`
+}
+
+// WorkloadDomain is the JetStream domain that pods put into subjects.
+func (c *EventStoreClass) WorkloadDomain() string {
+	if c.Spec.Workloads.Domain != "" {
+		return c.Spec.Workloads.Domain
+	}
+	return c.Spec.Domain
 }
 
 // IsDefault says whether stores without a className use this class.

@@ -232,6 +232,7 @@ var _ = Describe("An EventStoreClass", func() {
 		Entry("every default", `spec: {`+servers+`, defaults: {replicas: 3, retention: {maxAge: 30d, maxBytes: 1Gi}, storage: Memory, compression: None, placement: {tags: [ssd]}}}`),
 		Entry("open access of workloads", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"], access: None}}`),
 		Entry("workloads without access", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"]}}`),
+		Entry("a domain of workloads", `spec: {`+servers+`, domain: hub, workloads: {domain: aether}}`),
 		Entry("credentials of workloads", `spec: {`+servers+`, workloads: {access: Secret, credentials: {secretRef: {namespace: a, name: b}}}}`),
 		Entry("service accounts of workloads", `spec: {`+servers+`, workloads: {access: ServiceAccount, callout: {secretRef: {namespace: a, name: b}, account: WORKLOADS}}}`),
 	)
@@ -254,6 +255,7 @@ var _ = Describe("An EventStoreClass", func() {
 		Entry("allowed namespaces without a selector", `spec: {`+servers+`, allowedNamespaces: {}}`, "selector: Required"),
 		Entry("too many replicas as a default", `spec: {`+servers+`, defaults: {replicas: 6}}`, "spec.defaults.replicas"),
 		Entry("a default age of zero", `spec: {`+servers+`, defaults: {retention: {maxAge: 0s}}}`, `write "0" to keep events for ever`),
+		Entry("a domain of workloads that is no name", `spec: {`+servers+`, workloads: {domain: "a b"}}`, "workloads.domain"),
 		Entry("unknown access of workloads", `spec: {`+servers+`, workloads: {access: Everyone}}`, "workloads.access"),
 		Entry("access Secret without credentials", `spec: {`+servers+`, workloads: {access: Secret}}`, "access Secret needs credentials"),
 		Entry("credentials without access Secret", `spec: {`+servers+`, workloads: {access: None, credentials: {secretRef: {namespace: a, name: b}}}}`, "credentials go with access Secret"),

@@ -116,7 +116,7 @@ func (c *callouts) open(ctx context.Context, class *v1alpha1.EventStoreClass, da
 		login.Servers = append(login.Servers, string(server))
 	}
 	config := access.Config{
-		Class: class.Name, Account: class.Spec.Workloads.Callout.Account, Domain: class.Spec.Domain,
+		Class: class.Name, Account: class.Spec.Workloads.Callout.Account, Domain: class.WorkloadDomain(),
 		Review: func(ctx context.Context, review *authenticationv1.TokenReview) error {
 			return c.client.Create(ctx, review)
 		},

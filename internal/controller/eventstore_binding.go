@@ -63,7 +63,7 @@ func (p *pass) bindingData(ctx context.Context) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if domain := p.class.Spec.Domain; domain != "" {
+	if domain := p.class.WorkloadDomain(); domain != "" {
 		data[v1alpha1.BindingKeyDomain] = []byte(domain)
 	}
 	maps.Copy(data, map[string][]byte{
