@@ -465,6 +465,11 @@ func (d *durable) tell(word string, sequence uint64) {
 
 // hear takes what another member says.
 func (d *durable) hear(msg *nats.Msg) {
+	if len(msg.Header) > 0 || msg.Reply != "" {
+		// From no member. Who may read another stream can have what it holds sent here, as
+		// an answer: but that has a header, or says where to acknowledge.
+		return
+	}
 	word, number, _ := strings.Cut(string(msg.Data), " ")
 	if word == "replay" {
 		d.takeReplays()
