@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -59,6 +60,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// administrator is the user and password of somebody beside the operator, whom
+// the documented configuration does not have.
+const administrator = "administrator"
+
 // logLevel keeps the operator quiet: being refused is what most tests are about.
 func logLevel() slog.Level {
 	if os.Getenv("AETHER_TEST_LOG") != "" {
@@ -103,7 +108,7 @@ func startSystem(ctx context.Context, size int) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	servers, err := setup.Start(dir, size)
+	servers, err := setup.Start(dir, size, withAdministrator)
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +123,15 @@ func startSystem(ctx context.Context, size int) (stop func(), err error) {
 		return nil, err
 	}
 	return stop, nil
+}
+
+func withAdministrator(o *server.Options) {
+	for _, account := range o.Accounts {
+		if account.Name == "AETHER" {
+			o.Users = append(o.Users, &server.User{Username: administrator, Password: administrator, Account: account})
+		}
+	}
+	o.AuthCallout.AuthUsers = append(o.AuthCallout.AuthUsers, administrator)
 }
 
 func createClass(ctx context.Context, name string, servers *natsserver.Cluster, setup *callout.Setup, account string) error {
@@ -272,8 +286,9 @@ func (s *system) connect(t *testing.T, p pod, streams ...string) *nats.Conn {
 	return nc
 }
 
-// admin is a connection of the operator.
-func (s *system) admin(t *testing.T) *nats.Conn {
+// administrator is a connection in the account of the streams that may do all
+// there.
+func (s *system) administrator(t *testing.T) *nats.Conn {
 	t.Helper()
-	return s.servers.Connect(t, nats.UserInfo(s.setup.Operator[v1alpha1.CredentialsKeyUsername], s.setup.Operator[v1alpha1.CredentialsKeyPassword]))
+	return s.servers.Connect(t, nats.UserInfo(administrator, administrator))
 }

@@ -98,10 +98,10 @@ func newKey(create func() (nkeys.KeyPair, error)) (key, error) {
 }
 
 // Start runs so many servers with the configuration, whose data goes below dir.
-func (s *Setup) Start(dir string, size int) (*natsserver.Cluster, error) {
+func (s *Setup) Start(dir string, size int, options ...natsserver.Option) (*natsserver.Cluster, error) {
 	withConfig, err := natsserver.WithConfig(s.Config)
 	if err != nil {
 		return nil, err
 	}
-	return natsserver.Start(dir, size, withConfig)
+	return natsserver.Start(dir, size, append([]natsserver.Option{withConfig}, options...)...)
 }
