@@ -14,6 +14,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -51,7 +52,7 @@ type system struct {
 }
 
 func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: logLevel()})))
+	ctrl.SetLogger(logr.FromSlogHandler(logs()))
 	code, err := runTests(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -64,12 +65,13 @@ func TestMain(m *testing.M) {
 // the documented configuration does not have.
 const administrator = "administrator"
 
-// logLevel keeps the operator quiet: being refused is what most tests are about.
-func logLevel() slog.Level {
-	if os.Getenv("AETHER_TEST_LOG") != "" {
-		return slog.LevelDebug
+// logs keeps the operator quiet unless it is wanted: being refused is what most
+// tests are about.
+func logs() slog.Handler {
+	if os.Getenv("AETHER_TEST_LOG") == "" {
+		return slog.DiscardHandler
 	}
-	return slog.LevelError + 1
+	return slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
 }
 
 func runTests(m *testing.M) (code int, err error) {
@@ -291,4 +293,18 @@ func (s *system) connect(t *testing.T, p pod, streams ...string) *nats.Conn {
 func (s *system) administrator(t *testing.T) *nats.Conn {
 	t.Helper()
 	return s.servers.Connect(t, nats.UserInfo(administrator, administrator))
+}
+
+// newSeed is that of a user nobody knows.
+func newSeed(t *testing.T) string {
+	t.Helper()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := pair.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(seed)
 }
