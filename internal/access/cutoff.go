@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,9 @@ const (
 	serverTimeout = 2 * time.Second
 )
 
+// globalAccount is that of servers without accounts.
+const globalAccount = "$G"
+
 // connection is one of a pod.
 type connection struct {
 	server string
@@ -46,6 +50,8 @@ type page struct {
 		Connections []struct {
 			ID   uint64 `json:"cid"`
 			User string `json:"authorized_user"`
+			// Account is left out for the global one.
+			Account string `json:"account"`
 		} `json:"connections"`
 	} `json:"data"`
 	Error *struct {
@@ -95,6 +101,11 @@ func (s *Server) connections(ctx context.Context) ([]connection, error) {
 			return nil, stream.Retrying(v1alpha1.ReasonCalloutUnavailable, "server %s does not say who is connected: %s", p.Server.ID, p.Error.Description)
 		}
 		for _, c := range p.Data.Connections {
+			if account := cmp.Or(c.Account, globalAccount); account != s.config.Account {
+				return nil, stream.Stalled(v1alpha1.ReasonCalloutUnavailable,
+					"asked who is connected in account %s, server %s tells of account %s, so pods whose access has changed stay connected until their tokens end: put the callout user into the system account",
+					s.config.Account, p.Server.ID, account)
+			}
 			if known, ok := parseSession(c.User); ok && known.class == s.config.Class {
 				all = append(all, connection{server: p.Server.ID, id: c.ID, session: known})
 			}

@@ -30,7 +30,8 @@ import (
 // wantRefused sees that a connection is not let in.
 func (s *system) wantRefused(t *testing.T, what string, options ...nats.Option) {
 	t.Helper()
-	nc, err := nats.Connect(s.servers.URL(), append(options, nats.NoReconnect())...)
+	// Longer than the servers wait for the operator.
+	nc, err := nats.Connect(s.servers.URL(), append(options, nats.NoReconnect(), nats.Timeout(limit))...)
 	if err == nil {
 		nc.Close()
 	}
