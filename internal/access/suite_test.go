@@ -17,7 +17,6 @@ import (
 	"github.com/nats-io/nkeys"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -120,9 +119,11 @@ func startSystem(ctx context.Context, size int) (stop func(), err error) {
 		servers.Stop()
 		_ = os.RemoveAll(dir)
 	}
-	if err := createClass(ctx, name, servers, setup, callout.Account); err != nil {
-		stop()
-		return nil, err
+	for _, object := range setup.Class(name, servers) {
+		if err := kube.Client.Create(ctx, object); err != nil {
+			stop()
+			return nil, err
+		}
 	}
 	return stop, nil
 }
@@ -134,29 +135,6 @@ func withAdministrator(o *server.Options) {
 		}
 	}
 	o.AuthCallout.AuthUsers = append(o.AuthCallout.AuthUsers, administrator)
-}
-
-func createClass(ctx context.Context, name string, servers *natsserver.Cluster, setup *callout.Setup, account string) error {
-	class := &v1alpha1.EventStoreClass{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	for _, url := range servers.URLs() {
-		class.Spec.Servers = append(class.Spec.Servers, v1alpha1.ServerURL(url))
-	}
-	operator := v1alpha1.SecretReference{Namespace: "default", Name: name + "-operator"}
-	asked := v1alpha1.SecretReference{Namespace: "default", Name: name + "-callout"}
-	class.Spec.Credentials = &v1alpha1.Credentials{SecretRef: operator}
-	class.Spec.Workloads = v1alpha1.Workloads{
-		Domain: callout.Domain, Access: v1alpha1.AccessServiceAccount, Callout: &v1alpha1.Callout{SecretRef: asked, Account: account},
-	}
-	for _, object := range []client.Object{
-		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: operator.Name}, StringData: setup.Operator},
-		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: asked.Namespace, Name: asked.Name}, StringData: setup.Callout},
-		class,
-	} {
-		if err := kube.Client.Create(ctx, object); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // startReplica runs an operator. One of them leads; the other only answers.
@@ -230,37 +208,25 @@ func change(t *testing.T, store *v1alpha1.EventStore, edit func(*v1alpha1.EventS
 }
 
 // pod is a pod, and what its kubelet would get for it.
-type pod struct {
-	*corev1.Pod
-	account *corev1.ServiceAccount
-}
+type pod struct{ *corev1.Pod }
 
 func newPod(t *testing.T, namespace, serviceAccount string) pod {
 	t.Helper()
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: serviceAccount}}
-	if err := kube.Client.Create(t.Context(), account); err != nil && !apierrors.IsAlreadyExists(err) {
+	p, err := kube.NewPod(t.Context(), namespace, unique("pod"), serviceAccount)
+	if err != nil {
 		t.Fatal(err)
 	}
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: unique("pod")}}
-	p.Spec = corev1.PodSpec{ServiceAccountName: serviceAccount, Containers: []corev1.Container{{Name: "app", Image: "registry.example/app:1.0"}}}
-	create(t, p)
-	return pod{p, account}
+	return pod{p}
 }
 
 // token asks for a token as a kubelet does.
 func (p pod) token(t *testing.T, edit ...func(*authenticationv1.TokenRequestSpec)) string {
 	t.Helper()
-	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-		Audiences: []string{v1alpha1.TokenAudience}, ExpirationSeconds: new(int64(3600)),
-		BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID},
-	}}
-	for _, e := range edit {
-		e(&request.Spec)
-	}
-	if err := kube.Client.SubResource("token").Create(t.Context(), p.account, request); err != nil {
+	token, err := kube.Token(t.Context(), p.Pod, edit...)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return request.Status.Token
+	return token
 }
 
 // options are those of the pod's sidecar.

@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/nats-io/nkeys"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
@@ -104,4 +107,22 @@ func (s *Setup) Start(dir string, size int, options ...natsserver.Option) (*nats
 		return nil, err
 	}
 	return natsserver.Start(dir, size, append([]natsserver.Option{withConfig}, options...)...)
+}
+
+// Class is an EventStoreClass for servers with the configuration, and its Secrets.
+func (s *Setup) Class(name string, servers *natsserver.Cluster) []client.Object {
+	secret := func(suffix string, data map[string]string) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name + suffix}, StringData: data}
+	}
+	operator, asked := secret("-operator", s.Operator), secret("-callout", s.Callout)
+	class := &v1alpha1.EventStoreClass{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	for _, url := range servers.URLs() {
+		class.Spec.Servers = append(class.Spec.Servers, v1alpha1.ServerURL(url))
+	}
+	class.Spec.Credentials = &v1alpha1.Credentials{SecretRef: v1alpha1.SecretReference{Namespace: operator.Namespace, Name: operator.Name}}
+	class.Spec.Workloads = v1alpha1.Workloads{
+		Domain: Domain, Access: v1alpha1.AccessServiceAccount,
+		Callout: &v1alpha1.Callout{SecretRef: v1alpha1.SecretReference{Namespace: asked.Namespace, Name: asked.Name}, Account: Account},
+	}
+	return []client.Object{operator, asked, class}
 }
