@@ -13,11 +13,17 @@ import (
 type Call struct {
 	// Calls are those of the Store of package eventstore, and what goes on beside.
 	Calls string
-	// Reader says whether a reader has it too; a writer has every row.
-	Reader bool
+	// Roles are whose pods have it.
+	Roles []v1alpha1.Role
 	// Publish and Subscribe are the subjects.
 	Publish, Subscribe []string
 }
+
+var (
+	both   = []v1alpha1.Role{v1alpha1.RoleWriter, v1alpha1.RoleReader}
+	writer = []v1alpha1.Role{v1alpha1.RoleWriter}
+	reader = []v1alpha1.Role{v1alpha1.RoleReader}
+)
 
 // Table is the least that every call needs. docs/access.md shows it.
 //
@@ -27,30 +33,30 @@ type Call struct {
 // feature js_ack_fc_v2, which is off by default, acknowledge there: a consumer of
 // another store would take it as its own, and answer with that store's events.
 var Table = []Call{
-	{Calls: "`SaveEvent`, `SaveEvents`", Publish: []string{"{events}.events.*.*"}},
-	{Calls: "`SaveSnapshot`", Publish: []string{"{events}.snapshots.*.*"}},
+	{Calls: "`SaveEvent`, `SaveEvents`", Roles: writer, Publish: []string{"{events}.events.*.*"}},
+	{Calls: "`SaveSnapshot`; what parks and replays events of a durable subscription", Roles: writer, Publish: []string{"{events}.snapshots.*.*"}},
 	{
-		Calls: "`GetEvents`, `GetEventsWithErrors`, `Events`, `GetLatestVersion`, `GetLatestSnapshot`; the reads of a save; `/readyz`", Reader: true,
+		Calls: "`GetEvents`, `GetEventsWithErrors`, `Events`, `GetLatestVersion`, `GetLatestSnapshot`; the reads of a save; `/readyz`", Roles: both,
 		Publish: []string{
 			"{api}.DIRECT.GET.{events}", "{api}.DIRECT.GET.{snapshots}",
 			"{api}.STREAM.MSG.GET.{events}", "{api}.STREAM.MSG.GET.{snapshots}",
 		},
 	},
 	{
-		Calls: "`Subscribe`, `SubscribeDurable`: make a consumer, and ask it for events", Reader: true,
+		Calls: "`Subscribe`, `SubscribeDurable`: make a consumer, and ask it for events", Roles: both,
 		Publish: []string{"{api}.CONSUMER.CREATE.{events}.*.{events}.events.>", "{api}.CONSUMER.MSG.NEXT.{events}.*"},
 	},
 	{
-		Calls: "`SubscribeDurable`: look at the consumer, acknowledge, and tell other members", Reader: true,
+		Calls: "`SubscribeDurable`: look at the consumer, acknowledge, and tell other members", Roles: both,
 		Publish:   []string{"{api}.CONSUMER.INFO.{events}.*", "$JS.ACK.{events}.*.>", "{events}.work.*"},
 		Subscribe: []string{"{events}.work.*"},
 	},
 	{
-		Calls: "`SubscribeDurable`: `Nak` parks an event, `Replay`", Reader: true,
+		Calls: "What parks and replays events of a durable subscription", Roles: reader,
 		Publish: []string{"{events}.snapshots.%parked.*"},
 	},
-	{Calls: "`DeleteDurable`", Reader: true, Publish: []string{"{api}.CONSUMER.DELETE.{events}.*"}},
-	{Calls: "`SubscribeStored`", Reader: true, Subscribe: []string{"{events}.stored.>"}},
+	{Calls: "`DeleteDurable`", Roles: both, Publish: []string{"{api}.CONSUMER.DELETE.{events}.*"}},
+	{Calls: "`SubscribeStored`", Roles: both, Subscribe: []string{"{events}.stored.>"}},
 }
 
 // InboxPrefix is where all answers to one pod go. Nobody else may listen there.
@@ -80,7 +86,7 @@ func PermissionsFor(podUID, domain string, grants []Grant) Permissions {
 	for _, grant := range grants {
 		names := strings.NewReplacer("{api}", api, "{events}", grant.Stream, "{snapshots}", grant.SnapshotStream)
 		for _, call := range Table {
-			if !call.Reader && grant.Role != v1alpha1.RoleWriter {
+			if !slices.Contains(call.Roles, grant.Role) {
 				continue
 			}
 			for _, subject := range call.Publish {

@@ -29,11 +29,7 @@ func TestDocumentedTable(t *testing.T) {
 	}
 	table := "| calls | role | publish | subscribe |\n|---|---|---|---|\n"
 	for _, call := range access.Table {
-		role := "Writer"
-		if call.Reader {
-			role = "Writer, Reader"
-		}
-		table += fmt.Sprintf("| %s | %s | %s | %s |\n", call.Calls, role, cell(call.Publish), cell(call.Subscribe))
+		table += fmt.Sprintf("| %s | %s | %s | %s |\n", call.Calls, cell(call.Roles), cell(call.Publish), cell(call.Subscribe))
 	}
 	if documented == table {
 		return
@@ -46,11 +42,12 @@ func TestDocumentedTable(t *testing.T) {
 	}
 }
 
-func cell(subjects []string) string {
-	if len(subjects) == 0 {
-		return ""
+func cell[T ~string](names []T) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = "`" + string(name) + "`"
 	}
-	return "`" + strings.Join(subjects, "`, `") + "`"
+	return strings.Join(quoted, ", ")
 }
 
 func TestPermissionsFor(t *testing.T) {
@@ -60,7 +57,8 @@ func TestPermissionsFor(t *testing.T) {
 	grant.Role = v1alpha1.RoleWriter
 	writer := access.PermissionsFor("uid", "hub", []access.Grant{grant})
 	for _, subject := range reader.Publish {
-		if !slices.Contains(writer.Publish, subject) {
+		// A writer may publish all snapshots, and with them what is parked.
+		if !slices.Contains(writer.Publish, subject) && subject != "shop_orders.snapshots.%parked.*" {
 			t.Errorf("a reader may publish %s, and a writer not", subject)
 		}
 		if strings.HasPrefix(subject, "shop_orders.events.") || subject == "shop_orders.snapshots.*.*" {

@@ -15,9 +15,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -45,6 +47,8 @@ const (
 	// seen half a minute later at worst.
 	maxBackoff = 30 * time.Second
 )
+
+func init() { metrics.Registry.MustRegister(access.Metrics()...) }
 
 // CacheOptions keeps only what the controllers watch in memory: of the Secrets,
 // only bindings. Secrets with credentials are read live.
