@@ -33,6 +33,10 @@ type Config struct {
 // token of then.
 const maxLifetime = time.Hour
 
+// leeway is how far the clocks of a server and of the operator may be apart. An
+// answer that comes too late is no danger: the server does not wait for it.
+const leeway = 30 * time.Second
+
 // Outcome is what came of a callout.
 type Outcome string
 
@@ -144,8 +148,10 @@ func (c Config) open(data []byte, serverXKey string) (*jwt.AuthorizationRequestC
 	validation := jwt.CreateValidationResults()
 	request.Validate(validation)
 	switch {
-	case validation.IsBlocking(true):
-		return nil, fmt.Errorf("a callout is not valid, or came too late: %s", validation.Issues[0].Description)
+	case validation.IsBlocking(false):
+		return nil, fmt.Errorf("a callout is not valid: %s", validation.Issues[0].Description)
+	case request.Expires > 0 && time.Since(time.Unix(request.Expires, 0)) > leeway:
+		return nil, errors.New("a callout came long after its server has stopped to wait for the answer")
 	case c.XKey != nil && request.Server.XKey != serverXKey:
 		return nil, errors.New("a callout is encrypted with another key than it names")
 	}

@@ -46,41 +46,46 @@ func Decide(stores []v1alpha1.EventStore, identity Identity, wanted []string) De
 
 func decide(stores []v1alpha1.EventStore, identity Identity, stream string) (Grant, string) {
 	store, refusal := holder(stores, stream)
-	if refusal != "" {
+	if store == nil {
 		return Grant{}, refusal
 	}
 	role := RoleOf(store, identity.Namespace, identity.ServiceAccount)
-	if role == "" {
+	switch {
+	case role == "" && identity.Namespace != store.Namespace:
+		// What there is in another namespace is nobody's business.
+		return Grant{}, fmt.Sprintf("%s may not use stream %q: the EventStore that has it, if there is one, must name it in spec.access", identity, stream)
+	case role == "":
 		return Grant{}, fmt.Sprintf("%s may not use EventStore %s/%s: name it in spec.access", identity, store.Namespace, store.Name)
+	case refusal != "":
+		return Grant{}, refusal
 	}
 	return Grant{Stream: stream, SnapshotStream: store.SnapshotsStreamName(), Role: role}, ""
 }
 
-// holder finds the store that has a stream. That its spec names the stream does
-// not make it the store's: another may have been first, in another namespace.
-func holder(stores []v1alpha1.EventStore, stream string) (*v1alpha1.EventStore, string) {
-	refusal := fmt.Sprintf("there is no EventStore of the class whose stream is %q", stream)
-	var found *v1alpha1.EventStore
+// holder finds the store that has a stream, and says why it cannot be used, empty
+// where it can. That its spec names the stream does not make it the store's:
+// another may have been first, in another namespace.
+func holder(stores []v1alpha1.EventStore, stream string) (found *v1alpha1.EventStore, refusal string) {
+	refusal = fmt.Sprintf("there is no EventStore of the class whose stream is %q", stream)
+	usable := false
 	for i := range stores {
 		store := &stores[i]
 		if store.EventsStreamName() != stream {
 			continue
 		}
-		if reason := unusable(store); reason != "" {
-			refusal = fmt.Sprintf("EventStore %s/%s cannot be used: %s", store.Namespace, store.Name, reason)
-			continue
-		}
-		if found != nil {
+		reason := unusable(store)
+		switch {
+		case reason == "" && usable:
 			// The operator lets one of them have the stream. Until it has said which,
 			// neither is taken at its word.
-			return nil, fmt.Sprintf("EventStores %s/%s and %s/%s both claim stream %s", found.Namespace, found.Name, store.Namespace, store.Name, stream)
+			return nil, fmt.Sprintf("more than one EventStore claims stream %q", stream)
+		case reason == "":
+			found, refusal, usable = store, "", true
+		case found == nil:
+			found, refusal = store, fmt.Sprintf("EventStore %s/%s cannot be used: %s", store.Namespace, store.Name, reason)
 		}
-		found = store
 	}
-	if found != nil {
-		return found, ""
-	}
-	return nil, refusal
+	return found, refusal
 }
 
 // unusable says why a store grants nobody anything, empty where it does.

@@ -49,7 +49,7 @@ func TestDecide(t *testing.T) {
 		refusal  string
 	}{
 		"no access named, own namespace":         {[]v1alpha1.EventStore{usable()}, checkout, writer, ""},
-		"no access named, another namespace":     {[]v1alpha1.EventStore{usable()}, stranger, "", "may not use EventStore shop/orders"},
+		"no access named, another namespace":     {[]v1alpha1.EventStore{usable()}, stranger, "", `may not use stream "shop_orders"`},
 		"named":                                  {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: writer}))}, checkout, writer, ""},
 		"named as a reader":                      {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: reader}))}, checkout, reader, ""},
 		"named twice, the reader last":           {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: writer}, v1alpha1.AccessEntry{ServiceAccount: "checkout", Namespace: "shop", Role: reader}))}, checkout, writer, ""},
@@ -67,10 +67,11 @@ func TestDecide(t *testing.T) {
 		"in conflict":                            {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict))}, checkout, "", "because"},
 		"not owned":                              {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonNotOwned))}, checkout, "", "because"},
 		"not allowed by its class":               {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonClassNotAllowed))}, checkout, "", "because"},
+		"out of reach, to a stranger":            {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict))}, stranger, "", `may not use stream "shop_orders"`},
 		"a thief alone":                          {[]v1alpha1.EventStore{thief(unbound)}, stranger, "", "not made yet"},
-		"a thief in conflict, to its own":        {[]v1alpha1.EventStore{thief(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict)), usable()}, stranger, "", "may not use EventStore shop/orders"},
+		"a thief in conflict, to its own":        {[]v1alpha1.EventStore{thief(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict)), usable()}, stranger, "", `may not use stream "shop_orders"`},
 		"a thief in conflict, to the others":     {[]v1alpha1.EventStore{thief(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict)), usable()}, checkout, writer, ""},
-		"two that both have it":                  {[]v1alpha1.EventStore{thief(), usable()}, checkout, "", "both claim stream shop_orders"},
+		"two that both have it":                  {[]v1alpha1.EventStore{thief(), usable()}, checkout, "", "more than one EventStore claims"},
 	} {
 		d := access.Decide(c.stores, c.identity, []string{"shop_orders"})
 		switch {
