@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -26,5 +27,18 @@ func TestMembersHearMembersAlone(t *testing.T) {
 	d.hear(&nats.Msg{Data: settled})
 	if !turns.isSettled(1) {
 		t.Error("a member was not heard")
+	}
+}
+
+// A request for messages ends before what it swallows is delivered again, and the
+// server takes none that is shorter than two heartbeats.
+func TestRequestsEndBeforeAckWait(t *testing.T) {
+	t.Parallel()
+	for ackWait, want := range map[time.Duration]time.Duration{
+		time.Second: 2 * heartbeat, 4 * time.Second: 2 * time.Second, 30 * time.Second: 5 * time.Second,
+	} {
+		if got := durablePullExpires(ackWait); got != want || got > ackWait {
+			t.Errorf("with an AckWait of %s a request holds %s, want %s", ackWait, got, want)
+		}
 	}
 }
