@@ -52,6 +52,9 @@ const (
 	ReasonCertificateInvalid = "CertificateInvalid"
 	// ReasonPermissionDenied: the account of the class lacks a permission.
 	ReasonPermissionDenied = "PermissionDenied"
+	// ReasonCalloutUnavailable: the operator cannot answer the servers who ask what
+	// a pod may do.
+	ReasonCalloutUnavailable = "CalloutUnavailable"
 	// ReasonUnreachable: no server answers.
 	ReasonUnreachable = "Unreachable"
 	// ReasonJetStreamUnavailable: the servers answer but JetStream does not.

@@ -99,7 +99,52 @@ type EventStoreSpec struct {
 	// +kubebuilder:default=Refuse
 	// +optional
 	AdoptionPolicy AdoptionPolicy `json:"adoptionPolicy,omitempty"`
+
+	// access lists the service accounts whose pods may use the store, and what they
+	// may do. Left out: every service account of the namespace of the resource
+	// writes. It counts with a class whose workloads.access is ServiceAccount.
+	// +listType=map
+	// +listMapKey=namespace
+	// +listMapKey=serviceAccount
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +optional
+	Access []AccessEntry `json:"access,omitempty"`
 }
+
+// AccessEntry is what the pods of one service account may do.
+type AccessEntry struct {
+	// serviceAccount is the name of the service account.
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="is not the name of a service account: lower case letters, digits, '-' and '.', with a letter or digit at both ends"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +required
+	ServiceAccount string `json:"serviceAccount"`
+
+	// namespace is that of the service account; empty is the namespace of the
+	// resource.
+	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="is not the name of a namespace: lower case letters, digits and '-', with a letter or digit at both ends; leave it out for the namespace of the EventStore"
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:default=""
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+
+	// role is what its pods may do: Writer saves and reads, Reader reads.
+	// +kubebuilder:default=Writer
+	// +optional
+	Role Role `json:"role,omitempty"`
+}
+
+// Role is what a workload may do with a store.
+// +kubebuilder:validation:Enum=Writer;Reader
+type Role string
+
+const (
+	// RoleWriter saves events and snapshots, and does all that a Reader does.
+	RoleWriter Role = "Writer"
+	// RoleReader reads and subscribes, also with durable subscriptions.
+	RoleReader Role = "Reader"
+)
 
 // Snapshots says which snapshots are kept. They do not expire.
 type Snapshots struct {

@@ -104,6 +104,7 @@ type SecretReference struct {
 // Workloads is how pods reach the NATS system of a class.
 //
 // +kubebuilder:validation:XValidation:rule="(has(self.access) && self.access == 'Secret') == has(self.credentials)",message="credentials go with access Secret, and access Secret needs credentials"
+// +kubebuilder:validation:XValidation:rule="(has(self.access) && self.access == 'ServiceAccount') == has(self.callout)",message="callout goes with access ServiceAccount, and access ServiceAccount needs callout"
 type Workloads struct {
 	// servers are the URLs that pods dial. Defaults to those of the class.
 	// +kubebuilder:validation:MaxItems=16
@@ -111,8 +112,18 @@ type Workloads struct {
 	// +optional
 	Servers []ServerURL `json:"servers,omitempty"`
 
+	// domain is the JetStream domain that pods put into subjects: that of the
+	// streams, or the name under which the account of the workloads imports
+	// JetStream. Defaults to that of the class.
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[^\s.*>]*$`
+	// +optional
+	Domain string `json:"domain,omitempty"`
+
 	// access is how pods prove who they are: None, where the servers ask for
-	// nothing, or Secret, where the binding carries the credentials named here.
+	// nothing; Secret, where the binding carries the credentials named here; or
+	// ServiceAccount, where they present a token of their service account, and the
+	// operator tells the servers what they may do.
 	// +kubebuilder:default=None
 	// +optional
 	Access Access `json:"access,omitempty"`
@@ -121,10 +132,32 @@ type Workloads struct {
 	// into the binding of every store of this class. Never the operator's own.
 	// +optional
 	Credentials *Credentials `json:"credentials,omitempty"`
+
+	// callout is how the operator answers the servers who ask what a pod may do.
+	// +optional
+	Callout *Callout `json:"callout,omitempty"`
+}
+
+// Callout is the operator's side of NATS auth callout.
+type Callout struct {
+	// secretRef names the Secret with the credentials of the callout user, with the
+	// keys of other credentials; issuer.nk, the seed of the account nkey that signs;
+	// and xkey.nk, the seed of a curve nkey, where the servers encrypt.
+	// +required
+	SecretRef SecretReference `json:"secretRef"`
+
+	// account is the NATS account that pods are placed in. It imports what pods may
+	// use from the account that holds the streams, which it must not be: in one
+	// account, JetStream answers to any subject, also one of another store.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[^\s]+$`
+	// +required
+	Account string `json:"account"`
 }
 
 // Access is how pods prove to NATS who they are.
-// +kubebuilder:validation:Enum=None;Secret
+// +kubebuilder:validation:Enum=None;Secret;ServiceAccount
 type Access string
 
 const (
@@ -132,6 +165,8 @@ const (
 	AccessNone Access = "None"
 	// AccessSecret: the binding carries credentials.
 	AccessSecret Access = "Secret"
+	// AccessServiceAccount: pods present a token of their service account.
+	AccessServiceAccount Access = "ServiceAccount"
 )
 
 // EventStoreClassStatus is what the operator has seen.
@@ -200,6 +235,14 @@ type EventStoreClassList struct {
 	// +optional
 	metav1.ListMeta `json:"metadata,omitzero"`
 	Items           []EventStoreClass `json:"items"`
+}
+
+// WorkloadDomain is the JetStream domain that pods put into subjects.
+func (c *EventStoreClass) WorkloadDomain() string {
+	if c.Spec.Workloads.Domain != "" {
+		return c.Spec.Workloads.Domain
+	}
+	return c.Spec.Domain
 }
 
 // IsDefault says whether stores without a className use this class.

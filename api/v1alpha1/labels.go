@@ -59,7 +59,14 @@ const (
 	BindingKeySnapshotStream = "snapshot-stream"
 	// BindingKeyDomain is the JetStream domain, where the class has one.
 	BindingKeyDomain = "domain"
+	// BindingKeyAccess says how the workload proves who it is, where the rest of the
+	// binding does not tell: "ServiceAccount".
+	BindingKeyAccess = "access"
 )
+
+// TokenAudience is the audience of the service account tokens that pods present
+// to NATS. The API server takes them for nothing else.
+const TokenAudience = "aether.flowmade.one"
 
 // Keys of a Secret with credentials, and of a binding that carries them.
 const (
@@ -71,4 +78,12 @@ const (
 	CredentialsKeyTLSCert  = "tls.crt"
 	CredentialsKeyTLSKey   = "tls.key"
 	CredentialsKeyCA       = "ca.crt"
+)
+
+// More keys of the Secret of a callout, beside those of credentials.
+const (
+	// CalloutKeyIssuer is the seed of the account nkey that signs what pods may do.
+	CalloutKeyIssuer = "issuer.nk"
+	// CalloutKeyXKey is the seed of the curve nkey that servers encrypt for.
+	CalloutKeyXKey = "xkey.nk"
 )

@@ -60,7 +60,7 @@ var _ = Describe("An EventStore", func() {
 	DescribeTable("is accepted with", accepted("EventStore"),
 		Entry("nothing", ``),
 		Entry("an empty spec", `spec: {}`),
-		Entry("every field", `spec: {namespace: shop, className: standard, retention: {maxAge: 30d, maxBytes: 10Gi}, replicas: 3, storage: Memory, compression: None, duplicateWindow: 1h30m, snapshots: {history: 5}, placement: {cluster: east, tags: [ssd, "az:a"]}, protection: Immutable, deletionPolicy: Delete, managementPolicy: Observe, adoptionPolicy: Adopt}`),
+		Entry("every field", `spec: {namespace: shop, className: standard, retention: {maxAge: 30d, maxBytes: 10Gi}, replicas: 3, storage: Memory, compression: None, duplicateWindow: 1h30m, snapshots: {history: 5}, placement: {cluster: east, tags: [ssd, "az:a"]}, protection: Immutable, deletionPolicy: Delete, managementPolicy: Observe, adoptionPolicy: Adopt, access: [{serviceAccount: checkout, namespace: web, role: Reader}]}`),
 		Entry("a name of 63 characters", `metadata: {name: `+long[:63]+`}`),
 		Entry("an event namespace of 63 characters", `spec: {namespace: `+long[:63]+`}`),
 		Entry("the fewest replicas", `spec: {replicas: 1}`),
@@ -80,6 +80,11 @@ var _ = Describe("An EventStore", func() {
 		Entry("the most snapshots", `spec: {snapshots: {history: 64}}`),
 		Entry("an empty placement", `spec: {placement: {cluster: "", tags: []}}`),
 		Entry("management paused", `spec: {managementPolicy: Paused}`),
+		Entry("a service account", `spec: {access: [{serviceAccount: checkout}]}`),
+		Entry("a service account with dots", `spec: {access: [{serviceAccount: checkout.v2-1}]}`),
+		Entry("a service account with a name of 253 characters", `spec: {access: [{serviceAccount: `+strings.Repeat("x", 253)+`}]}`),
+		Entry("a service account of two namespaces", `spec: {access: [{serviceAccount: checkout}, {serviceAccount: checkout, namespace: web}]}`),
+		Entry("256 service accounts", `spec: {access: [`+manyAccounts(256)+`]}`),
 	)
 
 	DescribeTable("is refused with", refused("EventStore"),
@@ -125,6 +130,18 @@ var _ = Describe("An EventStore", func() {
 		Entry("an unknown management policy", `spec: {managementPolicy: None}`, `supported values: "Full", "Observe", "Paused"`),
 		Entry("an unknown adoption policy", `spec: {adoptionPolicy: Steal}`, `supported values: "Refuse", "Adopt"`),
 		Entry("a field that is unknown", `spec: {compresion: S2}`, "unknown field"),
+		// Clients that drop empty lists would turn nobody into everybody.
+		Entry("access for nobody", `spec: {access: []}`, "spec.access"),
+		Entry("access without a service account", `spec: {access: [{role: Reader}]}`, "serviceAccount: Required"),
+		Entry("an empty service account", `spec: {access: [{serviceAccount: ""}]}`, "spec.access[0].serviceAccount"),
+		Entry("a service account that is no name", `spec: {access: [{serviceAccount: "shop:checkout"}]}`, "is not the name of a service account"),
+		Entry("every service account", `spec: {access: [{serviceAccount: "*"}]}`, "is not the name of a service account"),
+		Entry("a service account with a name that is too long", `spec: {access: [{serviceAccount: `+strings.Repeat("x", 254)+`}]}`, "Too long"),
+		Entry("a namespace that is no name", `spec: {access: [{serviceAccount: checkout, namespace: a.b}]}`, "is not the name of a namespace"),
+		Entry("a namespace that is too long", `spec: {access: [{serviceAccount: checkout, namespace: `+long+`}]}`, "Too long"),
+		Entry("an unknown role", `spec: {access: [{serviceAccount: checkout, role: Owner}]}`, `supported values: "Writer", "Reader"`),
+		Entry("a service account twice", `spec: {access: [{serviceAccount: checkout}, {serviceAccount: checkout, role: Reader}]}`, "Duplicate"),
+		Entry("257 service accounts", `spec: {access: [`+manyAccounts(257)+`]}`, "Too many"),
 	)
 
 	It("has its defaults", func(ctx context.Context) {
@@ -139,6 +156,14 @@ var _ = Describe("An EventStore", func() {
 		}))
 		// Not seen yet: without this a new object would count as done.
 		Expect(store.Status.ObservedGeneration).To(BeEquivalentTo(-1))
+	})
+
+	It("gives a service account the role Writer in its own namespace, unless it says otherwise", func(ctx context.Context) {
+		o := object("EventStore", `spec: {access: [{serviceAccount: checkout}]}`)
+		Expect(create(ctx, o)).To(Succeed())
+		store := &v1alpha1.EventStore{}
+		Expect(k8s.Get(ctx, client.ObjectKeyFromObject(o), store)).To(Succeed())
+		Expect(store.Spec.Access).To(Equal([]v1alpha1.AccessEntry{{ServiceAccount: "checkout", Role: v1alpha1.RoleWriter}}))
 	})
 
 	const all = `spec: {namespace: shop, className: standard, retention: {maxAge: 30d}, replicas: 3, storage: File, deletionPolicy: Retain}`
@@ -207,7 +232,9 @@ var _ = Describe("An EventStoreClass", func() {
 		Entry("every default", `spec: {`+servers+`, defaults: {replicas: 3, retention: {maxAge: 30d, maxBytes: 1Gi}, storage: Memory, compression: None, placement: {tags: [ssd]}}}`),
 		Entry("open access of workloads", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"], access: None}}`),
 		Entry("workloads without access", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"]}}`),
+		Entry("a domain of workloads", `spec: {`+servers+`, domain: hub, workloads: {domain: aether}}`),
 		Entry("credentials of workloads", `spec: {`+servers+`, workloads: {access: Secret, credentials: {secretRef: {namespace: a, name: b}}}}`),
+		Entry("service accounts of workloads", `spec: {`+servers+`, workloads: {access: ServiceAccount, callout: {secretRef: {namespace: a, name: b}, account: WORKLOADS}}}`),
 	)
 
 	DescribeTable("is refused with", refused("EventStoreClass"),
@@ -228,9 +255,17 @@ var _ = Describe("An EventStoreClass", func() {
 		Entry("allowed namespaces without a selector", `spec: {`+servers+`, allowedNamespaces: {}}`, "selector: Required"),
 		Entry("too many replicas as a default", `spec: {`+servers+`, defaults: {replicas: 6}}`, "spec.defaults.replicas"),
 		Entry("a default age of zero", `spec: {`+servers+`, defaults: {retention: {maxAge: 0s}}}`, `write "0" to keep events for ever`),
+		Entry("a domain of workloads that is no name", `spec: {`+servers+`, workloads: {domain: "a b"}}`, "workloads.domain"),
 		Entry("unknown access of workloads", `spec: {`+servers+`, workloads: {access: Everyone}}`, "workloads.access"),
 		Entry("access Secret without credentials", `spec: {`+servers+`, workloads: {access: Secret}}`, "access Secret needs credentials"),
 		Entry("credentials without access Secret", `spec: {`+servers+`, workloads: {access: None, credentials: {secretRef: {namespace: a, name: b}}}}`, "credentials go with access Secret"),
+		Entry("credentials with access ServiceAccount", `spec: {`+servers+`, workloads: {access: ServiceAccount, callout: {secretRef: {namespace: a, name: b}, account: W}, credentials: {secretRef: {namespace: a, name: b}}}}`, "credentials go with access Secret"),
+		Entry("access ServiceAccount without callout", `spec: {`+servers+`, workloads: {access: ServiceAccount}}`, "access ServiceAccount needs callout"),
+		Entry("callout without access ServiceAccount", `spec: {`+servers+`, workloads: {callout: {secretRef: {namespace: a, name: b}, account: W}}}`, "callout goes with access ServiceAccount"),
+		Entry("callout without a Secret", `spec: {`+servers+`, workloads: {access: ServiceAccount, callout: {account: W}}}`, "secretRef: Required"),
+		Entry("callout without an account", `spec: {`+servers+`, workloads: {access: ServiceAccount, callout: {secretRef: {namespace: a, name: b}}}}`, "account: Required"),
+		Entry("callout with an empty account", `spec: {`+servers+`, workloads: {access: ServiceAccount, callout: {secretRef: {namespace: a, name: b}, account: ""}}}`, "callout.account"),
+		Entry("callout with an account that is no name", `spec: {`+servers+`, workloads: {access: ServiceAccount, callout: {secretRef: {namespace: a, name: b}, account: "a b"}}}`, "callout.account"),
 	)
 
 	It("has its defaults", func(ctx context.Context) {
@@ -283,4 +318,12 @@ func manyServers(count int) string {
 		urls[i] = fmt.Sprintf(`"nats://n%d:4222"`, i)
 	}
 	return strings.Join(urls, ",")
+}
+
+func manyAccounts(count int) string {
+	entries := make([]string, count)
+	for i := range entries {
+		entries[i] = fmt.Sprintf(`{serviceAccount: sa-%d}`, i)
+	}
+	return strings.Join(entries, ",")
 }

@@ -26,14 +26,15 @@ const (
 )
 
 // connect connects to the servers of a binding, and keeps trying when none
-// answers: the sidecar may be there before NATS is.
-func connect(b binding.Binding, logger *slog.Logger) (*nats.Conn, error) {
+// answers: the sidecar may be there before NATS is. who is nil where the binding
+// holds all that proves who one is.
+func connect(b binding.Binding, who *identity, logger *slog.Logger) (*nats.Conn, error) {
 	credentials, err := credentialOptions(b.Credentials)
 	if err != nil {
 		return nil, fmt.Errorf("use the credentials in %s: %w", b.Dir, err)
 	}
 	logger = logger.With("servers", redacted(b.Servers))
-	options := append(credentials,
+	options := []nats.Option{
 		nats.Name("aether-sidecar"),
 		nats.Timeout(dialTimeout),
 		nats.MaxReconnects(-1),
@@ -53,10 +54,22 @@ func connect(b binding.Binding, logger *slog.Logger) (*nats.Conn, error) {
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) { logDisconnect(nc, err, logger) }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { logger.Debug("NATS does not answer", "error", err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { logger.Warn("NATS refused", "error", err) }),
-	)
+	}
+	options = append(options, credentials...)
+	if who != nil {
+		who.logger = logger
+		proof, err := who.options()
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, proof...)
+	}
 	conn, err := nats.Connect(strings.Join(b.Servers, ","), options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS at %s: %w", strings.Join(redacted(b.Servers), ", "), err)
+	}
+	if who != nil {
+		who.conn.Store(conn)
 	}
 	if !conn.IsConnected() {
 		logger.Warn("NATS does not answer yet: trying again until it does")

@@ -22,6 +22,7 @@ const (
 	envStores      = "AETHER_STORES"
 	envSocket      = "AETHER_SOCKET"
 	envBindingRoot = "SERVICE_BINDING_ROOT"
+	envTokenFile   = "AETHER_TOKEN_FILE"
 )
 
 // options is what the program is told.
@@ -31,8 +32,10 @@ type options struct {
 	socket string
 	memory bool
 	// stores are their names; the first is the default.
-	stores         []string
-	bindingRoot    string
+	stores      []string
+	bindingRoot string
+	// tokenFile holds the token of the pod's service account; empty for none.
+	tokenFile      string
 	maxBodyBytes   int64
 	requestTimeout time.Duration
 	// maxCalls and maxStreams may be under way at once.
@@ -44,7 +47,7 @@ type options struct {
 }
 
 func parseOptions(args []string, getenv func(string) string, output io.Writer) (options, error) {
-	o := options{socket: getenv(envSocket), bindingRoot: getenv(envBindingRoot)}
+	o := options{socket: getenv(envSocket), bindingRoot: getenv(envBindingRoot), tokenFile: getenv(envTokenFile)}
 	var level string
 	flags := pflag.NewFlagSet("aether-sidecar", pflag.ContinueOnError)
 	flags.SetOutput(output)
@@ -99,7 +102,9 @@ const usage = `aether-sidecar serves event stores on localhost.
 
 It reads the binding of each store from $SERVICE_BINDING_ROOT/<store>/, serves the
 stores named by --store, else by AETHER_STORES, else every one that has a binding,
-and listens on the Unix socket $AETHER_SOCKET too where that is set.
+and listens on the Unix socket $AETHER_SOCKET too where that is set. Where a
+binding says so it proves who it is with the service account token in the file
+$AETHER_TOKEN_FILE.
 With --memory it needs neither bindings nor NATS.
 
 %s`

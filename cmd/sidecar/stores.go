@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 
@@ -27,7 +28,7 @@ func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error)
 			return nil, nil, err
 		}
 	}
-	c := &connections{logger: logger}
+	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings}
 	var stores []sidecar.Store
 	for i, name := range o.stores {
 		store, err := c.open(name, bindings[i])
@@ -52,12 +53,23 @@ func memoryStores(names []string) []sidecar.Store {
 // connections are to the NATS systems of all stores, one to each.
 type connections struct {
 	logger *slog.Logger
-	made   []connection
+	// tokenFile holds the token of the pod's service account.
+	tokenFile string
+	// bindings are those of all stores.
+	bindings []binding.Binding
+	made     []connection
 }
 
 type connection struct {
 	binding binding.Binding
+	// streams are what a connection with a token asks for.
+	streams []string
 	conn    *nats.Conn
+}
+
+// serves says whether the connection does for a binding.
+func (c connection) serves(b binding.Binding) bool {
+	return c.binding.SameConnection(b) && (!b.ServiceAccount || slices.Contains(c.streams, b.Stream))
 }
 
 // open opens the store of a binding.
@@ -85,16 +97,35 @@ func (c natsConnection) Reconnected() uint64 { return c.Stats().Reconnects }
 // connect returns the connection that a binding leads to.
 func (c *connections) connect(b binding.Binding) (*nats.Conn, error) {
 	for _, made := range c.made {
-		if made.binding.SameConnection(b) {
+		if made.serves(b) {
 			return made.conn, nil
 		}
 	}
-	conn, err := connect(b, c.logger)
+	var who *identity
+	var streams []string
+	if b.ServiceAccount {
+		streams = c.streamsWith(b)
+		who = &identity{tokenFile: c.tokenFile, streams: streams}
+	}
+	conn, err := connect(b, who, c.logger)
 	if err != nil {
 		return nil, err
 	}
-	c.made = append(c.made, connection{binding: b, conn: conn})
+	c.made = append(c.made, connection{binding: b, streams: streams, conn: conn})
 	return conn, nil
+}
+
+// streamsWith are the streams that the connection of a binding asks for: those of
+// all bindings that lead to the same servers, as many as there is room for.
+func (c *connections) streamsWith(b binding.Binding) []string {
+	streams, size := []string{b.Stream}, len(b.Stream)
+	for _, other := range c.bindings {
+		met := slices.Contains(streams, other.Stream) || slices.ContainsFunc(c.made, func(made connection) bool { return made.serves(other) })
+		if !met && other.SameConnection(b) && size+1+len(other.Stream) <= maxWanted {
+			streams, size = append(streams, other.Stream), size+1+len(other.Stream)
+		}
+	}
+	return streams
 }
 
 // close ends the connections. Every save has had its answer by now: there is

@@ -94,6 +94,10 @@ func (d *demo) mountAndExpand(ctx context.Context, pod *corev1.Pod, container *c
 	replace := map[string]string{}
 	for _, mount := range container.VolumeMounts {
 		index := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name })
+		if index >= 0 && pod.Spec.Volumes[index].Projected != nil {
+			// The token of the service account: the class of the demo asks for none.
+			continue
+		}
 		if index < 0 || pod.Spec.Volumes[index].Secret == nil {
 			return nil, fmt.Errorf("volume %s of the sidecar is no Secret", mount.Name)
 		}

@@ -39,6 +39,10 @@ var rules = []rule{
 	{pkg: "api/v1alpha1", forbidden: join(nats, inside, []string{"sigs.k8s.io/controller-runtime", "k8s.io/client-go"}), why: "whoever imports the kinds gets no operator"},
 	{pkg: "cmd/sidecar", forbidden: join(kubernetes, []string{"github.com/nats-io/nats-server"}), why: "it runs in every pod and stays small"},
 	{pkg: "cmd/operator", forbidden: []string{"github.com/nats-io/nats-server", module + "/internal/sidecar", module + "/internal/testenv"}, why: "the control plane does not serve events"},
+	{pkg: "internal/access", forbidden: []string{
+		"connectrpc.com/", "google.golang.org/grpc", "github.com/nats-io/nats-server", "sigs.k8s.io/controller-runtime", "k8s.io/client-go",
+		module + "/internal/controller", module + "/internal/sidecar", module + "/internal/testenv",
+	}, why: "what is granted is decided without a cluster"},
 	{pkg: "internal/injector", forbidden: join(nats, rpc, []string{"sigs.k8s.io/controller-runtime"}), why: "it is pure"},
 }
 

@@ -79,19 +79,11 @@ func (p *pass) bindingData(ctx context.Context) (map[string][]byte, error) {
 	for i, server := range servers {
 		urls[i] = string(server)
 	}
-	data := map[string][]byte{}
-	if workloads.Access == v1alpha1.AccessSecret && workloads.Credentials != nil {
-		credentials, err := p.credentials(ctx, "spec.workloads.credentials", p.class, workloads.Credentials)
-		if err != nil {
-			return nil, err
-		}
-		for _, key := range credentialKeys {
-			if value, ok := credentials[key]; ok {
-				data[key] = value
-			}
-		}
+	data, err := p.bindingProof(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if domain := p.class.Spec.Domain; domain != "" {
+	if domain := p.class.WorkloadDomain(); domain != "" {
 		data[v1alpha1.BindingKeyDomain] = []byte(domain)
 	}
 	maps.Copy(data, map[string][]byte{
@@ -103,6 +95,37 @@ func (p *pass) bindingData(ctx context.Context) (map[string][]byte, error) {
 		v1alpha1.BindingKeySnapshotStream: []byte(p.store.SnapshotsStreamName()),
 	})
 	return data, nil
+}
+
+// bindingProof is how a workload proves who it is. One with a service account
+// token needs nothing that is secret, and gets nothing.
+func (p *pass) bindingProof(ctx context.Context) (map[string][]byte, error) {
+	data := map[string][]byte{}
+	workloads := p.class.Spec.Workloads
+	switch {
+	case workloads.Access == v1alpha1.AccessSecret && workloads.Credentials != nil:
+		credentials, err := p.credentials(ctx, "spec.workloads.credentials", p.class, workloads.Credentials)
+		if err != nil {
+			return nil, err
+		}
+		copyKeys(data, credentials, credentialKeys...)
+	case workloads.Access == v1alpha1.AccessServiceAccount && workloads.Callout != nil:
+		data[v1alpha1.BindingKeyAccess] = []byte(v1alpha1.AccessServiceAccount)
+		credentials, err := p.credentials(ctx, calloutField, p.class, &v1alpha1.Credentials{SecretRef: workloads.Callout.SecretRef})
+		if err != nil {
+			return nil, err
+		}
+		copyKeys(data, credentials, v1alpha1.CredentialsKeyCA)
+	}
+	return data, nil
+}
+
+func copyKeys(to, from map[string][]byte, keys ...string) {
+	for _, key := range keys {
+		if value, ok := from[key]; ok {
+			to[key] = value
+		}
+	}
 }
 
 // credentialKeys are what is copied of a Secret with credentials.

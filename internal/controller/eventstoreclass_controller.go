@@ -34,6 +34,7 @@ type EventStoreClassReconciler struct {
 	resync   time.Duration
 	stores   storeIndex
 	sweeper  *sweeper
+	callouts *callouts
 }
 
 func (r *EventStoreClassReconciler) setup(mgr ctrl.Manager, told notices) error {
@@ -69,9 +70,17 @@ var recount = handler.Funcs{
 type recountQueue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 func recountClass(store client.Object, queue recountQueue) {
-	if name := classInUse(store.(*v1alpha1.EventStore)); name != "" {
-		queue.AddAfter(reconcile.Request{NamespacedName: client.ObjectKey{Name: name}}, recountPause)
+	for _, class := range classOfStore(context.Background(), store) {
+		queue.AddAfter(class, recountPause)
 	}
+}
+
+func classOfStore(_ context.Context, store client.Object) []reconcile.Request {
+	name := classInUse(store.(*v1alpha1.EventStore))
+	if name == "" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: name}}}
 }
 
 // Reconcile connects to the NATS system of one class and tells what is there.
@@ -107,6 +116,9 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	class.Status.ServerVersion = conn.ServerVersion()
 	class.Status.APILevel = int32(account.APILevel)
 	class.Status.Peers = int32(peers)
+	if err := r.callouts.check(ctx, class); err != nil {
+		return err
+	}
 	return r.sweeper.sweep(ctx, class, conn)
 }
 

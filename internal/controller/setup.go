@@ -18,11 +18,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -60,6 +60,8 @@ const (
 	// seen half a minute later at worst.
 	maxBackoff = 30 * time.Second
 )
+
+func init() { ctrlmetrics.Registry.MustRegister(access.Metrics()...) }
 
 // CacheOptions keeps only what the controllers watch in memory: of the Secrets,
 // only bindings. Secrets with credentials are read live.
@@ -129,6 +131,10 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
 	memory := stream.NewMemory()
 	sweeps = newSweeper(connect, index, memory, options.ResyncInterval/2, forStores.send)
+	callouts := &callouts{
+		connector: connect, client: mgr.GetClient(), stores: index, recorder: mgr.GetEventRecorder("aether-operator"),
+		changed: func(class string) { forClasses.send(stream.Notice{Class: class}) }, classes: map[string]*callout{},
+	}
 	stores := &EventStoreReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
@@ -137,7 +143,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	classes := &EventStoreClassReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		stores: index, sweeper: sweeps,
+		stores: index, sweeper: sweeps, callouts: callouts,
 	}
 	collector := &storesCollector{stores: index, memory: memory, leads: mgr.Elected(), limit: options.StoreMetricsLimit}
 	if err := errors.Join(counts.register(options.Registerer), options.Registerer.Register(collector)); err != nil {
@@ -149,12 +155,24 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	if err := classes.setup(mgr, forClasses); err != nil {
 		return fmt.Errorf("set up the controller of EventStoreClasses: %w", err)
 	}
-	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+	if err := (&CalloutReconciler{Client: mgr.GetClient(), callouts: callouts}).setup(mgr); err != nil {
+		return fmt.Errorf("set up the controller of callouts: %w", err)
+	}
+	return mgr.Add(onEveryReplica(func(ctx context.Context) error {
 		<-ctx.Done()
+		callouts.close()
 		connections.Close()
 		return nil
 	}))
 }
+
+// onEveryReplica runs also where another replica leads.
+type onEveryReplica func(context.Context) error
+
+func (run onEveryReplica) Start(ctx context.Context) error { return run(ctx) }
+
+// NeedLeaderElection is false.
+func (onEveryReplica) NeedLeaderElection() bool { return false }
 
 // notices carry what NATS tells to a controller.
 type notices chan event.TypedGenericEvent[stream.Notice]

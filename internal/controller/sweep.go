@@ -267,9 +267,13 @@ func (l *lookAt) wantsLook(p *pair) bool {
 // copy has changed: Secrets with credentials are not watched.
 func (s *sweeper) checkWorkloads(ctx context.Context, class *v1alpha1.EventStoreClass) error {
 	var data map[string][]byte
-	if class.Spec.Workloads.Credentials != nil {
+	field, from := "spec.workloads.credentials", class.Spec.Workloads.Credentials
+	if callout := class.Spec.Workloads.Callout; callout != nil {
+		field, from = calloutField, &v1alpha1.Credentials{SecretRef: callout.SecretRef}
+	}
+	if from != nil {
 		var err error
-		if data, err = s.credentials(ctx, "spec.workloads.credentials", class, class.Spec.Workloads.Credentials); err != nil {
+		if data, err = s.credentials(ctx, field, class, from); err != nil {
 			if _, fault := stream.AsFault(err); !fault {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -189,17 +190,32 @@ func (r *request) readSidecar() string {
 }
 
 func (r *request) foreignVolume() string {
-	for _, want := range r.bindingVolumes() {
+	for _, want := range r.sidecarVolumes() {
 		if r.isPreviousBinding(want.Name) {
 			continue
 		}
 		for i, volume := range r.pod.Spec.Volumes {
-			if volume.Name == want.Name && !isWholeSecret(volume, want.Secret.SecretName) {
-				return fmt.Sprintf("spec.volumes[%d]: the name %s belongs to the sidecar's volume for Secret %s: give this volume another name", i, want.Name, want.Secret.SecretName)
+			if volume.Name == want.Name && !isSameVolume(volume, want) {
+				return fmt.Sprintf("spec.volumes[%d]: the name %s belongs to the sidecar's volume for %s: give this volume another name", i, want.Name, contentOf(want))
 			}
 		}
 	}
 	return ""
+}
+
+// contentOf says what a volume of the sidecar is for.
+func contentOf(volume corev1.Volume) string {
+	if volume.Secret != nil {
+		return "Secret " + volume.Secret.SecretName
+	}
+	return "a token of the service account"
+}
+
+func isSameVolume(volume, want corev1.Volume) bool {
+	if want.Secret != nil {
+		return isWholeSecret(volume, want.Secret.SecretName)
+	}
+	return equality.Semantic.DeepEqual(volume, want)
 }
 
 func isWholeSecret(volume corev1.Volume, name string) bool {

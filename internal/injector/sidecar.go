@@ -24,6 +24,18 @@ const (
 	// 63 characters, which a store's name behind a prefix is not.
 	bindingVolume = "aether-binding-"
 
+	// tokenVolume holds a token of the pod's service account, which proves to NATS who
+	// the pod is where its class wants that. Which class that is may not be known
+	// yet, so every sidecar has it.
+	tokenVolume = "aether-token"
+	tokenDir    = "/var/run/secrets/aether.flowmade.one"
+	tokenFile   = "token"
+	// envTokenFile tells the sidecar where it is.
+	envTokenFile = "AETHER_TOKEN_FILE"
+	// tokenSeconds is how long a token holds; the kubelet replaces it at 80 % of that.
+	// Shorter would end more connections, and 600 is the least that Kubernetes allows.
+	tokenSeconds = int64(3600)
+
 	// tokenPath is where ServiceAccount admission mounts a token.
 	tokenPath = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -40,10 +52,11 @@ func (r *request) newSidecar() *corev1.Container {
 		Env: []corev1.EnvVar{
 			{Name: envBindingRoot, Value: bindingRoot},
 			{Name: EnvStores, Value: r.storesValue()},
+			{Name: envTokenFile, Value: tokenDir + "/" + tokenFile},
 		},
 		Ports:         []corev1.ContainerPort{{Name: "aether-health", ContainerPort: healthPort, Protocol: corev1.ProtocolTCP}},
 		Resources:     r.resources(),
-		VolumeMounts:  r.bindingMounts(),
+		VolumeMounts:  append(r.bindingMounts(), tokenMount()),
 		RestartPolicy: new(corev1.ContainerRestartPolicyAlways),
 		// A second for each try, since the pod waits for it. Five minutes until a
 		// restart: the sidecar keeps trying to reach NATS by itself, and a restart
@@ -69,16 +82,17 @@ func (r *request) newSidecar() *corev1.Container {
 // runs again after us: the sidecar has no use for it.
 func (r *request) refreshedSidecar() *corev1.Container {
 	sidecar := r.existing.DeepCopy()
-	index := slices.IndexFunc(sidecar.Env, func(v corev1.EnvVar) bool { return v.Name == EnvStores })
-	if index < 0 {
-		sidecar.Env = append(sidecar.Env, corev1.EnvVar{Name: EnvStores, Value: r.storesValue()})
-	} else {
-		sidecar.Env[index] = corev1.EnvVar{Name: EnvStores, Value: r.storesValue()}
+	for _, ours := range []corev1.EnvVar{{Name: EnvStores, Value: r.storesValue()}, {Name: envTokenFile, Value: tokenDir + "/" + tokenFile}} {
+		if index := slices.IndexFunc(sidecar.Env, func(v corev1.EnvVar) bool { return v.Name == ours.Name }); index < 0 {
+			sidecar.Env = append(sidecar.Env, ours)
+		} else {
+			sidecar.Env[index] = ours
+		}
 	}
 	others := slices.DeleteFunc(sidecar.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return isBindingMount(m) || m.MountPath == tokenPath
+		return isBindingMount(m) || m.MountPath == tokenPath || m.MountPath == tokenDir
 	})
-	sidecar.VolumeMounts = append(r.bindingMounts(), others...)
+	sidecar.VolumeMounts = append(append(r.bindingMounts(), tokenMount()), others...)
 	return sidecar
 }
 
@@ -127,8 +141,24 @@ func restricted() *corev1.SecurityContext {
 	}
 }
 
-// bindingVolumes are the volumes of the sidecar, one for each store. They are
-// not optional: a kubelet starts the pod when the Secret is there.
+// tokenMount is in the sidecar alone: the application cannot be taken for it.
+func tokenMount() corev1.VolumeMount {
+	return corev1.VolumeMount{Name: tokenVolume, MountPath: tokenDir, ReadOnly: true}
+}
+
+// sidecarVolumes are the volumes of the sidecar.
+func (r *request) sidecarVolumes() []corev1.Volume {
+	token := corev1.ServiceAccountTokenProjection{Audience: v1alpha1.TokenAudience, ExpirationSeconds: new(tokenSeconds), Path: tokenFile}
+	return append(r.bindingVolumes(), corev1.Volume{Name: tokenVolume, VolumeSource: corev1.VolumeSource{
+		Projected: &corev1.ProjectedVolumeSource{
+			Sources:     []corev1.VolumeProjection{{ServiceAccountToken: &token}},
+			DefaultMode: new(corev1.ProjectedVolumeSourceDefaultMode),
+		},
+	}})
+}
+
+// bindingVolumes are those of the bindings, one for each store. They are not
+// optional: a kubelet starts the pod when the Secret is there.
 func (r *request) bindingVolumes() []corev1.Volume {
 	var volumes []corev1.Volume
 	for i, store := range r.stores {
@@ -159,7 +189,7 @@ func (r *request) bindingMounts() []corev1.VolumeMount {
 // volumes are those of the pod with those of the sidecar, without what an
 // earlier injection added for other stores.
 func (r *request) volumes() []corev1.Volume {
-	want := r.bindingVolumes()
+	want := r.sidecarVolumes()
 	isWanted := func(v corev1.Volume) bool {
 		return slices.ContainsFunc(want, func(w corev1.Volume) bool { return w.Name == v.Name })
 	}

@@ -63,43 +63,67 @@ type Conn struct {
 // STREAM.INFO, how long the answer took, and what was wrong.
 type Measure func(operation string, took time.Duration, err error)
 
-// dial connects, with the credentials of a Secret's data, and finds JetStream.
-func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
-	authentication, err := credentialOptions(credentials)
+// Login is where and how to connect to NATS.
+type Login struct {
+	// Name is what the servers are told that the connection is called.
+	Name    string
+	Servers []string
+	// Credentials is the data of a Secret, nil for servers that ask for none, and
+	// Field is where the class names that Secret.
+	Credentials map[string][]byte
+	Field       string
+}
+
+// Dial connects. An error is a Fault.
+func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
+	authentication, err := credentialOptions(login.Credentials)
 	if err != nil {
 		return nil, &Fault{Handling: Stall, Reason: v1alpha1.ReasonCredentialsInvalid, Err: err}
 	}
-	c := &Conn{
-		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{},
-		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
-	}
 	options = append(options,
-		nats.Name("aether-operator"),
+		nats.Name(login.Name),
 		nats.Timeout(dialTimeout),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(time.Second),
 		// A request while there is no connection fails at once rather than wait in a
 		// buffer for a server that may never come.
 		nats.ReconnectBufSize(-1),
-		nats.ErrorHandler(c.asyncError),
-		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 	)
-	c.nc, err = nats.Connect(strings.Join(servers, ","), append(options, authentication...)...)
+	nc, err := nats.Connect(strings.Join(login.Servers, ","), append(options, authentication...)...)
 	if err != nil {
-		return nil, dialFault(servers, err)
+		return nil, dialFault(login, err)
 	}
+	return nc, nil
+}
+
+// dial connects as the operator, and finds JetStream.
+func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
+	c := &Conn{
+		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{},
+		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
+	}
+	options = append(options, nats.ErrorHandler(c.asyncError), nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }))
+	nc, err := Dial(operatorLogin(servers, credentials), options...)
+	if err != nil {
+		return nil, err
+	}
+	c.nc = nc
 	return c, nil
 }
 
-func dialFault(servers []string, err error) *Fault {
-	list := strings.Join(servers, ", ")
+func operatorLogin(servers []string, credentials map[string][]byte) Login {
+	return Login{Name: "aether-operator", Servers: servers, Credentials: credentials, Field: "spec.credentials"}
+}
+
+func dialFault(login Login, err error) *Fault {
+	list := strings.Join(login.Servers, ", ")
 	if isAuthenticationError(err) {
 		return Stalled(v1alpha1.ReasonAuthenticationFailed,
-			"the NATS servers %s refused the credentials of the operator: %w: correct the Secret that spec.credentials of the class names, or name one", list, err)
+			"the NATS servers %s refused the credentials of the operator: %w: correct the Secret that %s of the class names, or name one", list, err, login.Field)
 	}
 	if isCertificateError(err) {
 		return Stalled(v1alpha1.ReasonCertificateInvalid,
-			"the NATS servers %s and the operator do not agree on TLS: %w: give the Secret that spec.credentials of the class names the ca.crt that signed the servers' certificates, and tls.crt and tls.key where they ask for a client's", list, err)
+			"the NATS servers %s and the operator do not agree on TLS: %w: give the Secret that %s of the class names the ca.crt that signed the servers' certificates, and tls.crt and tls.key where they ask for a client's", list, err, login.Field)
 	}
 	return Retrying(v1alpha1.ReasonUnreachable,
 		"no NATS server of %s answers: %w: check spec.servers of the class and that the servers run; the operator tries again by itself", list, err)
@@ -218,6 +242,20 @@ func (c *Conn) denial(subject string) (string, bool) {
 
 // ServerVersion is the version of the server at the other end.
 func (c *Conn) ServerVersion() string { return c.nc.ConnectedServerVersion() }
+
+// AccountName is the NATS account that the connection is in, which holds the
+// streams.
+func (c *Conn) AccountName(ctx context.Context) (string, error) {
+	var user struct {
+		Data struct {
+			Account string `json:"account"`
+		} `json:"data"`
+	}
+	if err := c.ask(ctx, "$SYS.REQ.USER.INFO", nil, &user); err != nil {
+		return "", err
+	}
+	return user.Data.Account, nil
+}
 
 // request asks the JetStream API for an operation, on a stream where it is about
 // one, and decodes the answer into response. An answer that is an error is an

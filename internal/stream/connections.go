@@ -159,7 +159,7 @@ func (c *Conn) awaitConnected(ctx context.Context) error {
 		return nil
 	}
 	if err := c.nc.LastError(); err != nil && (isAuthenticationError(err) || isCertificateError(err)) {
-		return dialFault(c.nc.Opts.Servers, err)
+		return dialFault(operatorLogin(c.nc.Opts.Servers, nil), err)
 	}
 	return Retrying(v1alpha1.ReasonUnreachable,
 		"the connection to the NATS servers %s is lost: check that they run; the operator connects again by itself", c.nc.Opts.Url)

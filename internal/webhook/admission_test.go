@@ -54,8 +54,8 @@ func createInjected(t *testing.T) {
 	if sidecar.Name != injector.ContainerName || sidecar.Image != image || *sidecar.RestartPolicy != corev1.ContainerRestartPolicyAlways {
 		t.Errorf("sidecar: %+v", sidecar)
 	}
-	if want := []string{"/bindings/orders"}; !slices.Equal(mountPaths(sidecar), want) {
-		t.Errorf("mounts of the sidecar: %v, want %v: no token of Kubernetes", mountPaths(sidecar), want)
+	if want := []string{"/bindings/orders", "/var/run/secrets/aether.flowmade.one"}; !slices.Equal(mountPaths(sidecar), want) {
+		t.Errorf("mounts of the sidecar: %v, want %v: no token for Kubernetes", mountPaths(sidecar), want)
 	}
 	if want := []string{"/var/run/secrets/kubernetes.io/serviceaccount"}; !slices.Equal(mountPaths(app), want) {
 		t.Errorf("mounts of the application: %v, want %v: no binding", mountPaths(app), want)

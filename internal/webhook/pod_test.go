@@ -101,7 +101,7 @@ func TestFieldsOfALaterKubernetes(t *testing.T) {
 	if len(app.Env) != 3 || app.Env[2]["valueFrom"].(map[string]any)["futureRef"] == nil {
 		t.Errorf("environment: %v", app.Env)
 	}
-	if len(got.Spec.Volumes) != 2 || got.Spec.Volumes[0]["futureVolume"] == nil {
+	if len(got.Spec.Volumes) != 3 || got.Spec.Volumes[0]["futureVolume"] == nil {
 		t.Errorf("volumes: %v", got.Spec.Volumes)
 	}
 }

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -76,7 +77,7 @@ func (s *Store) askConsumer(ctx context.Context, subject string, request any) (*
 }
 
 // messagesRequest asks a consumer for messages: for so many at most, of so many
-// bytes in all where that is not 0.
+// bytes in all where that is not 0. It holds for pullExpires where it says nothing.
 type messagesRequest struct {
 	Batch     int           `json:"batch"`
 	MaxBytes  int           `json:"max_bytes,omitempty"`
@@ -86,7 +87,7 @@ type messagesRequest struct {
 
 // askForMessages asks a consumer for messages, which go to an inbox.
 func (s *Store) askForMessages(consumer, inbox string, request messagesRequest) error {
-	request.Expires, request.Heartbeat = pullExpires, heartbeat
+	request.Expires, request.Heartbeat = cmp.Or(request.Expires, pullExpires), heartbeat
 	data, err := json.Marshal(request)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)

@@ -229,6 +229,15 @@ func (d *durable) run() {
 	}
 }
 
+// durablePullExpires is how long a request for messages of a durable subscription
+// holds. What is sent to one whose member is gone is delivered again after AckWait
+// only. The servers leave such a request out where they see that nobody listens any
+// more; across accounts, in a cluster, they do not see it. So it ends before AckWait
+// does: an event meets such requests once at most. It is at least two heartbeats.
+func durablePullExpires(ackWait time.Duration) time.Duration {
+	return max(min(5*time.Second, ackWait/2), 2*heartbeat)
+}
+
 func (d *durable) wake() {
 	select {
 	case d.poke <- struct{}{}:
@@ -246,7 +255,8 @@ func (d *durable) pull() {
 	if !d.active || more <= 0 || d.wanted > 0 && more < d.opts.MaxInHand/2 {
 		return
 	}
-	if err := d.store.askForMessages(d.opts.Name, d.deliveries.Subject, messagesRequest{Batch: more}); err != nil {
+	request := messagesRequest{Batch: more, Expires: durablePullExpires(d.opts.AckWait)}
+	if err := d.store.askForMessages(d.opts.Name, d.deliveries.Subject, request); err != nil {
 		if d.store.nc.IsClosed() {
 			d.end(err)
 		}
@@ -465,6 +475,11 @@ func (d *durable) tell(word string, sequence uint64) {
 
 // hear takes what another member says.
 func (d *durable) hear(msg *nats.Msg) {
+	if len(msg.Header) > 0 || msg.Reply != "" {
+		// From no member. Who may read another stream can have what it holds sent here, as
+		// an answer: but that has a header, or says where to acknowledge.
+		return
+	}
 	word, number, _ := strings.Cut(string(msg.Data), " ")
 	if word == "replay" {
 		d.takeReplays()

@@ -172,8 +172,12 @@ func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix i
 	return nil
 }
 
-// headerSequence is where the server says which message of the stream it is.
-const headerSequence = "Nats-Sequence"
+// headerSequence is where the server says which message it is, and headerStream of
+// which stream.
+const (
+	headerSequence = "Nats-Sequence"
+	headerStream   = "Nats-Stream"
+)
 
 // Statuses of answers without a message.
 const (

@@ -54,7 +54,7 @@ func (s *Store) subscribeStored(ctx context.Context, opts eventstore.SubscribeOp
 	stored.sub, err = s.nc.Subscribe(s.subjectsOf("stored", opts), func(msg *nats.Msg) {
 		// What another program writes is no event, and nothing to notify.
 		event, err := decodeEvent(&message{Subject: msg.Subject, Header: msg.Header})
-		if err == nil && opts.Matches(&event) {
+		if err == nil && s.isRepublished(msg) && opts.Matches(&event) {
 			bus.Publish(eventstore.InternalNamespace, eventstore.EventStored{
 				EventID: event.ID, ActorID: event.ActorID, Version: event.Version, Timestamp: event.Timestamp,
 			})
@@ -68,6 +68,13 @@ func (s *Store) subscribeStored(ctx context.Context, opts eventstore.SubscribeOp
 		return nil, fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
 	return stored, s.register(stored)
+}
+
+// isRepublished says whether the server has republished a message of the stream.
+// Who may read another stream can have what it holds sent here, as an answer: but
+// the server says of that which stream it is from, last, or where to acknowledge.
+func (s *Store) isRepublished(msg *nats.Msg) bool {
+	return msg.Reply == "" && lastValue(msg.Header, headerStream) == s.config.EventsStream
 }
 
 // C is where the notifications arrive. Close closes it.

@@ -23,6 +23,7 @@ const (
 	keyStream         = "stream"
 	keySnapshotStream = "snapshot-stream"
 	keyDomain         = "domain"
+	keyAccess         = "access"
 	keyCreds          = "user.creds"
 	keyUsername       = "username"
 	keyPassword       = "password"
@@ -32,6 +33,10 @@ const (
 	keyTLSKey         = "tls.key"
 	keyCA             = "ca.crt"
 )
+
+// accessServiceAccount is the value of the key access with which a workload proves
+// who it is with a token of its service account.
+const accessServiceAccount = "ServiceAccount"
 
 // maxFileBytes bounds a file: a Secret as a whole is at most 1 MiB.
 const maxFileBytes = 1 << 20
@@ -48,6 +53,9 @@ type Binding struct {
 	Stream, SnapshotStream string
 	// Domain is the JetStream domain; empty for none.
 	Domain string
+	// ServiceAccount: one proves who one is with a token of the pod's service
+	// account, which is not part of the binding.
+	ServiceAccount bool
 	// Credentials says how to prove who one is.
 	Credentials Credentials
 
@@ -109,6 +117,10 @@ func Read(dir string) (Binding, error) {
 		Domain:         r.optional(keyDomain),
 		proof:          r.proof,
 	}
+	if access := r.optional(keyAccess); access != "" {
+		r.must(keyAccess, accessServiceAccount)
+		b.ServiceAccount = access == accessServiceAccount
+	}
 	r.must(keyType, "eventstore")
 	r.must(keyProvider, "nats")
 	for _, server := range strings.Split(r.required(keyServers), ",") {
@@ -121,7 +133,7 @@ func Read(dir string) (Binding, error) {
 		Token: r.credential(keyToken), NKey: r.credential(keyNKey),
 		TLSCert: r.credential(keyTLSCert), TLSKey: r.credential(keyTLSKey), CA: r.credential(keyCA),
 	}
-	r.validate()
+	r.validate(b.ServiceAccount)
 	if len(r.errs) > 0 {
 		return Binding{}, fmt.Errorf("read the binding in %s: %w", dir, errors.Join(r.errs...))
 	}
@@ -131,7 +143,7 @@ func Read(dir string) (Binding, error) {
 // SameConnection says whether two bindings lead to the same servers with the
 // same credentials, so that one connection does for both.
 func (b Binding) SameConnection(other Binding) bool {
-	if !slices.Equal(b.Servers, other.Servers) || len(b.proof) != len(other.proof) {
+	if !slices.Equal(b.Servers, other.Servers) || b.ServiceAccount != other.ServiceAccount || len(b.proof) != len(other.proof) {
 		return false
 	}
 	for key, value := range b.proof {
@@ -211,7 +223,7 @@ func (r *reader) credential(key string) string {
 }
 
 // validate says which credentials do not go together.
-func (r *reader) validate() {
+func (r *reader) validate(serviceAccount bool) {
 	for _, pair := range [][2]string{{keyUsername, keyPassword}, {keyTLSCert, keyTLSKey}} {
 		_, first := r.proof[pair[0]]
 		_, second := r.proof[pair[1]]
@@ -223,6 +235,9 @@ func (r *reader) validate() {
 		}
 	}
 	var ways []string
+	if serviceAccount {
+		ways = append(ways, keyAccess)
+	}
 	for _, key := range []string{keyCreds, keyUsername, keyToken, keyNKey} {
 		if _, given := r.proof[key]; given {
 			ways = append(ways, key)

@@ -60,6 +60,15 @@ func TestRead(t *testing.T) {
 	}
 }
 
+func TestReadServiceAccount(t *testing.T) {
+	t.Parallel()
+	dir := write(t, with(complete(), "access", "ServiceAccount\n", "ca.crt", "PEM"))
+	got, err := binding.Read(dir)
+	if want := (binding.Credentials{CA: filepath.Join(dir, "ca.crt")}); err != nil || !got.ServiceAccount || got.Credentials != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestReadNamesWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -74,6 +83,8 @@ func TestReadNamesWhatIsWrong(t *testing.T) {
 		"no password":       {with(complete(), "username", "app"), []string{"password is missing, and username is there"}},
 		"no key":            {with(complete(), "tls.crt", "PEM"), []string{"tls.key is missing, and tls.crt is there"}},
 		"two ways":          {with(complete(), "token", "t", "nkey", "s"), []string{"token, nkey are more than one way"}},
+		"another access":    {with(complete(), "access", "Everyone"), []string{`access is "Everyone": only "ServiceAccount"`}},
+		"access and a way":  {with(complete(), "access", "ServiceAccount", "token", "t"), []string{"access, token are more than one way"}},
 		"empty credentials": {with(complete(), "user.creds", ""), []string{"user.creds is empty"}},
 		"too large":         {with(complete(), "ca.crt", strings.Repeat("x", 1<<20+1)), []string{"ca.crt has 1048577 bytes"}},
 	} {
@@ -134,6 +145,7 @@ func TestSameConnection(t *testing.T) {
 		"another token":             {with(complete(), "token", "u"), false},
 		"another kind":              {with(complete(), "nkey", "t"), false},
 		"no credentials":            {complete(), false},
+		"a service account":         {with(complete(), "access", "ServiceAccount"), false},
 		"other servers":             {with(complete(), "token", "t", "servers", "nats://c:4222"), false},
 	} {
 		if got := one.SameConnection(read(c.other)); got != c.want {

@@ -40,6 +40,24 @@ func WithUser(username, password string) Option {
 	return func(o *server.Options) { o.Username, o.Password = username, password }
 }
 
+// WithConfig gives the servers what the text of a configuration file says of
+// accounts, users and callout.
+func WithConfig(config string) (Option, error) {
+	if err := (&server.Options{}).ProcessConfigString(config); err != nil {
+		return nil, fmt.Errorf("read a configuration of nats-server: %w", err)
+	}
+	return func(o *server.Options) {
+		// Read anew for each server: accounts are not to be shared.
+		read := &server.Options{}
+		if err := read.ProcessConfigString(config); err != nil {
+			// It was read a moment ago.
+			panic(err)
+		}
+		o.Accounts, o.SystemAccount = read.Accounts, read.SystemAccount
+		o.Users, o.Nkeys, o.AuthCallout = read.Users, read.Nkeys, read.AuthCallout
+	}, nil
+}
+
 // Start runs size servers, whose data goes below dir, and returns when
 // JetStream answers.
 func Start(dir string, size int, opts ...Option) (*Cluster, error) {

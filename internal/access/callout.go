@@ -1,0 +1,182 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// Config is how the callouts of one class are answered.
+type Config struct {
+	// Class is the name of the EventStoreClass.
+	Class string
+	// Account is the NATS account that pods are placed in, and Domain the JetStream
+	// domain of the streams.
+	Account, Domain string
+	// Issuer signs. XKey, nil where the servers do not encrypt, reads what they do.
+	Issuer, XKey nkeys.KeyPair
+	// Review asks the API server to review a token.
+	Review CreateReview
+	// Stores are the EventStores of the class that name one of these streams of
+	// events.
+	Stores func(ctx context.Context, streams []string) ([]v1alpha1.EventStore, error)
+}
+
+// maxLifetime bounds a connection, whatever its token says: it comes back with a
+// token of then.
+const maxLifetime = time.Hour
+
+// leeway is how far the clocks of a server and of the operator may be apart. An
+// answer that comes too late is no danger: the server does not wait for it.
+const leeway = 30 * time.Second
+
+// Outcome is what came of a callout.
+type Outcome string
+
+const (
+	// Granted: the connection is let in, to all or some of what it wants.
+	Granted Outcome = "granted"
+	// Refused: it is not.
+	Refused Outcome = "refused"
+	// Failed: it is not, and that is not its fault.
+	Failed Outcome = "failed"
+	// Malformed: what arrived is no callout of a server, and is not answered.
+	Malformed Outcome = "malformed"
+)
+
+// answered is a callout and what came of it.
+type answered struct {
+	outcome Outcome
+	// identity is who asked, as far as that is known, and host from where.
+	identity Identity
+	host     string
+	wanted   []string
+	// refusals say what was not granted, and why.
+	refusals []string
+	err      error
+	// reply is what the server is answered, nil for nothing.
+	reply []byte
+}
+
+// answer decides on one callout. serverXKey is what the server says its curve key
+// is, empty where it does not encrypt.
+func (c Config) answer(ctx context.Context, data []byte, serverXKey string) answered {
+	request, err := c.open(data, serverXKey)
+	if err != nil {
+		return answered{outcome: Malformed, err: err}
+	}
+	a := answered{host: request.ClientInformation.Host, wanted: Wanted(request.ConnectOptions.Username)}
+	user, err := c.admit(ctx, request, &a)
+	var no *refusal
+	switch {
+	case err == nil:
+		a.outcome = Granted
+	case errors.As(err, &no):
+		a.outcome, a.err = Refused, err
+	default:
+		a.outcome, a.err = Failed, err
+	}
+	if a.reply, err = c.seal(request, user, a.err); err != nil {
+		return answered{outcome: Failed, identity: a.identity, host: a.host, wanted: a.wanted, err: err}
+	}
+	return a
+}
+
+// admit makes the JWT of the user that the connection is to be.
+func (c Config) admit(ctx context.Context, request *jwt.AuthorizationRequestClaims, a *answered) (string, error) {
+	proven, err := review(ctx, c.Review, request.ConnectOptions.Token)
+	if err != nil {
+		return "", err
+	}
+	a.identity = proven.identity
+	if len(a.wanted) == 0 {
+		return "", refused("%s does not say which streams it wants", a.identity)
+	}
+	stores, err := c.Stores(ctx, a.wanted)
+	if err != nil {
+		return "", fmt.Errorf("find the EventStores of %s: %w", strings.Join(a.wanted, ", "), err)
+	}
+	decision := Decide(stores, a.identity, a.wanted)
+	a.refusals = decision.Refusals
+	if len(decision.Grants) == 0 {
+		return "", refused("%s", strings.Join(decision.Refusals, "; "))
+	}
+	return c.userJWT(request.UserNkey, proven, a.wanted, decision.Grants)
+}
+
+func (c Config) userJWT(key string, proven proof, wanted []string, grants []Grant) (string, error) {
+	user := jwt.NewUserClaims(key)
+	user.Audience = c.Account
+	user.Name = newSession(c.Class, proven.identity, wanted, grants).String()
+	user.Expires = min(proven.expires.Unix(), time.Now().Add(maxLifetime).Unix())
+	permissions := PermissionsFor(proven.identity.PodUID, c.Domain, grants)
+	user.Permissions.Pub.Allow.Add(permissions.Publish...)
+	user.Permissions.Sub.Allow.Add(permissions.Subscribe...)
+	user.AllowedConnectionTypes.Add(jwt.ConnectionTypeStandard, jwt.ConnectionTypeWebsocket)
+	token, err := user.Encode(c.Issuer)
+	if err != nil {
+		return "", fmt.Errorf("sign what %s may do: %w", proven.identity, err)
+	}
+	return token, nil
+}
+
+// open reads what a server asks. Only a server can have signed it, and only for
+// a moment ago.
+func (c Config) open(data []byte, serverXKey string) (*jwt.AuthorizationRequestClaims, error) {
+	if c.XKey != nil {
+		if serverXKey == "" {
+			return nil, fmt.Errorf("a callout is not encrypted, and the Secret has the key %s: name its public key as xkey in auth_callout of the servers", v1alpha1.CalloutKeyXKey)
+		}
+		var err error
+		if data, err = c.XKey.Open(data, serverXKey); err != nil {
+			return nil, fmt.Errorf("a callout cannot be decrypted: %w: see that the public key of %s is the xkey of the servers", err, v1alpha1.CalloutKeyXKey)
+		}
+	} else if serverXKey != "" {
+		return nil, fmt.Errorf("a callout is encrypted, and the Secret has no key %s", v1alpha1.CalloutKeyXKey)
+	}
+	request, err := jwt.DecodeAuthorizationRequestClaims(string(data))
+	if err != nil {
+		return nil, fmt.Errorf("a callout cannot be read: %w", err)
+	}
+	validation := jwt.CreateValidationResults()
+	request.Validate(validation)
+	switch {
+	case validation.IsBlocking(false):
+		return nil, fmt.Errorf("a callout is not valid: %s", validation.Issues[0].Description)
+	case request.Expires > 0 && time.Since(time.Unix(request.Expires, 0)) > leeway:
+		return nil, errors.New("a callout came long after its server has stopped to wait for the answer")
+	case c.XKey != nil && request.Server.XKey != serverXKey:
+		return nil, errors.New("a callout is encrypted with another key than it names")
+	}
+	return request, nil
+}
+
+// seal makes the answer to a server: the user, or why there is none.
+func (c Config) seal(request *jwt.AuthorizationRequestClaims, user string, why error) ([]byte, error) {
+	response := jwt.NewAuthorizationResponseClaims(request.UserNkey)
+	response.Audience = request.Server.ID
+	if why != nil {
+		response.Error = why.Error()
+	} else {
+		response.Jwt = user
+	}
+	token, err := response.Encode(c.Issuer)
+	if err != nil {
+		return nil, fmt.Errorf("sign the answer to a callout: %w", err)
+	}
+	if c.XKey == nil {
+		return []byte(token), nil
+	}
+	sealed, err := c.XKey.Seal([]byte(token), request.Server.XKey)
+	if err != nil {
+		return nil, fmt.Errorf("encrypt the answer to a callout: %w", err)
+	}
+	return sealed, nil
+}

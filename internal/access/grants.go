@@ -1,0 +1,153 @@
+package access
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+// Identity is who a pod is: what its token proves.
+type Identity struct {
+	// Namespace and ServiceAccount name the service account.
+	Namespace, ServiceAccount string
+	// PodName and PodUID are of the pod that the token is bound to.
+	PodName, PodUID string
+}
+
+// String is how Kubernetes writes the service account.
+func (i Identity) String() string {
+	return "system:serviceaccount:" + i.Namespace + ":" + i.ServiceAccount
+}
+
+// Decision is what a connection is granted, and why it is not what it asked for.
+type Decision struct {
+	Grants []Grant
+	// Refusals say of each stream that is not granted why.
+	Refusals []string
+}
+
+// Decide says which of the streams of events that a pod wants it may use. stores
+// are those of the class with one of these streams.
+func Decide(stores []v1alpha1.EventStore, identity Identity, wanted []string) Decision {
+	var d Decision
+	for _, stream := range wanted {
+		if grant, refusal := decide(stores, identity, stream); refusal == "" {
+			d.Grants = append(d.Grants, grant)
+		} else {
+			d.Refusals = append(d.Refusals, refusal)
+		}
+	}
+	return d
+}
+
+func decide(stores []v1alpha1.EventStore, identity Identity, stream string) (Grant, string) {
+	store, refusal := holder(stores, stream)
+	if store == nil {
+		return Grant{}, refusal
+	}
+	role := RoleOf(store, identity.Namespace, identity.ServiceAccount)
+	switch {
+	case role == "" && identity.Namespace != store.Namespace:
+		// What there is in another namespace is nobody's business.
+		return Grant{}, fmt.Sprintf("%s may not use stream %q: the EventStore that has it, if there is one, must name it in spec.access", identity, stream)
+	case role == "":
+		return Grant{}, fmt.Sprintf("%s may not use EventStore %s/%s: name it in spec.access", identity, store.Namespace, store.Name)
+	case refusal != "":
+		return Grant{}, refusal
+	}
+	return Grant{Stream: stream, SnapshotStream: store.SnapshotsStreamName(), Role: role}, ""
+}
+
+// holder finds the store that has a stream, and says why it cannot be used, empty
+// where it can. That its spec names the stream does not make it the store's:
+// another may have been first, in another namespace.
+func holder(stores []v1alpha1.EventStore, stream string) (found *v1alpha1.EventStore, refusal string) {
+	refusal = fmt.Sprintf("there is no EventStore of the class whose stream is %q", stream)
+	usable := false
+	for i := range stores {
+		store := &stores[i]
+		if store.EventsStreamName() != stream {
+			continue
+		}
+		reason := unusable(store)
+		switch {
+		case reason == "" && usable:
+			// The operator lets one of them have the stream. Until it has said which,
+			// neither is taken at its word.
+			return nil, fmt.Sprintf("more than one EventStore claims stream %q", stream)
+		case reason == "":
+			found, refusal, usable = store, "", true
+		case found == nil:
+			found, refusal = store, fmt.Sprintf("EventStore %s/%s cannot be used: %s", store.Namespace, store.Name, reason)
+		}
+	}
+	return found, refusal
+}
+
+// unusable says why a store grants nobody anything, empty where it does.
+func unusable(store *v1alpha1.EventStore) string {
+	if !store.DeletionTimestamp.IsZero() {
+		return "it is being deleted"
+	}
+	ready := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionReady)
+	if ready != nil && slices.Contains(notOurs, ready.Reason) {
+		return ready.Message
+	}
+	// The binding is written once the streams are claimed, and stays on record when
+	// NATS is out of reach.
+	if store.Status.Binding == nil {
+		return "its streams are not made yet"
+	}
+	return ""
+}
+
+// notOurs are the reasons for which the streams that a store names are not its
+// own, or it may not use them any more.
+var notOurs = []string{
+	v1alpha1.ReasonConflict, v1alpha1.ReasonNotOwned, v1alpha1.ReasonClassNotAllowed, v1alpha1.ReasonClassNotFound,
+}
+
+// RoleOf is what a service account may do with a store, empty for nothing. Where
+// two entries name it the larger counts.
+func RoleOf(store *v1alpha1.EventStore, namespace, serviceAccount string) v1alpha1.Role {
+	if store.Spec.Access == nil {
+		if namespace == store.Namespace {
+			return v1alpha1.RoleWriter
+		}
+		return ""
+	}
+	var role v1alpha1.Role
+	for _, entry := range store.Spec.Access {
+		of := entry.Namespace
+		if of == "" {
+			of = store.Namespace
+		}
+		if of != namespace || entry.ServiceAccount != serviceAccount {
+			continue
+		}
+		if entry.Role == v1alpha1.RoleReader && role == "" {
+			role = v1alpha1.RoleReader
+		}
+		if entry.Role == v1alpha1.RoleWriter {
+			role = v1alpha1.RoleWriter
+		}
+	}
+	return role
+}
+
+// Wanted reads the streams that a connection asks for, from where it names them:
+// the user of CONNECT.
+func Wanted(user string) []string {
+	var wanted []string
+	for stream := range strings.SplitSeq(user, ",") {
+		if stream = strings.TrimSpace(stream); stream != "" && !slices.Contains(wanted, stream) {
+			wanted = append(wanted, stream)
+		}
+	}
+	slices.Sort(wanted)
+	return wanted
+}

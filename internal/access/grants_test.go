@@ -1,0 +1,97 @@
+package access_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
+)
+
+// usable is an EventStore shop/orders that can be used.
+func usable(edit ...func(*v1alpha1.EventStore)) v1alpha1.EventStore {
+	store := v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders"}}
+	store.Status.Binding = &v1alpha1.Binding{Name: "orders-eventstore"}
+	for _, e := range edit {
+		e(&store)
+	}
+	return store
+}
+
+func entries(all ...v1alpha1.AccessEntry) func(*v1alpha1.EventStore) {
+	return func(s *v1alpha1.EventStore) { s.Spec.Access = all }
+}
+
+func ready(status metav1.ConditionStatus, reason string) func(*v1alpha1.EventStore) {
+	return func(s *v1alpha1.EventStore) {
+		s.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: status, Reason: reason, Message: "because"}}
+	}
+}
+
+func TestDecide(t *testing.T) {
+	t.Parallel()
+	checkout := access.Identity{Namespace: "shop", ServiceAccount: "checkout", PodUID: "1"}
+	stranger := access.Identity{Namespace: "evil", ServiceAccount: "checkout", PodUID: "1"}
+	writer, reader := v1alpha1.RoleWriter, v1alpha1.RoleReader
+	deleted := func(s *v1alpha1.EventStore) { s.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
+	unbound := func(s *v1alpha1.EventStore) { s.Status.Binding = nil }
+	// A store of another namespace that names the streams of shop/orders.
+	thief := func(edit ...func(*v1alpha1.EventStore)) v1alpha1.EventStore {
+		return usable(append([]func(*v1alpha1.EventStore){func(s *v1alpha1.EventStore) { s.Namespace, s.Spec.Namespace = "evil", "shop" }}, edit...)...)
+	}
+	for name, c := range map[string]struct {
+		stores   []v1alpha1.EventStore
+		identity access.Identity
+		role     v1alpha1.Role
+		refusal  string
+	}{
+		"no access named, own namespace":         {[]v1alpha1.EventStore{usable()}, checkout, writer, ""},
+		"no access named, another namespace":     {[]v1alpha1.EventStore{usable()}, stranger, "", `may not use stream "shop_orders"`},
+		"named":                                  {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: writer}))}, checkout, writer, ""},
+		"named as a reader":                      {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: reader}))}, checkout, reader, ""},
+		"named twice, the reader last":           {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: writer}, v1alpha1.AccessEntry{ServiceAccount: "checkout", Namespace: "shop", Role: reader}))}, checkout, writer, ""},
+		"named with an unknown role":             {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: "Owner"}))}, checkout, "", "may not use"},
+		"another is named":                       {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "reports", Role: writer}))}, checkout, "", "may not use"},
+		"nobody is named":                        {[]v1alpha1.EventStore{usable(entries([]v1alpha1.AccessEntry{}...), func(s *v1alpha1.EventStore) { s.Spec.Access = []v1alpha1.AccessEntry{} })}, checkout, "", "may not use"},
+		"named in another namespace":             {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Namespace: "evil", Role: writer}))}, checkout, "", "may not use"},
+		"named in another namespace, from there": {[]v1alpha1.EventStore{usable(entries(v1alpha1.AccessEntry{ServiceAccount: "checkout", Namespace: "evil", Role: writer}))}, stranger, writer, ""},
+		"no store":                               {nil, checkout, "", "there is no EventStore"},
+		"a store of other streams":               {[]v1alpha1.EventStore{usable(func(s *v1alpha1.EventStore) { s.Name = "payments" })}, checkout, "", "there is no EventStore"},
+		"being deleted":                          {[]v1alpha1.EventStore{usable(deleted)}, checkout, "", "is being deleted"},
+		"not made yet":                           {[]v1alpha1.EventStore{usable(unbound)}, checkout, "", "not made yet"},
+		"out of reach":                           {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonUnreachable))}, checkout, writer, ""},
+		"paused":                                 {[]v1alpha1.EventStore{usable(ready(metav1.ConditionUnknown, v1alpha1.ReasonPaused))}, checkout, writer, ""},
+		"in conflict":                            {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict))}, checkout, "", "because"},
+		"not owned":                              {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonNotOwned))}, checkout, "", "because"},
+		"not allowed by its class":               {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonClassNotAllowed))}, checkout, "", "because"},
+		"out of reach, to a stranger":            {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict))}, stranger, "", `may not use stream "shop_orders"`},
+		"a thief alone":                          {[]v1alpha1.EventStore{thief(unbound)}, stranger, "", "not made yet"},
+		"a thief in conflict, to its own":        {[]v1alpha1.EventStore{thief(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict)), usable()}, stranger, "", `may not use stream "shop_orders"`},
+		"a thief in conflict, to the others":     {[]v1alpha1.EventStore{thief(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict)), usable()}, checkout, writer, ""},
+		"two that both have it":                  {[]v1alpha1.EventStore{thief(), usable()}, checkout, "", "more than one EventStore claims"},
+	} {
+		d := access.Decide(c.stores, c.identity, []string{"shop_orders"})
+		switch {
+		case c.role == "":
+			if len(d.Grants) != 0 || len(d.Refusals) != 1 || !strings.Contains(d.Refusals[0], c.refusal) {
+				t.Errorf("%s: %+v, want a refusal of %q", name, d, c.refusal)
+			}
+		case len(d.Refusals) != 0 || len(d.Grants) != 1 || d.Grants[0] != (access.Grant{Stream: "shop_orders", SnapshotStream: "shop_orders_snapshots", Role: c.role}):
+			t.Errorf("%s: %+v, want %s", name, d, c.role)
+		}
+	}
+}
+
+func TestWanted(t *testing.T) {
+	t.Parallel()
+	for user, want := range map[string]string{
+		"": "", ",": "", "shop_orders": "shop_orders", " b ,a,b,": "a b",
+	} {
+		if got := strings.Join(access.Wanted(user), " "); got != want {
+			t.Errorf("%q wants %q, want %q", user, got, want)
+		}
+	}
+}

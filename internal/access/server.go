@@ -1,0 +1,230 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+const (
+	// subject is where servers ask, and header where they name the key that they
+	// encrypt with.
+	subject = "$SYS.REQ.USER.AUTH"
+	header  = "Nats-Server-Xkey"
+	// queue lets one replica of the operator answer each callout.
+	queue = "aether"
+	// answerTimeout bounds an answer: a server gives a connection 2 seconds in all.
+	answerTimeout = 1500 * time.Millisecond
+	// atOnce is how many callouts are worked on together. More wait, and those that
+	// waited for too long are dropped: the server has given up by then.
+	atOnce = 64
+	// closeTimeout bounds the wait for what is being answered.
+	closeTimeout = 5 * time.Second
+)
+
+// Refusal tells of a pod that is not given what it wants.
+type Refusal struct {
+	Identity Identity
+	Reason   string
+}
+
+// Server answers the callouts of one class.
+type Server struct {
+	config Config
+	log    *slog.Logger
+	tell   func(Refusal)
+	conn   *nats.Conn
+	// denied is what the servers said last that the callout user may not do.
+	denied  lastDenial
+	sub     *nats.Subscription
+	slots   chan struct{}
+	ctx     context.Context
+	end     context.CancelFunc
+	working sync.WaitGroup
+}
+
+// Serve connects as the callout user of a class and answers until Close. tell is
+// told of refusals, at most of those that are known to be a pod's. An error is a
+// Fault.
+func Serve(login stream.Login, config Config, log *slog.Logger, tell func(Refusal)) (*Server, error) {
+	var err error
+	if config.Issuer, config.XKey, err = keys(login.Credentials, login.Field); err != nil {
+		return nil, err
+	}
+	s := &Server{config: config, log: log.With("class", config.Class), tell: tell, slots: make(chan struct{}, atOnce)}
+	s.ctx, s.end = context.WithCancel(context.Background())
+	s.conn, err = stream.Dial(login, nats.ErrorHandler(s.denied.see), nats.CustomInboxPrefix(calloutInbox))
+	if err != nil {
+		s.end()
+		return nil, err
+	}
+	if err := s.listen(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// calloutInbox is where the servers answer the callout user.
+const calloutInbox = "_INBOX.aether-callout"
+
+// keys are those that sign and decrypt.
+func keys(data map[string][]byte, field string) (issuer, xkey nkeys.KeyPair, err error) {
+	seed := func(key string) []byte { return []byte(strings.TrimSpace(string(data[key]))) }
+	issuer, err = nkeys.FromSeed(seed(v1alpha1.CalloutKeyIssuer))
+	if err == nil {
+		var public string
+		if public, err = issuer.PublicKey(); err == nil && !nkeys.IsValidPublicAccountKey(public) {
+			err = errors.New("it is the seed of something else")
+		}
+	}
+	if err != nil {
+		return nil, nil, stream.Stalled(v1alpha1.ReasonCredentialsInvalid,
+			"the key %s of the Secret that %s of the class names is no seed of an account nkey (%w): make one with nk -gen account", v1alpha1.CalloutKeyIssuer, field, err)
+	}
+	if len(data[v1alpha1.CalloutKeyXKey]) == 0 {
+		return issuer, nil, nil
+	}
+	if xkey, err = nkeys.FromCurveSeed(seed(v1alpha1.CalloutKeyXKey)); err != nil {
+		return nil, nil, stream.Stalled(v1alpha1.ReasonCredentialsInvalid,
+			"the key %s of the Secret that %s of the class names is no seed of a curve nkey (%w): make one with nk -gen curve", v1alpha1.CalloutKeyXKey, field, err)
+	}
+	return issuer, xkey, nil
+}
+
+// listen subscribes, and waits until the server has agreed.
+func (s *Server) listen() error {
+	var err error
+	if s.sub, err = s.conn.QueueSubscribe(subject, queue, s.receive); err == nil {
+		err = s.conn.FlushTimeout(answerTimeout)
+	}
+	if err != nil {
+		return stream.Retrying(v1alpha1.ReasonCalloutUnavailable, "subscribe to %s: %w", subject, err)
+	}
+	// What the server said to the subscription came before its answer to the flush;
+	// the error handler may not have been called yet.
+	s.denied.see(nil, nil, s.conn.LastError())
+	return s.Check()
+}
+
+// Check says whether callouts can be answered. An error is a Fault.
+func (s *Server) Check() error {
+	if said := s.denied.of(subject); said != "" {
+		return stream.Stalled(v1alpha1.ReasonCalloutUnavailable,
+			"the callout user may not subscribe to %s (%s): give it the permissions that the documentation of access lists", subject, said)
+	}
+	if !s.conn.IsConnected() {
+		return stream.Retrying(v1alpha1.ReasonCalloutUnavailable,
+			"the connection of the callout user to NATS is lost, so no pod can connect: check that its servers run; the operator connects again by itself")
+	}
+	return nil
+}
+
+// receive starts the work on one callout. It waits while as many are worked on as
+// may be; what arrives meanwhile waits in the subscription.
+func (s *Server) receive(msg *nats.Msg) {
+	select {
+	case s.slots <- struct{}{}:
+	case <-s.ctx.Done():
+		return
+	}
+	s.working.Go(func() {
+		defer func() { <-s.slots }()
+		s.handle(msg)
+	})
+}
+
+func (s *Server) handle(msg *nats.Msg) {
+	started := time.Now()
+	ctx, cancel := context.WithTimeout(s.ctx, answerTimeout)
+	defer cancel()
+	a := s.config.answer(ctx, msg.Data, msg.Header.Get(header))
+	if a.reply != nil {
+		if err := msg.Respond(a.reply); err != nil {
+			a.outcome, a.err = Failed, fmt.Errorf("answer the server: %w", err)
+		}
+	}
+	requests.WithLabelValues(s.config.Class, string(a.outcome)).Inc()
+	duration.WithLabelValues(s.config.Class).Observe(time.Since(started).Seconds())
+	s.report(a)
+}
+
+// report logs what came of a callout, and tells who was refused.
+func (s *Server) report(a answered) {
+	log := s.log.With("serviceAccount", a.identity.String(), "pod", a.identity.PodName, "from", a.host, "streams", strings.Join(a.wanted, ","))
+	switch a.outcome {
+	case Granted:
+		log.Debug("let a pod in", "refused", strings.Join(a.refusals, "; "))
+	case Refused:
+		log.Info("refused a connection", "reason", a.err.Error())
+	case Failed:
+		log.Error("could not decide on a connection, so it is refused and tries again", "error", a.err)
+	case Malformed:
+		s.log.Warn("ignored what is no callout that can be answered", "error", a.err)
+	}
+	reason := strings.Join(a.refusals, "; ")
+	if reason == "" && a.outcome == Refused {
+		reason = a.err.Error()
+	}
+	if reason != "" && a.identity.PodName != "" {
+		s.tell(Refusal{Identity: a.identity, Reason: reason})
+	}
+}
+
+// Close stops answering. What is being answered comes to its end.
+func (s *Server) Close() {
+	if s.sub != nil {
+		// It fails when the connection is closed, and then nothing arrives anyway.
+		_ = s.sub.Unsubscribe()
+	}
+	done := make(chan struct{})
+	go func() {
+		s.working.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeTimeout):
+	}
+	s.end()
+	if s.conn != nil {
+		_ = s.conn.FlushTimeout(answerTimeout)
+		s.conn.Close()
+	}
+	<-done
+}
+
+// lastDenial keeps what the servers say that the callout user may not do: a
+// request that is refused has no answer.
+type lastDenial struct {
+	mu   sync.Mutex
+	said error
+}
+
+func (d *lastDenial) see(_ *nats.Conn, _ *nats.Subscription, err error) {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.said = err
+	}
+}
+
+// of is what was said of a subject, empty for nothing.
+func (d *lastDenial) of(subject string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.said != nil && strings.Contains(d.said.Error(), `"`+subject) {
+		return d.said.Error()
+	}
+	return ""
+}

@@ -1,0 +1,60 @@
+package access
+
+import (
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+func TestSession(t *testing.T) {
+	t.Parallel()
+	identity := Identity{Namespace: "shop", ServiceAccount: "checkout", PodUID: "0c2f"}
+	s := newSession("standard", identity, []string{"shop_orders", "shop_payments"}, []Grant{{Stream: "shop_orders", Role: v1alpha1.RoleWriter}})
+	const want = "aether standard shop/checkout 0c2f shop_orders=Writer,shop_payments=None"
+	if s.String() != want {
+		t.Errorf("a session is called %q, want %q", s, want)
+	}
+	read, ok := parseSession(want)
+	if !ok || read.String() != want || read.class != "standard" || read.identity != identity || read.roles["shop_orders"] != v1alpha1.RoleWriter {
+		t.Errorf("read as %+v, %t", read, ok)
+	}
+	for _, name := range []string{"", "aether-operator", "aether a b c d", "aether a n/b c d", "other a n/b c d=Writer", want + " more"} {
+		if read, ok := parseSession(name); ok {
+			t.Errorf("%q was read as a session: %+v", name, read)
+		}
+	}
+}
+
+func TestOutdated(t *testing.T) {
+	t.Parallel()
+	identity := Identity{Namespace: "shop", ServiceAccount: "checkout", PodUID: "0c2f"}
+	store := func(access ...v1alpha1.AccessEntry) []v1alpha1.EventStore {
+		s := v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders"}, Spec: v1alpha1.EventStoreSpec{Access: access}}
+		s.Status.Binding = &v1alpha1.Binding{Name: "x"}
+		return []v1alpha1.EventStore{s}
+	}
+	as := func(role v1alpha1.Role) v1alpha1.AccessEntry {
+		return v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: role}
+	}
+	for name, c := range map[string]struct {
+		had    v1alpha1.Role
+		stores []v1alpha1.EventStore
+		want   bool
+	}{
+		"the same":            {v1alpha1.RoleWriter, store(), false},
+		"the same, named now": {v1alpha1.RoleWriter, store(as(v1alpha1.RoleWriter)), false},
+		"less":                {v1alpha1.RoleWriter, store(as(v1alpha1.RoleReader)), true},
+		"more":                {v1alpha1.RoleReader, store(as(v1alpha1.RoleWriter)), true},
+		"nothing any more":    {v1alpha1.RoleReader, store(v1alpha1.AccessEntry{ServiceAccount: "other"}), true},
+		"no store any more":   {v1alpha1.RoleReader, nil, true},
+		"nothing before":      {"", store(), true},
+		"nothing as before":   {"", nil, false},
+	} {
+		s := newSession("standard", identity, []string{"shop_orders"}, []Grant{{Stream: "shop_orders", Role: c.had}})
+		if got := s.outdated(c.stores); got != c.want {
+			t.Errorf("%s: outdated is %t", name, got)
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/go-logr/logr"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// callouts keeps, for each class whose workloads prove who they are with a token
+// of their service account, the server that answers NATS.
+type callouts struct {
+	connector
+	client   client.Client
+	stores   storeIndex
+	recorder events.EventRecorder
+	// changed wakes the class when what check says of it is another than before.
+	changed func(class string)
+
+	mu      sync.Mutex
+	classes map[string]*callout
+}
+
+// callout is the server of one class.
+type callout struct {
+	mu          sync.Mutex
+	fingerprint [sha256.Size]byte
+	server      *access.Server
+	// failure is why there is no server, or why connections whose access has changed
+	// could not be ended; nil when all is well.
+	failure error
+}
+
+const calloutField = "spec.workloads.callout"
+
+// check says whether the pods of a class can connect, and are cut off when their
+// access goes. Without callout there is nothing to say.
+func (c *callouts) check(ctx context.Context, class *v1alpha1.EventStoreClass) error {
+	if class.Spec.Workloads.Access != v1alpha1.AccessServiceAccount {
+		return nil
+	}
+	if _, err := c.serve(ctx, class); err != nil {
+		return err
+	}
+	known := c.of(class.Name)
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	return known.failure
+}
+
+// serve gives the server of a class, and makes it where there is none or the
+// class or its Secret has changed. It is nil for a class without callout.
+func (c *callouts) serve(ctx context.Context, class *v1alpha1.EventStoreClass) (*access.Server, error) {
+	if class.Spec.Workloads.Access != v1alpha1.AccessServiceAccount || class.Spec.Workloads.Callout == nil {
+		c.forget(class.Name)
+		return nil, nil
+	}
+	from := v1alpha1.Credentials{SecretRef: class.Spec.Workloads.Callout.SecretRef}
+	data, err := c.credentials(ctx, calloutField, class, &from)
+	if err != nil {
+		return nil, err
+	}
+	fingerprint, err := calloutFingerprint(class, data)
+	if err != nil {
+		return nil, err
+	}
+	known := c.of(class.Name)
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if known.server != nil && known.fingerprint == fingerprint && known.server.Check() == nil {
+		return known.server, nil
+	}
+	server, err := c.open(ctx, class, data)
+	if err != nil {
+		return nil, err
+	}
+	if known.server != nil {
+		// Both answer for a moment, so that no callout is lost.
+		known.server.Close()
+	}
+	known.server, known.fingerprint, known.failure = server, fingerprint, nil
+	return server, nil
+}
+
+func calloutFingerprint(class *v1alpha1.EventStoreClass, data map[string][]byte) ([sha256.Size]byte, error) {
+	encoded, err := json.Marshal(struct {
+		Spec v1alpha1.EventStoreClassSpec
+		Data map[string][]byte
+	}{class.Spec, data})
+	if err != nil {
+		return [sha256.Size]byte{}, fmt.Errorf("encode the callout of EventStoreClass %s: %w", class.Name, err)
+	}
+	return sha256.Sum256(encoded), nil
+}
+
+func (c *callouts) open(ctx context.Context, class *v1alpha1.EventStoreClass, data map[string][]byte) (*access.Server, error) {
+	if err := c.checkAccount(ctx, class); err != nil {
+		return nil, err
+	}
+	login := stream.Login{Name: "aether-callout", Credentials: data, Field: calloutField}
+	for _, server := range class.Spec.Servers {
+		login.Servers = append(login.Servers, string(server))
+	}
+	config := access.Config{
+		Class: class.Name, Account: class.Spec.Workloads.Callout.Account, Domain: class.WorkloadDomain(),
+		Review: func(ctx context.Context, review *authenticationv1.TokenReview) error {
+			return c.client.Create(ctx, review)
+		},
+		Stores: func(_ context.Context, streams []string) ([]v1alpha1.EventStore, error) {
+			return c.storesOfStreams(class.Name, streams), nil
+		},
+	}
+	return access.Serve(login, config, slog.New(logr.ToSlogHandler(ctrl.Log.WithName("callout"))), c.tellPod)
+}
+
+// checkAccount refuses to let pods into the account that holds the streams.
+// JetStream answers a request on whatever subject it names as that of the
+// answer, without regard to what the asker may publish: a pod that may read one
+// store could have what it stored there sent to the purge of another. Answers do
+// not leave the account of who asks.
+func (c *callouts) checkAccount(ctx context.Context, class *v1alpha1.EventStoreClass) error {
+	conn, err := c.connect(ctx, class)
+	if err != nil {
+		return err
+	}
+	account, err := conn.AccountName(ctx)
+	if err != nil {
+		return err
+	}
+	if account == class.Spec.Workloads.Callout.Account {
+		return stream.Stalled(v1alpha1.ReasonInvalidSpec,
+			"spec.workloads.callout.account is %s, the account that holds the streams, where NATS would let a pod reach stores that are not its own: give workloads an account of theirs, as the documentation of access shows", account)
+	}
+	return nil
+}
+
+func (c *callouts) storesOfStreams(class string, streams []string) []v1alpha1.EventStore {
+	var all []v1alpha1.EventStore
+	for _, name := range streams {
+		for _, store := range c.stores.ofStream(name) {
+			if classInUse(store) == class {
+				all = append(all, *store)
+			}
+		}
+	}
+	return all
+}
+
+// tellPod makes an Event of a refusal: the pod itself learns from NATS that it is
+// refused, and not why.
+func (c *callouts) tellPod(r access.Refusal) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: r.Identity.Namespace, Name: r.Identity.PodName, UID: types.UID(r.Identity.PodUID),
+	}}
+	c.recorder.Eventf(pod, nil, warning, "EventStoreAccessRefused", "Connect", "%s", clip(r.Reason))
+}
+
+// noteSweep remembers what came of ending connections.
+func (c *callouts) noteSweep(class string, failure error) {
+	known := c.of(class)
+	known.mu.Lock()
+	before := known.failure
+	known.failure = failure
+	known.mu.Unlock()
+	if (before == nil) != (failure == nil) {
+		c.changed(class)
+	}
+}
+
+func (c *callouts) of(class string) *callout {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.classes[class] == nil {
+		c.classes[class] = &callout{}
+	}
+	return c.classes[class]
+}
+
+// forget ends the server of a class that is gone, or has no callout any more.
+func (c *callouts) forget(class string) {
+	c.mu.Lock()
+	known := c.classes[class]
+	delete(c.classes, class)
+	c.mu.Unlock()
+	if known != nil {
+		known.close()
+	}
+}
+
+func (c *callouts) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, known := range c.classes {
+		known.close()
+		delete(c.classes, name)
+	}
+}
+
+func (c *callout) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.server != nil {
+		c.server.Close()
+		c.server = nil
+	}
+}
