@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -33,9 +34,9 @@ type session struct {
 	start   sync.Once
 
 	mu sync.Mutex
-	// inHand are the events that were sent and are not settled. What is delivered
-	// once more, since its time was over, is in it once.
-	inHand map[uint64]struct{}
+	// inHand are the events that were sent and are not settled, and when their time
+	// is over: then they are delivered again, and take no room.
+	inHand map[uint64]time.Time
 	// changed is closed when inHand has shrunk, and replaced.
 	changed chan struct{}
 }
@@ -49,7 +50,7 @@ type sessions struct {
 
 func (s *sessions) add(member eventstore.DurableSubscription, opts eventstore.DurableOptions) *session {
 	added := &session{
-		id: rand.Text(), member: member, opts: opts, started: make(chan struct{}), inHand: map[uint64]struct{}{}, changed: make(chan struct{}),
+		id: rand.Text(), member: member, opts: opts, started: make(chan struct{}), inHand: map[uint64]time.Time{}, changed: make(chan struct{}),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,25 +81,52 @@ func (s *session) begin() { s.start.Do(func() { close(s.started) }) }
 // next waits until the session has room for an event, and then for the event.
 func (s *session) next(ctx context.Context) (eventstore.Delivery, error) {
 	for {
-		s.mu.Lock()
-		room, changed := len(s.inHand) < s.opts.MaxInHand, s.changed
-		s.mu.Unlock()
-		if room {
+		wait, changed := s.room(time.Now())
+		if wait <= 0 {
 			break
 		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-changed:
+		case <-timer.C:
 		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
 			return eventstore.Delivery{}, ctx.Err()
 		}
 	}
 	delivery, err := s.member.Next(ctx)
 	if err == nil {
-		s.mu.Lock()
-		s.inHand[delivery.Event.Sequence] = struct{}{}
-		s.mu.Unlock()
+		s.hold(delivery.Event.Sequence)
 	}
 	return delivery, err
+}
+
+// room says after how long there is room for an event at the latest, 0 for now,
+// and what is closed when there is sooner.
+func (s *session) room(now time.Time) (wait time.Duration, sooner chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait = s.opts.AckWait
+	for sequence, until := range s.inHand {
+		if !until.After(now) {
+			delete(s.inHand, sequence)
+			continue
+		}
+		wait = min(wait, until.Sub(now))
+	}
+	if len(s.inHand) < s.opts.MaxInHand {
+		return 0, s.changed
+	}
+	return wait, s.changed
+}
+
+// hold begins the time of an event in hand, or begins it anew.
+func (s *session) hold(sequence uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inHand[sequence] = time.Now().Add(s.opts.AckWait)
 }
 
 // settled makes room again once an event is out of the hand, by this or because
@@ -250,6 +278,7 @@ func (s *service) ExtendDelivery(ctx context.Context, request *eventstorev1.Exte
 	if err := session.member.Extend(ctx, request.GetSequence()); err != nil {
 		return nil, err
 	}
+	session.hold(request.GetSequence())
 	return &eventstorev1.ExtendDeliveryResponse{}, nil
 }
 

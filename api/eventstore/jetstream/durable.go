@@ -250,7 +250,7 @@ func (d *durable) wake() {
 func (d *durable) pull() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	more := d.opts.MaxInHand - len(d.line) - len(d.inHand) - d.wanted
+	more := d.room() - d.wanted
 	// Not one by one: a consumer takes 512 requests at a time, of all members.
 	if !d.active || more <= 0 || d.wanted > 0 && more < d.opts.MaxInHand/2 {
 		return
@@ -264,6 +264,19 @@ func (d *durable) pull() {
 	}
 	d.wanted += more
 	d.heard = time.Now()
+}
+
+// room is for how many more events the member has. What it has had in hand for
+// longer than AckWait takes none: it comes again, and may come here. The lock is
+// held.
+func (d *durable) room() int {
+	room, now := d.opts.MaxInHand-len(d.line), time.Now()
+	for _, held := range d.inHand {
+		if held.until.After(now) {
+			room--
+		}
+	}
+	return room
 }
 
 // receive takes one message of the consumer.
@@ -612,6 +625,7 @@ func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 		if len(d.line) > 0 && d.life.Err() == nil && ctx.Err() == nil {
 			next := d.line[0]
 			d.line = d.line[1:]
+			next.until = time.Now().Add(d.opts.AckWait)
 			d.inHand[next.message.Sequence] = next
 			d.mu.Unlock()
 			d.store.opts.Metrics.EventsRead.Add(1)
@@ -699,6 +713,9 @@ func (d *durable) Nak(ctx context.Context, sequence uint64, delay time.Duration,
 // Extend starts the time of an event anew.
 func (d *durable) Extend(ctx context.Context, sequence uint64) error {
 	return d.settling(ctx, "extend the time of", sequence, func(ctx context.Context, held *delivery) error {
+		d.mu.Lock()
+		held.until = time.Now().Add(d.opts.AckWait)
+		d.mu.Unlock()
 		if held.reply == "" {
 			return d.lease(ctx, sequence, d.opts.AckWait)
 		}

@@ -51,7 +51,7 @@ func (d *durable) tellReplay() {
 // takeReplays looks for parked events that are to be delivered again.
 func (d *durable) takeReplays() {
 	d.mu.Lock()
-	room := d.opts.MaxInHand - len(d.line) - len(d.inHand)
+	room := d.room()
 	active := d.active
 	d.mu.Unlock()
 	if active && room > 0 {

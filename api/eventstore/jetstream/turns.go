@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -26,6 +27,8 @@ type delivery struct {
 	alone bool
 	// out: it was handed out, or waits in the line of those that are.
 	out bool
+	// until is when the time of one in hand is over.
+	until time.Time
 }
 
 // rememberSettled is how many settled sequences above the floor a member

@@ -202,7 +202,8 @@ func durableNak(e *env, store eventstore.DurableStore) {
 }
 
 func durableAckWait(e *env, store eventstore.DurableStore) {
-	member := e.join(store, eventstore.DurableOptions{AckWait: waitShort})
+	// What it has had in hand for too long takes no room.
+	member := e.join(store, eventstore.DurableOptions{AckWait: waitShort, MaxInHand: 1})
 	events := e.saved(store, newEvents("order-1", 1, 2)...)
 	e.wantDelivery(member, events[0], 1)
 	e.wantDelivery(member, events[0], 2)
