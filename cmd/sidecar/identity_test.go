@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -65,7 +66,7 @@ func startOperator(t *testing.T, class string) *testenv.Kubernetes {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := controller.SetupWithManager(ctx, mgr, controller.Options{}); err != nil {
+	if err := controller.SetupWithManager(ctx, mgr, controller.Options{Registerer: prometheus.NewRegistry()}); err != nil {
 		t.Fatal(err)
 	}
 	stopped := make(chan error, 1)

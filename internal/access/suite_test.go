@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -148,7 +149,7 @@ func startReplica(ctx context.Context, stopped chan<- error) error {
 	if err != nil {
 		return err
 	}
-	if err := controller.SetupWithManager(ctx, mgr, controller.Options{ResyncInterval: time.Hour}); err != nil {
+	if err := controller.SetupWithManager(ctx, mgr, controller.Options{ResyncInterval: time.Hour, Registerer: prometheus.NewRegistry()}); err != nil {
 		return err
 	}
 	go func() { stopped <- mgr.Start(ctx) }()
