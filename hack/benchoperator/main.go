@@ -49,13 +49,19 @@ func run(ctx context.Context, b *bench, servers, samples int, rest time.Duration
 	for _, part := range []struct {
 		name string
 		work func(context.Context) error
+		// check is not measured.
+		check func(context.Context) error
 	}{
-		{"created, all Ready", b.create},
-		{"one field changed on all, servers follow", b.update},
-		{fmt.Sprintf("at rest for %s", rest), func(ctx context.Context) error { return pause(ctx, rest) }},
-		{"restart, all looked at", b.restart},
+		{"created, all Ready", b.create, nil},
+		{"one field changed on all, servers follow", b.update, b.checkUpdated},
+		{fmt.Sprintf("at rest for %s", rest), func(ctx context.Context) error { return pause(ctx, rest) }, nil},
+		{"restart, all looked at", b.restart, nil},
 	} {
-		if err := b.measure(ctx, part.name, part.work); err != nil {
+		err := b.measure(ctx, part.name, part.work)
+		if err == nil && part.check != nil {
+			err = part.check(ctx)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
