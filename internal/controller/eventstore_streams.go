@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -24,11 +21,6 @@ import (
 type liveStream = jetstream.StreamInfo
 
 const (
-	// leaderPatience is how long a stream that seems to have gone back may take to
-	// show that it has not: a new leader catches up within milliseconds, and a busy
-	// machine needs more. leaderPause is between two looks.
-	leaderPatience = 3 * time.Second
-	leaderPause    = 100 * time.Millisecond
 	// replicaPatience is how long a pass waits for replicas that are new, and
 	// replicaPause is between two looks. What takes longer is told.
 	replicaPatience = time.Second
@@ -141,192 +133,6 @@ func streamStatus(store *v1alpha1.EventStore, role v1alpha1.StreamRole) *v1alpha
 	return nil
 }
 
-// accepted says whether a person accepted the loss of data for this generation.
-func (p *pass) accepted() bool {
-	return p.store.Annotations[v1alpha1.AnnotationAcceptDataLoss] == strconv.FormatInt(p.store.Generation, 10)
-}
-
-// acceptHint is how to accept it.
-func (p *pass) acceptHint() string {
-	return fmt.Sprintf("kubectl annotate --overwrite eventstore %s -n %s %s=%d",
-		p.store.Name, p.store.Namespace, v1alpha1.AnnotationAcceptDataLoss, p.store.Generation)
-}
-
-// checkLoss compares the streams with what the status records of them. What was
-// lost stays on record until a person accepts it, once.
-func (p *pass) checkLoss(ctx context.Context) error {
-	if err := p.confirmRecord(ctx); err != nil {
-		return err
-	}
-	status := &p.store.Status
-	if !p.accepted() {
-		status.AcceptedDataLoss = 0
-	}
-	losses, err := p.losses(ctx)
-	if err != nil {
-		return err
-	}
-	if len(losses) == 0 {
-		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDataLoss)
-		return nil
-	}
-	messages := make([]string, len(losses))
-	for i, loss := range losses {
-		messages[i] = loss.Message
-	}
-	message := strings.Join(messages, "; ")
-	if p.accepted() && status.AcceptedDataLoss != p.store.Generation {
-		status.AcceptedDataLoss = p.store.Generation
-		p.forgetStreams()
-		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDataLoss)
-		p.tell(warning, "DataLossAccepted", "AcceptDataLoss", "A loss was accepted: %s", message)
-		return nil
-	}
-	hint := p.acceptHint()
-	if status.AcceptedDataLoss == p.store.Generation {
-		hint = fmt.Sprintf("kubectl annotate eventstore %s -n %s %s- and then %s",
-			p.store.Name, p.store.Namespace, v1alpha1.AnnotationAcceptDataLoss, hint)
-	}
-	p.keepRecord()
-	fault := stream.Stalled(losses[0].Reason,
-		"stored data was lost: %s. Restore the stream from a backup; or accept the loss and go on with what is there: %s", message, hint)
-	setCondition(&status.Conditions, v1alpha1.ConditionDataLoss, metav1.ConditionTrue, fault.Reason, fault.Error())
-	return fault
-}
-
-// losses compares both streams with what is known of them. That a stream went back
-// is believed only when it stays so: a replica that has just become the leader may
-// not have caught up with itself.
-func (p *pass) losses(ctx context.Context) ([]*stream.Loss, error) {
-	for deadline := time.Now().Add(leaderPatience); ; {
-		var losses []*stream.Loss
-		wentBack := false
-		for i, wanted := range p.wanted {
-			if loss := stream.LossOf(p.seen(wanted.Role), p.live[i], time.Now()); loss != nil {
-				losses = append(losses, loss)
-				wentBack = wentBack || loss.Reason == v1alpha1.ReasonStreamRolledBack && p.live[i].Config.Replicas > 1
-			}
-		}
-		if !wentBack || time.Now().After(deadline) || p.reported(losses) {
-			return losses, nil
-		}
-		if err := pauseFor(ctx, leaderPause); err != nil {
-			return nil, err
-		}
-		if err := p.look(ctx); err != nil {
-			return nil, err
-		}
-		if err := p.confirmRecord(ctx); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// reported says whether the status told of the loss already.
-func (p *pass) reported(losses []*stream.Loss) bool {
-	told := meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionDataLoss)
-	return told != nil && told.Reason == losses[0].Reason
-}
-
-// keepRecord writes down what was seen last, so that a loss is known after a
-// restart as well.
-func (p *pass) keepRecord() {
-	for i, recorded := range p.store.Status.Streams {
-		p.store.Status.Streams[i] = p.memory.Raise(p.class.Name, recorded)
-	}
-}
-
-// forgetStreams begins anew with what is there.
-func (p *pass) forgetStreams() {
-	for _, recorded := range p.store.Status.Streams {
-		p.memory.Forget(p.class.Name, recorded.Name)
-	}
-	p.store.Status.Streams = nil
-}
-
-// confirmRecord reads the store past the cache when a stream on record is gone:
-// the cache may not have yet what this operator itself wrote a moment before, that
-// the stream held events, and the stream would be made again as if it never had.
-func (p *pass) confirmRecord(ctx context.Context) error {
-	gone := false
-	for i, wanted := range p.wanted {
-		gone = gone || p.live[i] == nil && p.seen(wanted.Role) != nil
-	}
-	if !gone {
-		return nil
-	}
-	current := &v1alpha1.EventStore{}
-	if err := p.uncached.Get(ctx, client.ObjectKeyFromObject(p.store), current); err != nil {
-		return fmt.Errorf("read EventStore %s: %w", client.ObjectKeyFromObject(p.store), err)
-	}
-	if current.ResourceVersion != p.store.ResourceVersion {
-		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("eventstores").GroupResource(), p.store.Name, errors.New("the cache is behind"))
-	}
-	return nil
-}
-
-// checkOwnership goes on only when both streams are ours or free.
-func (p *pass) checkOwnership(ctx context.Context) error {
-	self := stream.OwnerOf(p.store)
-	free := false
-	for i, wanted := range p.wanted {
-		name := wanted.Config.Name
-		switch stream.OwnershipOf(self, p.live[i], p.seen(wanted.Role)) {
-		case stream.Absent:
-			free = true
-		case stream.Anothers:
-			owner, _ := stream.RecordedOwner(p.live[i].Config.Metadata)
-			return p.conflict(ctx, owner, "stream "+name+" belongs to")
-		case stream.Nobodys:
-			if p.store.Spec.AdoptionPolicy != v1alpha1.AdoptionAdopt {
-				return stream.Stalled(v1alpha1.ReasonNotOwned,
-					"stream %s exists and names no EventStore as its owner, so it is not touched: set spec.adoptionPolicy to Adopt to take it over with its %d messages, or rename this EventStore", name, p.live[i].State.Msgs)
-			}
-			p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, p.live[i].State.Msgs)
-		case stream.OursBefore:
-			if err := p.checkGone(ctx, p.live[i]); err != nil {
-				return err
-			}
-			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back with its %d messages", name, p.live[i].State.Msgs)
-		case stream.Ours:
-		}
-	}
-	if free {
-		return p.checkEldest(ctx)
-	}
-	return nil
-}
-
-// checkGone goes on only when the EventStore of our namespace and name that a
-// stream names is gone: it may live in another cluster, whose operator answers.
-func (p *pass) checkGone(ctx context.Context, live *liveStream) error {
-	owner, _ := stream.RecordedOwner(live.Config.Metadata)
-	exists, err := p.conn.Exists(ctx, owner.UID)
-	if err != nil {
-		return p.lostConnection(err)
-	}
-	if !exists {
-		return nil
-	}
-	return stream.Stalled(v1alpha1.ReasonConflict,
-		"stream %s belongs to EventStore %s with the uid %s of another cluster, whose operator is at work, and is not touched: delete that one with deletionPolicy Retain to move the stream here, or give this EventStore another name or spec.namespace",
-		live.Config.Name, owner, owner.UID)
-}
-
-// checkSchema leaves what a newer operator made alone.
-func (p *pass) checkSchema(context.Context) error {
-	for _, live := range p.live {
-		if live == nil {
-			continue
-		}
-		if recorded := live.Config.Metadata[v1alpha1.MetadataSchema]; stream.NewerSchema(recorded) {
-			return stream.Stalled(v1alpha1.ReasonNewerSchema,
-				"stream %s was made by a newer operator: it has schema %q, and this operator knows %s: upgrade the operator", live.Config.Name, recorded, stream.Schema)
-		}
-	}
-	return nil
-}
-
 // checkContest leaves streams alone for a while that others change again and
 // again. What the spec asks for anew is not held up by that.
 func (p *pass) checkContest(context.Context) error {
@@ -338,43 +144,6 @@ func (p *pass) checkContest(context.Context) error {
 	return stream.Retrying(v1alpha1.ReasonContested,
 		"another writer changes stream %s again and again: since %s it was set right %d times, and now it is left alone until %s. What differs: %s. Find who else writes it, such as the operator of another cluster or another tool, and stop that",
 		p.plans[drifted].Wanted.Config.Name, contest.first.UTC().Format(time.RFC3339), contest.healed, contest.until.UTC().Format(time.RFC3339), stepsText(p.plans[drifted].Steps))
-}
-
-// tellTaken tells of a stream that gets a new owner, once it does.
-func (p *pass) tellTaken(reason, action, format string, args ...any) {
-	if !p.observes() {
-		p.tell(normal, reason, action, format, args...)
-	}
-}
-
-// checkEldest lets only the oldest of the stores that name a stream create it.
-func (p *pass) checkEldest(ctx context.Context) error {
-	rivals := slices.DeleteFunc(p.stores.ofStream(p.store.EventsStreamName()), func(s *v1alpha1.EventStore) bool {
-		class := classInUse(s)
-		return class != "" && class != p.class.Name
-	})
-	eldest := stream.Eldest(rivals)
-	if eldest == nil || eldest.UID == p.store.UID {
-		return nil
-	}
-	return p.conflict(ctx, stream.OwnerOf(eldest), "the name "+p.store.EventsStreamName()+" of the stream is taken by")
-}
-
-func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) error {
-	state := ""
-	if !p.stores.exists(owner.UID) {
-		elsewhere, err := p.conn.Exists(ctx, owner.UID)
-		switch {
-		case err != nil:
-			return p.lostConnection(err)
-		case elsewhere:
-			state = " of another cluster"
-		default:
-			state = " (which does not exist any more; applied again it takes its streams back)"
-		}
-	}
-	return stream.Stalled(v1alpha1.ReasonConflict,
-		"%s EventStore %s%s, and is not touched: give this EventStore another name or spec.namespace", what, owner, state)
 }
 
 // plan compares both streams with what is asked for, field by field.

@@ -160,6 +160,18 @@ var _ = Describe("An operator", Ordered, func() {
 		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
 	})
 
+	It("tells of a stream that went back while no operator was there", func(ctx context.Context) {
+		store := createReady(ctx)
+		publish(ctx, js(servers), store, 5)
+		lose := rememberData(servers)
+		publish(ctx, js(servers), store, 5)
+		recorded(ctx, store, 10)
+		stop()
+		lose()
+		start()
+		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(lostAs(v1alpha1.ReasonStreamRolledBack), sayWhy(ContainSubstring("went back to sequence 5"))))
+	})
+
 	It("heals drift that nobody tells it of within one resync", func(ctx context.Context) {
 		deaf := startNATS(1, func(o *server.Options) {
 			o.Users = []*server.User{

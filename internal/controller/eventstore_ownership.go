@@ -1,0 +1,108 @@
+package controller
+
+import (
+	"context"
+	"slices"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// checkOwnership goes on only when both streams are ours or free.
+func (p *pass) checkOwnership(ctx context.Context) error {
+	self := stream.OwnerOf(p.store)
+	free := false
+	for i, wanted := range p.wanted {
+		name := wanted.Config.Name
+		switch stream.OwnershipOf(self, p.live[i], p.seen(wanted.Role)) {
+		case stream.Absent:
+			free = true
+		case stream.Anothers:
+			owner, _ := stream.RecordedOwner(p.live[i].Config.Metadata)
+			return p.conflict(ctx, owner, "stream "+name+" belongs to")
+		case stream.Nobodys:
+			if p.store.Spec.AdoptionPolicy != v1alpha1.AdoptionAdopt {
+				return stream.Stalled(v1alpha1.ReasonNotOwned,
+					"stream %s exists and names no EventStore as its owner, so it is not touched: set spec.adoptionPolicy to Adopt to take it over with its %d messages, or rename this EventStore", name, p.live[i].State.Msgs)
+			}
+			p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, p.live[i].State.Msgs)
+		case stream.OursBefore:
+			if err := p.checkGone(ctx, p.live[i]); err != nil {
+				return err
+			}
+			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back with its %d messages", name, p.live[i].State.Msgs)
+		case stream.Ours:
+		}
+	}
+	if free {
+		return p.checkEldest(ctx)
+	}
+	return nil
+}
+
+// checkGone goes on only when the EventStore of our namespace and name that a
+// stream names is gone: it may live in another cluster, whose operator answers.
+func (p *pass) checkGone(ctx context.Context, live *liveStream) error {
+	owner, _ := stream.RecordedOwner(live.Config.Metadata)
+	exists, err := p.conn.Exists(ctx, owner.UID)
+	if err != nil {
+		return p.lostConnection(err)
+	}
+	if !exists {
+		return nil
+	}
+	return stream.Stalled(v1alpha1.ReasonConflict,
+		"stream %s belongs to EventStore %s with the uid %s of another cluster, whose operator is at work, and is not touched: delete that one with deletionPolicy Retain to move the stream here, or give this EventStore another name or spec.namespace",
+		live.Config.Name, owner, owner.UID)
+}
+
+// checkSchema leaves what a newer operator made alone.
+func (p *pass) checkSchema(context.Context) error {
+	for _, live := range p.live {
+		if live == nil {
+			continue
+		}
+		if recorded := live.Config.Metadata[v1alpha1.MetadataSchema]; stream.NewerSchema(recorded) {
+			return stream.Stalled(v1alpha1.ReasonNewerSchema,
+				"stream %s was made by a newer operator: it has schema %q, and this operator knows %s: upgrade the operator", live.Config.Name, recorded, stream.Schema)
+		}
+	}
+	return nil
+}
+
+// tellTaken tells of a stream that gets a new owner, once it does.
+func (p *pass) tellTaken(reason, action, format string, args ...any) {
+	if !p.observes() {
+		p.tell(normal, reason, action, format, args...)
+	}
+}
+
+// checkEldest lets only the oldest of the stores that name a stream create it.
+func (p *pass) checkEldest(ctx context.Context) error {
+	rivals := slices.DeleteFunc(p.stores.ofStream(p.store.EventsStreamName()), func(s *v1alpha1.EventStore) bool {
+		class := classInUse(s)
+		return class != "" && class != p.class.Name
+	})
+	eldest := stream.Eldest(rivals)
+	if eldest == nil || eldest.UID == p.store.UID {
+		return nil
+	}
+	return p.conflict(ctx, stream.OwnerOf(eldest), "the name "+p.store.EventsStreamName()+" of the stream is taken by")
+}
+
+func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) error {
+	state := ""
+	if !p.stores.exists(owner.UID) {
+		elsewhere, err := p.conn.Exists(ctx, owner.UID)
+		switch {
+		case err != nil:
+			return p.lostConnection(err)
+		case elsewhere:
+			state = " of another cluster"
+		default:
+			state = " (which does not exist any more; applied again it takes its streams back)"
+		}
+	}
+	return stream.Stalled(v1alpha1.ReasonConflict,
+		"%s EventStore %s%s, and is not touched: give this EventStore another name or spec.namespace", what, owner, state)
+}
