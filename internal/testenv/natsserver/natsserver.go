@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -62,14 +63,18 @@ func WithConfig(config string) (Option, error) {
 // JetStream answers.
 func Start(dir string, size int, opts ...Option) (*Cluster, error) {
 	c := &Cluster{options: make([]*server.Options, size), nodes: make([]*server.Server, size)}
-	routes, err := reserveRoutes(size)
+	ports, err := reservePorts(2 * size)
 	if err != nil {
 		return nil, err
 	}
+	routes := make([]*url.URL, size)
+	for i := range routes {
+		routes[i] = &url.URL{Scheme: "nats", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[size+i]))}
+	}
 	for i := range c.options {
-		c.options[i] = serverOptions(dir, i)
+		c.options[i] = serverOptions(dir, i, ports[i])
 		if size > 1 {
-			c.options[i].Cluster = server.ClusterOpts{Name: "aether", Host: routes[i].Hostname(), Port: portOf(routes[i])}
+			c.options[i].Cluster = server.ClusterOpts{Name: "aether", Host: "127.0.0.1", Port: ports[size+i]}
 			c.options[i].Routes = routes
 		}
 		for _, opt := range opts {
@@ -87,12 +92,12 @@ func Start(dir string, size int, opts ...Option) (*Cluster, error) {
 	return c, nil
 }
 
-func serverOptions(dir string, index int) *server.Options {
+func serverOptions(dir string, index, port int) *server.Options {
 	name := fmt.Sprintf("nats-%d", index)
 	return &server.Options{
 		ServerName: name,
 		Host:       "127.0.0.1",
-		Port:       server.RANDOM_PORT,
+		Port:       port,
 		JetStream:  true,
 		StoreDir:   filepath.Join(dir, name),
 		NoSigs:     true,
@@ -104,25 +109,37 @@ func serverOptions(dir string, index int) *server.Options {
 	}
 }
 
-// reserveRoutes picks the ports on which the servers find each other: every
-// server of a cluster must know them before it starts.
-func reserveRoutes(size int) ([]*url.URL, error) {
-	routes := make([]*url.URL, size)
-	for i := range routes {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+// The ports are below those that Linux gives to whoever asks for any: a server
+// that was stopped finds its own free when it starts again, and those of a cluster
+// must know each other's before they start.
+const (
+	firstPort = 18000
+	portRange = 12000
+)
+
+// reservePorts picks ports that nobody listens on.
+func reservePorts(count int) ([]int, error) {
+	picked := make([]int, count)
+	for i := range picked {
+		listener, err := listenAnywhere()
 		if err != nil {
-			return nil, fmt.Errorf("reserve a port for a cluster of nats-servers: %w", err)
+			return nil, fmt.Errorf("reserve a port for a nats-server: %w", err)
 		}
 		// Held until all are picked, so that no port is picked twice.
 		defer func() { _ = listener.Close() }()
-		routes[i] = &url.URL{Scheme: "nats", Host: listener.Addr().String()}
+		picked[i] = listener.Addr().(*net.TCPAddr).Port
 	}
-	return routes, nil
+	return picked, nil
 }
 
-func portOf(u *url.URL) int {
-	port, _ := strconv.Atoi(u.Port())
-	return port
+func listenAnywhere() (listener net.Listener, err error) {
+	for range 100 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(portRange)))
+		if listener, err = net.Listen("tcp", address); err == nil {
+			return listener, nil
+		}
+	}
+	return nil, err
 }
 
 // startAll starts the servers together: one of a cluster accepts no connection
@@ -135,8 +152,8 @@ func (c *Cluster) startAll() error {
 	return starting.Wait()
 }
 
-// StartNode starts a server that is not running: on the same ports and the same
-// data once it has run before.
+// StartNode starts a server that is not running: on the same ports and with the
+// same data as before, where it has run.
 func (c *Cluster) StartNode(index int) error {
 	o := c.options[index]
 	s, err := server.NewServer(o.Clone())
@@ -149,7 +166,6 @@ func (c *Cluster) StartNode(index int) error {
 		return fmt.Errorf("start %s: it accepts no connection after %s", o.ServerName, readyTimeout)
 	}
 	c.nodes[index] = s
-	o.Port = s.Addr().(*net.TCPAddr).Port
 	return nil
 }
 
