@@ -1,0 +1,64 @@
+package controller
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// The leader tells of all stores, and of the first few by name what they hold.
+func TestStoresCollector(t *testing.T) {
+	t.Parallel()
+	indexer, memory, leads := toolscache.NewIndexer(toolscache.MetaNamespaceKeyFunc, indexers), stream.NewMemory(), make(chan struct{})
+	for _, name := range []string{"c", "a", "b"} {
+		store := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: v1alpha1.EventStoreSpec{ClassName: "standard"}}
+		store.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady}}
+		store.Status.Streams = []v1alpha1.StreamStatus{{Role: v1alpha1.StreamRoleEvents, Name: store.EventsStreamName()}}
+		if err := indexer.Add(store); err != nil {
+			t.Fatal(err)
+		}
+		memory.Note("standard", &jetstream.StreamInfo{
+			Config: jetstream.StreamConfig{Name: store.EventsStreamName()}, State: jetstream.StreamState{Msgs: 3, Bytes: 300, LastSeq: 7},
+			Cluster: &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{{Lag: 1}, {Lag: 2}}},
+		})
+	}
+	collector := &storesCollector{stores: storeIndex{indexer}, memory: memory, leads: leads, limit: 2}
+	if count := testutil.CollectAndCount(collector); count != 0 {
+		t.Errorf("a replica that does not lead tells %d metrics", count)
+	}
+	close(leads)
+	// Of the third store, and of streams that were never seen, nothing.
+	if err := testutil.CollectAndCompare(collector, strings.NewReader(`
+# HELP aether_eventstore_bytes Bytes that a stream of an EventStore takes on each server.
+# TYPE aether_eventstore_bytes gauge
+aether_eventstore_bytes{name="a",namespace="shop",role="Events"} 300
+aether_eventstore_bytes{name="b",namespace="shop",role="Events"} 300
+# HELP aether_eventstore_last_sequence The last sequence of a stream of an EventStore.
+# TYPE aether_eventstore_last_sequence gauge
+aether_eventstore_last_sequence{name="a",namespace="shop",role="Events"} 7
+aether_eventstore_last_sequence{name="b",namespace="shop",role="Events"} 7
+# HELP aether_eventstore_messages Messages that a stream of an EventStore holds.
+# TYPE aether_eventstore_messages gauge
+aether_eventstore_messages{name="a",namespace="shop",role="Events"} 3
+aether_eventstore_messages{name="b",namespace="shop",role="Events"} 3
+# HELP aether_eventstore_replica_lag Operations that the slowest replica of a stream of an EventStore is behind.
+# TYPE aether_eventstore_replica_lag gauge
+aether_eventstore_replica_lag{name="a",namespace="shop",role="Events"} 2
+aether_eventstore_replica_lag{name="b",namespace="shop",role="Events"} 2
+# HELP aether_operator_eventstores EventStores by class, condition, its status and its reason.
+# TYPE aether_operator_eventstores gauge
+aether_operator_eventstores{class="standard",condition="Ready",reason="Ready",status="True"} 3
+# HELP aether_operator_eventstores_without_metrics EventStores beyond --store-metrics-limit, which have no figures of their own.
+# TYPE aether_operator_eventstores_without_metrics gauge
+aether_operator_eventstores_without_metrics 1
+`)); err != nil {
+		t.Error(err)
+	}
+}
