@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
@@ -12,6 +14,7 @@ import (
 func (p *pass) checkOwnership(ctx context.Context) error {
 	self := stream.OwnerOf(p.store)
 	free := false
+	var gone types.UID
 	for i, wanted := range p.wanted {
 		name := wanted.Config.Name
 		switch stream.OwnershipOf(self, p.live[i], p.seen(wanted.Role)) {
@@ -27,8 +30,13 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 			}
 			p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, p.live[i].State.Msgs)
 		case stream.OursBefore:
-			if err := p.checkGone(ctx, p.live[i]); err != nil {
-				return err
+			owner, _ := stream.RecordedOwner(p.live[i].Config.Metadata)
+			if owner.UID != gone {
+				// The same for both streams, nearly always, and the answer takes a while.
+				if err := p.checkGone(ctx, owner, name); err != nil {
+					return err
+				}
+				gone = owner.UID
 			}
 			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back with its %d messages", name, p.live[i].State.Msgs)
 		case stream.Ours:
@@ -42,8 +50,7 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 
 // checkGone goes on only when the EventStore of our namespace and name that a
 // stream names is gone: it may live in another cluster, whose operator answers.
-func (p *pass) checkGone(ctx context.Context, live *liveStream) error {
-	owner, _ := stream.RecordedOwner(live.Config.Metadata)
+func (p *pass) checkGone(ctx context.Context, owner stream.Owner, name string) error {
 	exists, err := p.conn.Exists(ctx, owner.UID)
 	if err != nil {
 		return p.lostConnection(err)
@@ -53,7 +60,7 @@ func (p *pass) checkGone(ctx context.Context, live *liveStream) error {
 	}
 	return stream.Stalled(v1alpha1.ReasonConflict,
 		"stream %s belongs to EventStore %s with the uid %s of another cluster, whose operator is at work, and is not touched: delete that one with deletionPolicy Retain to move the stream here, or give this EventStore another name or spec.namespace",
-		live.Config.Name, owner, owner.UID)
+		name, owner, owner.UID)
 }
 
 // checkSchema leaves what a newer operator made alone.
