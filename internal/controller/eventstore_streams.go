@@ -137,8 +137,8 @@ func streamStatus(store *v1alpha1.EventStore, role v1alpha1.StreamRole) *v1alpha
 // again. What the spec asks for anew is not held up by that.
 func (p *pass) checkContest(context.Context) error {
 	contest := p.contests.of(p.store.UID, time.Now())
-	drifted := slices.IndexFunc(p.plans, func(plan stream.Plan) bool { return !plan.Create() && !plan.Settled() })
-	if drifted < 0 || !p.isDrift() || time.Now().After(contest.until) {
+	drifted := p.drifted()
+	if drifted < 0 || time.Now().After(contest.until) {
 		return nil
 	}
 	return stream.Retrying(v1alpha1.ReasonContested,
@@ -204,10 +204,7 @@ func (p *pass) guardImpossible() error {
 
 func (p *pass) guardPeers(ctx context.Context) error {
 	replicas := p.wanted[0].Config.Replicas
-	changes := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool {
-		return plan.Create() || plan.Changes(stream.FieldReplicas)
-	})
-	if replicas == 1 || !changes {
+	if replicas == 1 || !p.makesReplicas() {
 		return nil
 	}
 	peers, err := p.conn.Peers(ctx, replicas)
@@ -292,9 +289,17 @@ func (p *pass) tellApplied() {
 	}
 }
 
+// drifted is which plan sets a stream right that others have changed, below 0 for
+// none.
+func (p *pass) drifted() int {
+	if !p.isDrift() {
+		return -1
+	}
+	return slices.IndexFunc(p.plans, func(plan stream.Plan) bool { return !plan.Create() && !plan.Settled() })
+}
+
 func (p *pass) countContest() {
-	drifted := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return !plan.Create() && !plan.Settled() })
-	if !drifted || !p.isDrift() {
+	if p.drifted() < 0 {
 		return
 	}
 	now := time.Now()
@@ -383,8 +388,7 @@ func (p *pass) verify(ctx context.Context) error {
 // awaitReplicas gives replicas that are new a moment to become current: they take
 // some ten milliseconds, and to tell of that and to come back costs more.
 func (p *pass) awaitReplicas(ctx context.Context) error {
-	changed := slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return plan.Create() || plan.Changes(stream.FieldReplicas) })
-	for deadline := time.Now().Add(replicaPatience); changed && !p.replicasCurrent() && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(replicaPatience); p.makesReplicas() && !p.replicasCurrent() && time.Now().Before(deadline); {
 		if err := pauseFor(ctx, replicaPause); err != nil {
 			return err
 		}
@@ -393,6 +397,11 @@ func (p *pass) awaitReplicas(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// makesReplicas says whether the plans make replicas or move them.
+func (p *pass) makesReplicas() bool {
+	return slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return plan.Create() || plan.Changes(stream.FieldReplicas) })
 }
 
 func (p *pass) replicasCurrent() bool {
