@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
-# Builds kube-apiserver and etcd from their Go modules, once for each version,
-# and prints the folder that holds them: a value for KUBEBUILDER_ASSETS.
-# KUBEBUILDER_ASSETS, when set, is printed instead and nothing is built.
+# Builds parts of Kubernetes from their Go modules, once for each version, and
+# prints the folder that holds them:
+#   build.sh        kube-apiserver and etcd: a value for KUBEBUILDER_ASSETS, which,
+#                   when set, is printed instead and nothing is built
+#   build.sh node   kubelet, kube-controller-manager, kube-scheduler, kube-proxy
 set -euo pipefail
 
-if [[ -n "${KUBEBUILDER_ASSETS:-}" ]]; then
-	for name in kube-apiserver etcd; do
+case "${1:-}" in
+"") binary=controlplane package=. programs=(kube-apiserver etcd) minutes=5 ;;
+node) binary=node package=./node programs=(kubelet kube-controller-manager kube-scheduler kube-proxy) minutes=4 ;;
+*) echo "build.sh: called with $1: call it with nothing, or with node" >&2; exit 2 ;;
+esac
+
+if [[ "$binary" == controlplane && -n "${KUBEBUILDER_ASSETS:-}" ]]; then
+	for name in "${programs[@]}"; do
 		if [[ ! -x "$KUBEBUILDER_ASSETS/$name" ]]; then
 			echo "KUBEBUILDER_ASSETS is set to $KUBEBUILDER_ASSETS, which holds no executable $name: correct it, or unset it to have both built" >&2
 			exit 1
@@ -19,18 +27,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # The key is every input of the binary, so that a change of one builds anew.
 kubernetes=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
-etcd=$(go list -m -f '{{.Version}}' go.etcd.io/etcd/server/v3)
-inputs=$(cat go.mod go.sum main.go build.sh | cksum | cut -d' ' -f1)
-target="${XDG_CACHE_HOME:-$HOME/.cache}/aether/controlplane/$kubernetes-etcd-$etcd-$(go env GOVERSION)-$(go env GOARCH)-$inputs"
+inputs=$(cat go.mod go.sum "$package/main.go" build.sh | cksum | cut -d' ' -f1)
+target="${XDG_CACHE_HOME:-$HOME/.cache}/aether/$binary/$kubernetes-$(go env GOVERSION)-$(go env GOARCH)-$inputs"
 
 mkdir -p "$(dirname "$target")"
 # Whoever comes while another builds waits, and finds it done.
 exec 9>"$target.lock"
 flock 9
 
-if [[ ! -x "$target/kube-apiserver" ]]; then
-	echo "Building kube-apiserver $kubernetes and etcd $etcd from source into $target." >&2
-	echo "This happens once: about 5 minutes on 2 cores with an empty Go cache, seconds with a warm one." >&2
+if [[ ! -x "$target/${programs[0]}" ]]; then
+	echo "Building ${programs[*]} $kubernetes from source into $target." >&2
+	echo "This happens once: about $minutes minutes on 2 cores with an empty Go cache, seconds with a warm one." >&2
 	started=$SECONDS
 	building=$(mktemp -d "$(dirname "$target")/building.XXXXXX")
 	trap 'rm -rf "$building"' EXIT
@@ -38,13 +45,14 @@ if [[ ! -x "$target/kube-apiserver" ]]; then
 	major=${version%%.*}
 	minor=${version#*.}
 	minor=${minor%%.*}
-	# Without its version set at link time the server reports a placeholder that
+	# Without its version set at link time a server reports a placeholder that
 	# clients fail to parse.
 	component=k8s.io/component-base/version
-	CGO_ENABLED=0 go build -trimpath -o "$building/controlplane" -ldflags "-s -w \
-		-X $component.gitVersion=$kubernetes -X $component.gitMajor=$major -X $component.gitMinor=$minor" .
-	ln -s controlplane "$building/kube-apiserver"
-	ln -s controlplane "$building/etcd"
+	CGO_ENABLED=0 go build -trimpath -o "$building/$binary" -ldflags "-s -w \
+		-X $component.gitVersion=$kubernetes -X $component.gitMajor=$major -X $component.gitMinor=$minor" "$package"
+	for name in "${programs[@]}"; do
+		ln -s "$binary" "$building/$name"
+	done
 	# Renamed in one step: a build that was cut off leaves nothing that looks done.
 	chmod 755 "$building"
 	mv -T "$building" "$target"
