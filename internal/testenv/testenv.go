@@ -92,12 +92,18 @@ func Start(opts ...Option) (*Kubernetes, error) {
 
 // Assets is the folder with kube-apiserver and etcd: KUBEBUILDER_ASSETS, or the
 // user's cache, built where it is missing.
-func Assets(root string) (string, error) {
-	build := exec.Command(filepath.Join(root, "hack", "controlplane", "build.sh"))
+func Assets(root string) (string, error) { return provide(root) }
+
+// NodeAssets is the folder with kubelet, kube-controller-manager, kube-scheduler and
+// kube-proxy: the user's cache, built where it is missing.
+func NodeAssets(root string) (string, error) { return provide(root, "node") }
+
+func provide(root string, args ...string) (string, error) {
+	build := exec.Command(filepath.Join(root, "hack", "controlplane", "build.sh"), args...)
 	build.Stderr = os.Stderr
 	out, err := build.Output()
 	if err != nil {
-		return "", fmt.Errorf("provide kube-apiserver and etcd with %s: %w", build.Path, err)
+		return "", fmt.Errorf("provide programs of Kubernetes with %s: %w", strings.Join(build.Args, " "), err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }

@@ -41,6 +41,12 @@ func WithUser(username, password string) Option {
 	return func(o *server.Options) { o.Username, o.Password = username, password }
 }
 
+// WithHost makes the servers listen for clients on another address than
+// 127.0.0.1.
+func WithHost(host string) Option {
+	return func(o *server.Options) { o.Host = host }
+}
+
 // WithConfig gives the servers what the text of a configuration file says of
 // accounts, users and callout.
 func WithConfig(config string) (Option, error) {
@@ -198,7 +204,7 @@ func (c *Cluster) Node(index int) *server.Server { return c.nodes[index] }
 func (c *Cluster) URLs() []string {
 	urls := make([]string, len(c.options))
 	for i, o := range c.options {
-		urls[i] = fmt.Sprintf("nats://127.0.0.1:%d", o.Port)
+		urls[i] = "nats://" + net.JoinHostPort(o.Host, strconv.Itoa(o.Port))
 	}
 	return urls
 }
