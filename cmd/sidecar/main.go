@@ -13,13 +13,16 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/pflag"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
 )
 
 func main() {
-	limitMemory("/sys/fs/cgroup/memory.max")
+	if err := limitMemory(memlimit.FromCgroup); err != nil {
+		slog.New(slog.NewJSONHandler(os.Stderr, nil)).Warn("the garbage collector knows no limit", "error", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	// A second signal ends the program at once.
 	context.AfterFunc(ctx, stop)

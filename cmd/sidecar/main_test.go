@@ -5,8 +5,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	client "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/sidecar"
@@ -298,21 +303,36 @@ func newEvent(id, actorID string) eventstore.Event {
 
 // Not parallel: the limit is that of the whole process.
 func TestLimitMemory(t *testing.T) {
+	// It is as before when the test ends, and until then there is none.
 	t.Setenv("GOMEMLIMIT", "")
+	if err := os.Unsetenv("GOMEMLIMIT"); err != nil {
+		t.Fatal(err)
+	}
 	before := debug.SetMemoryLimit(-1)
 	percent := debug.SetGCPercent(100)
 	t.Cleanup(func() { debug.SetMemoryLimit(before); debug.SetGCPercent(percent) })
-	file := filepath.Join(t.TempDir(), "memory.max")
 	for _, c := range []struct {
-		content string
-		want    int64
-	}{{"max\n", before}, {"", before}, {"4294967296\n", 4294967296 / 10 * 8}} {
-		if err := os.WriteFile(file, []byte(c.content), 0o600); err != nil {
-			t.Fatal(err)
+		name      string
+		container memlimit.Provider
+		want      int64
+		percent   int
+		err       error
+	}{
+		{"no container", func() (uint64, error) { return 0, memlimit.ErrNoCgroup }, before, 100, nil},
+		{"no limit", func() (uint64, error) { return 0, memlimit.ErrNoLimit }, math.MaxInt64, 100, nil},
+		{"unreadable", func() (uint64, error) { return 0, fs.ErrPermission }, math.MaxInt64, 100, fs.ErrPermission},
+		{"a limit", memlimit.Limit(4294967290), 3435973832, lazyGC, nil},
+	} {
+		if err := limitMemory(c.container); !errors.Is(err, c.err) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.err)
 		}
-		limitMemory(file)
 		if got := debug.SetMemoryLimit(-1); got != c.want {
-			t.Errorf("limit of %q is %d, want %d", c.content, got, c.want)
+			t.Errorf("%s: the limit is %d, want %d", c.name, got, c.want)
+		}
+		got := debug.SetGCPercent(100)
+		debug.SetGCPercent(got)
+		if got != c.percent {
+			t.Errorf("%s: garbage is collected at %d %%, want %d %%", c.name, got, c.percent)
 		}
 	}
 }

@@ -1,37 +1,41 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"math"
 	"os"
 	"runtime/debug"
-	"strconv"
-	"strings"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// lazyGC is how much garbage there may be in percent of what is in use, where a
-// limit holds all the same: little is in use, and collecting at twice of that is
-// often. See docs/benchmarks.md.
-const lazyGC = 200
+const (
+	// limitRatio is the part of the container's memory limit that the garbage
+	// collector keeps the program in. The rest is for what it does not count, buffers
+	// of sockets above all.
+	limitRatio = 0.8
+	// lazyGC is how much garbage there may be in percent of what is in use, where a
+	// limit holds all the same: little is in use, and collecting at twice of that is
+	// often. See docs/benchmarks.md.
+	lazyGC = 200
+)
 
 // limitMemory makes the garbage collector work harder near the container's
-// memory limit, which the file of the control group holds: without that, garbage
-// alone could have the sidecar killed. GOMEMLIMIT goes first, where it is set.
-func limitMemory(file string) {
-	if os.Getenv("GOMEMLIMIT") != "" {
-		return
+// memory limit: without that, garbage alone could have the sidecar killed. What the
+// environment says of GOMEMLIMIT and GOGC goes first.
+func limitMemory(container memlimit.Provider) error {
+	limit, err := memlimit.Set(memlimit.WithProvider(container), memlimit.WithRatio(limitRatio))
+	switch {
+	case errors.Is(err, memlimit.ErrNoCgroup), errors.Is(err, memlimit.ErrCgroupsNotSupported):
+		// No container: a laptop.
+		return nil
+	case err != nil:
+		return fmt.Errorf("find out the memory limit of the container: %w: set GOMEMLIMIT to eight tenths of it", err)
+	case limit != math.MaxInt64 && os.Getenv("GOGC") == "":
+		debug.SetGCPercent(lazyGC)
 	}
-	content, err := os.ReadFile(file)
-	if err != nil {
-		// No control group: a laptop.
-		return
-	}
-	if limit, err := strconv.ParseInt(strings.TrimSpace(string(content)), 10, 64); err == nil {
-		// The rest is for what the collector does not count, buffers of sockets above all.
-		debug.SetMemoryLimit(limit / 10 * 8)
-		if os.Getenv("GOGC") == "" {
-			debug.SetGCPercent(lazyGC)
-		}
-	}
+	return nil
 }
 
 // memoryForCalls is how much of the memory limit what is under way may take, and
