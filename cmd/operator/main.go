@@ -14,9 +14,6 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -27,7 +24,6 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
-	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/controller"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/metricsaccess"
 	injection "git.flowmade.one/flowmade-one/aether-operator/internal/webhook"
@@ -147,15 +143,8 @@ func newManager(s settings) (manager.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w: run in a cluster, or give --kubeconfig", err)
 	}
-	// Only the kinds that are used: all those of Kubernetes take megabytes.
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, admissionregistrationv1.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return nil, fmt.Errorf("make the scheme: %w", err)
-		}
-	}
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
-		Scheme: scheme,
+		Scheme: controller.Scheme(),
 		Cache:  controller.CacheOptions(),
 		// A replica that stands by fills its caches too, and takes over at once.
 		Controller:                    config.Controller{EnableWarmup: new(true)},

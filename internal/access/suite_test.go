@@ -141,7 +141,7 @@ func withAdministrator(o *server.Options) {
 // startReplica runs an operator. One of them leads; the other only answers.
 func startReplica(ctx context.Context, stopped chan<- error) error {
 	mgr, err := ctrl.NewManager(kube.Config, ctrl.Options{
-		Scheme: testenv.Scheme(), Cache: controller.CacheOptions(), Metrics: metricsserver.Options{BindAddress: "0"},
+		Scheme: controller.Scheme(), Cache: controller.CacheOptions(), Metrics: metricsserver.Options{BindAddress: "0"},
 		// Two replicas share this process.
 		Controller:     config.Controller{SkipNameValidation: new(true)},
 		LeaderElection: true, LeaderElectionID: "test", LeaderElectionNamespace: "default", LeaderElectionReleaseOnCancel: true,

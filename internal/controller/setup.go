@@ -8,9 +8,12 @@ import (
 	"unique"
 
 	"github.com/prometheus/client_golang/prometheus"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -62,6 +65,21 @@ const (
 )
 
 func init() { ctrlmetrics.Registry.MustRegister(access.Metrics()...) }
+
+// Scheme knows the kinds that the operator and its webhook use. All those of
+// Kubernetes would take megabytes.
+func Scheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, admissionregistrationv1.AddToScheme, authenticationv1.AddToScheme, v1alpha1.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			// Only kinds of one name and two types can fail here: a mistake in the code.
+			panic(err)
+		}
+	}
+	return scheme
+}
 
 // CacheOptions keeps only what the controllers watch in memory: of the Secrets,
 // only bindings. Secrets with credentials are read live.

@@ -90,7 +90,7 @@ func startOperator(in *testenv.Kubernetes, options controller.Options) (stop fun
 	// Controllers of one name may run once in a process, unless one says so.
 	again := true
 	mgr, err := ctrl.NewManager(operator.Config(), ctrl.Options{
-		Scheme:     testenv.Scheme(),
+		Scheme:     controller.Scheme(),
 		Cache:      controller.CacheOptions(),
 		NewClient:  newClientBehind,
 		Metrics:    metricsserver.Options{BindAddress: "0"},

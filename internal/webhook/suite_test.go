@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/controller"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
@@ -109,7 +110,7 @@ func startReplica(t *testing.T, options Options, more ...func(webhook.Server)) *
 	port := freePort(t)
 	r := &replica{address: fmt.Sprintf("127.0.0.1:%d", port), probes: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
 	mgr, err := ctrl.NewManager(rest.CopyConfig(account), ctrl.Options{
-		Scheme:                 testenv.Scheme(),
+		Scheme:                 controller.Scheme(),
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: r.probes,
 		WebhookServer:          webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port}),

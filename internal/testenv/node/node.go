@@ -47,8 +47,9 @@ const (
 
 // Node is a node that is ready for pods.
 type Node struct {
-	// Client and Config are an administrator's.
-	Client client.Client
+	// Kubernetes has an administrator's Client; it has no envtest environment.
+	*testenv.Kubernetes
+	// Config is an administrator's too.
 	Config *rest.Config
 	// Dir is the directory of the node, and Root that of the repository.
 	Dir, Root string
@@ -157,7 +158,8 @@ func (n *Node) startControlPlane(ctx context.Context) (err error) {
 		if err := answers(ctx, transport, n.Config.Host+"/readyz"); err != nil {
 			return err
 		}
-		n.Client, err = client.New(n.Config, client.Options{Scheme: testenv.Scheme()})
+		c, err := client.New(n.Config, client.Options{Scheme: testenv.Scheme()})
+		n.Kubernetes = &testenv.Kubernetes{Client: c}
 		return err
 	})
 }
