@@ -179,7 +179,7 @@ func startBinary(t *testing.T, env map[string]string, args ...string) *started {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := exec.Command(path, append(args, "--listen=127.0.0.1:0", "--health-listen=127.0.0.1:0")...)
+	command := exec.Command(path, append([]string{"--listen=127.0.0.1:0", "--health-listen=127.0.0.1:0"}, args...)...)
 	for name, value := range env {
 		command.Env = append(command.Env, name+"="+value)
 	}
@@ -191,12 +191,14 @@ func startBinary(t *testing.T, env map[string]string, args ...string) *started {
 		t.Fatal(err)
 	}
 	s := &started{T: t}
-	s.stop = sync.OnceValue(func() error {
-		if err := command.Process.Signal(syscall.SIGTERM); err != nil {
+	end := func(signal os.Signal) error {
+		if err := command.Process.Signal(signal); err != nil {
 			return err
 		}
 		return command.Wait()
-	})
+	}
+	s.stop = sync.OnceValue(func() error { return end(syscall.SIGTERM) })
+	s.kill = func() { _ = end(os.Kill) }
 	t.Cleanup(func() { _ = s.stop() })
 	s.readLogs(logs)
 	return s
