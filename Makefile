@@ -33,8 +33,8 @@ run: ## The same set-up, kept up until Ctrl-C, to try things on.
 ##@ Build and test
 
 .PHONY: build
-build: ## Build both binaries into bin/.
-	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+build: ## Build both binaries into bin/, as the images have them.
+	CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -o bin/ ./cmd/...
 
 .PHONY: test
 test: controlplane ## All tests, against a real API server and real nats-servers.

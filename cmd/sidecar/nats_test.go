@@ -150,14 +150,14 @@ func TestCredentialsAreReadAgain(t *testing.T) {
 // buildDir is where build has put the binary; empty when nothing was built.
 var buildDir string
 
-// build makes the binary once for all tests.
+// build makes the binary, with the tag of the image, once for all tests.
 var build = sync.OnceValues(func() (string, error) {
 	var err error
 	if buildDir, err = os.MkdirTemp("", "sidecar-"); err != nil {
 		return "", err
 	}
 	path := filepath.Join(buildDir, "aether-sidecar")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	out, err := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", path, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build the sidecar: %w: %s", err, out)
 	}
