@@ -11,6 +11,9 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 # What make test tests, such as PACKAGES=./internal/stream/...
 PACKAGES ?= ./...
+# Tags of the tests that need more than Go, each with a target of its own; make lint
+# looks at them all.
+TAGS := browser
 
 .PHONY: help
 help: ## List the targets.
@@ -30,12 +33,17 @@ run: ## The same set-up, kept up until Ctrl-C, to try things on.
 ##@ Build and test
 
 .PHONY: build
-build: ## Build both binaries into bin/.
-	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+build: ## Build both binaries into bin/, as the images have them.
+	CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -o bin/ ./cmd/...
 
 .PHONY: test
 test: controlplane ## All tests, against a real API server and real nats-servers.
 	go test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: test-browser
+test-browser: ## Tests in a real browser; installs Chromium from Debian where it is missing and it may.
+	@hack/debian.sh chromium:chromium
+	go test -timeout 5m -tags browser -run '^TestBrowser' $(TESTFLAGS) ./cmd/sidecar
 
 .PHONY: bench
 bench: ## Measure the engine against the plainest use of nats.go; prints a table, takes minutes. See docs/benchmarks.md.
@@ -60,8 +68,8 @@ generate: ## Make every generated file anew.
 
 .PHONY: lint
 lint: ## Vet and lint.
-	go vet ./...
-	go tool staticcheck ./...
+	go vet -tags $(TAGS) ./...
+	go tool staticcheck -tags $(TAGS) ./...
 	cd api/eventstore/v1 && go tool buf lint
 
 .PHONY: verify

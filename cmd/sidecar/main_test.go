@@ -41,6 +41,8 @@ type started struct {
 	api, health string
 	// stop tells it to end and waits until it has; its error is how it ended.
 	stop func() error
+	// kill ends a process of its own in the middle of what it does.
+	kill func()
 }
 
 // startHere runs the program in this process.

@@ -150,14 +150,14 @@ func TestCredentialsAreReadAgain(t *testing.T) {
 // buildDir is where build has put the binary; empty when nothing was built.
 var buildDir string
 
-// build makes the binary once for all tests.
+// build makes the binary, with the tag of the image, once for all tests.
 var build = sync.OnceValues(func() (string, error) {
 	var err error
 	if buildDir, err = os.MkdirTemp("", "sidecar-"); err != nil {
 		return "", err
 	}
 	path := filepath.Join(buildDir, "aether-sidecar")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	out, err := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", path, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build the sidecar: %w: %s", err, out)
 	}
@@ -179,7 +179,7 @@ func startBinary(t *testing.T, env map[string]string, args ...string) *started {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := exec.Command(path, append(args, "--listen=127.0.0.1:0", "--health-listen=127.0.0.1:0")...)
+	command := exec.Command(path, append([]string{"--listen=127.0.0.1:0", "--health-listen=127.0.0.1:0"}, args...)...)
 	for name, value := range env {
 		command.Env = append(command.Env, name+"="+value)
 	}
@@ -191,12 +191,14 @@ func startBinary(t *testing.T, env map[string]string, args ...string) *started {
 		t.Fatal(err)
 	}
 	s := &started{T: t}
-	s.stop = sync.OnceValue(func() error {
-		if err := command.Process.Signal(syscall.SIGTERM); err != nil {
+	end := func(signal os.Signal) error {
+		if err := command.Process.Signal(signal); err != nil {
 			return err
 		}
 		return command.Wait()
-	})
+	}
+	s.stop = sync.OnceValue(func() error { return end(syscall.SIGTERM) })
+	s.kill = func() { _ = end(os.Kill) }
 	t.Cleanup(func() { _ = s.stop() })
 	s.readLogs(logs)
 	return s

@@ -7,8 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -29,9 +32,14 @@ var (
 	protocolVariables = []string{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"}
 )
 
+// Protocols that traces are sent over. OpenTelemetry leaves the default to the
+// program, and recommends the one over plain HTTP.
 const (
-	// tracesProtocol is the one that is spoken, which OpenTelemetry has for default.
-	tracesProtocol = "http/protobuf"
+	protocolHTTP = "http/protobuf"
+	protocolGRPC = "grpc"
+)
+
+const (
 	// tracesTimeout bounds sending the last traces at the end.
 	tracesTimeout = 3 * time.Second
 	// queuedSpans are how many spans wait to be sent; more are dropped. The default
@@ -46,11 +54,14 @@ func startTracing(ctx context.Context, getenv func(string) string, logger *slog.
 	if err != nil || !wanted {
 		return nil, func() {}, err
 	}
-	exporter, err := otlptracehttp.New(ctx)
+	// Before the exporter reads its variables: what it cannot use of them it only
+	// logs, such as a certificate that is not there.
+	otel.SetLogger(logr.FromSlogHandler(logger.Handler()))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { logger.Warn("traces were not sent", "error", err) }))
+	exporter, err := otlptrace.New(ctx, tracesClient(getenv))
 	if err != nil {
 		return nil, nil, fmt.Errorf("send traces: %w", err)
 	}
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { logger.Warn("traces were not sent", "error", err) }))
 	name := getenv(envServiceName)
 	if name == "" {
 		name = "aether-sidecar"
@@ -69,6 +80,14 @@ func startTracing(ctx context.Context, getenv func(string) string, logger *slog.
 	}, nil
 }
 
+// tracesClient speaks the protocol that the environment asks for.
+func tracesClient(getenv func(string) string) otlptrace.Client {
+	if first(getenv, protocolVariables) == protocolGRPC {
+		return otlptracegrpc.NewClient()
+	}
+	return otlptracehttp.NewClient()
+}
+
 // wantsTracing says whether the environment asks for traces, and refuses what is
 // not spoken here.
 func wantsTracing(getenv func(string) string) (bool, error) {
@@ -79,8 +98,9 @@ func wantsTracing(getenv func(string) string) (bool, error) {
 	if exporter != "" && exporter != "otlp" {
 		return false, fmt.Errorf("%s is %q: give otlp or none", envTracesExporter, exporter)
 	}
-	if protocol := first(getenv, protocolVariables); protocol != "" && protocol != tracesProtocol {
-		return false, fmt.Errorf("traces are to be sent as %q: set %s to %s, and the endpoint to the port for that, commonly 4318", protocol, protocolVariables[0], tracesProtocol)
+	if protocol := first(getenv, protocolVariables); protocol != "" && protocol != protocolHTTP && protocol != protocolGRPC {
+		return false, fmt.Errorf("traces are to be sent as %q, which is not spoken here: set %s to %s or %s, and the endpoint to the port for that, commonly 4318 or 4317",
+			protocol, protocolVariables[0], protocolHTTP, protocolGRPC)
 	}
 	return true, nil
 }

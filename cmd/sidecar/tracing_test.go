@@ -123,6 +123,8 @@ func TestTracingIsOffUnlessAsked(t *testing.T) {
 		true: {
 			{"OTEL_TRACES_EXPORTER": "otlp"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a"},
 			{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+			{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+			{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"},
 		},
 	} {
 		for _, env := range envs {
@@ -132,8 +134,9 @@ func TestTracingIsOffUnlessAsked(t *testing.T) {
 		}
 	}
 	for want, env := range map[string]map[string]string{
-		`OTEL_TRACES_EXPORTER is "jaeger"`: {"OTEL_TRACES_EXPORTER": "jaeger"},
-		`traces are to be sent as "grpc"`:  {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+		`OTEL_TRACES_EXPORTER is "jaeger"`:     {"OTEL_TRACES_EXPORTER": "jaeger"},
+		`traces are to be sent as "http/json"`: {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+		`traces are to be sent as "thrift"`:    {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "thrift", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
 	} {
 		if _, err := wantsTracing(environment(env)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)

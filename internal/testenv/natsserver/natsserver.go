@@ -69,7 +69,7 @@ func WithConfig(config string) (Option, error) {
 // JetStream answers.
 func Start(dir string, size int, opts ...Option) (*Cluster, error) {
 	c := &Cluster{options: make([]*server.Options, size), nodes: make([]*server.Server, size)}
-	ports, err := reservePorts(2 * size)
+	ports, err := ReservePorts(2 * size)
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +123,9 @@ const (
 	portRange = 12000
 )
 
-// reservePorts picks ports that nobody listens on.
-func reservePorts(count int) ([]int, error) {
+// ReservePorts picks ports of this machine that nobody listens on, also for another
+// server that is to be started again on the same one.
+func ReservePorts(count int) ([]int, error) {
 	picked := make([]int, count)
 	for i := range picked {
 		listener, err := listenAnywhere()
