@@ -13,7 +13,7 @@ BENCHFLAGS ?=
 PACKAGES ?= ./...
 # Tags of the tests that need more than Go, each with a target of its own; make lint
 # looks at them all.
-TAGS := browser
+TAGS := browser,node
 
 .PHONY: help
 help: ## List the targets.
@@ -44,6 +44,14 @@ test: controlplane ## All tests, against a real API server and real nats-servers
 test-browser: ## Tests in a real browser; installs Chromium from Debian where it is missing and it may.
 	@hack/debian.sh chromium:chromium
 	go test -timeout 5m -tags browser -run '^TestBrowser' $(TESTFLAGS) ./cmd/sidecar
+
+.PHONY: test-node
+test-node: controlplane ## Tests of pods on a real node, as root; installs containerd and what it needs from Debian.
+	@hack/debian.sh containerd:containerd runc:runc iproute2:ip iptables:/usr/sbin/xtables-legacy-multi \
+		containernetworking-plugins:/usr/lib/cni/bridge
+	@hack/controlplane/build.sh node
+	@# What the node is made of is no input that go test knows.
+	go test -timeout 10m -tags node -count=1 $(TESTFLAGS) ./internal/testenv/node
 
 .PHONY: bench
 bench: ## Measure the engine against the plainest use of nats.go; prints a table, takes minutes. See docs/benchmarks.md.

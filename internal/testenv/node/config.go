@@ -33,7 +33,7 @@ func (n *Node) configure() error {
 		"kubeconfig":             fmt.Sprintf(kubeconfig, n.caFile(), Address, apiServerPort, token),
 		"containerd.toml":        fmt.Sprintf(containerdConfig, n.path("containerd"), pauseImage, cniPlugins, n.path("cni")),
 		"cni/10-bridge.conflist": fmt.Sprintf(cniConfig, bridge, podCIDR, Address),
-		"kubelet.yaml":           fmt.Sprintf(kubeletConfig, Address, n.CgroupRoot, containerd, n.path("kubelet-plugins")),
+		"kubelet.yaml":           fmt.Sprintf(kubeletConfig, Address, n.CgroupRoot, containerd, n.path("volume-plugins")),
 		"proxy.yaml":             fmt.Sprintf(proxyConfig, n.path("kubeconfig"), nodeName, podCIDR),
 	} {
 		if err := os.WriteFile(n.path(file), []byte(content), 0o600); err != nil {
@@ -70,7 +70,7 @@ func (n *Node) controllerManager() []string {
 	return []string{
 		"kube-controller-manager", "--kubeconfig", n.path("kubeconfig"), "--leader-elect=false", "--bind-address=127.0.0.1",
 		"--root-ca-file", n.caFile(), "--service-account-private-key-file", n.path("token.key"),
-		"--kube-api-qps=500", "--kube-api-burst=1000",
+		"--kube-api-qps=500", "--kube-api-burst=1000", "--flex-volume-plugin-dir", n.path("volume-plugins"),
 	}
 }
 

@@ -4,9 +4,9 @@
 //
 // All of it lives in network, mount and process namespaces of its own, so that its
 // ports, mounts and iptables rules meet nothing else on the machine, and the end of
-// one process ends everything. It needs root on Linux, and the packages of Debian
-// that Programs names; make test-node installs them. There is no cluster DNS and no
-// registry: images come from Image.
+// one process ends everything. It needs root on Linux, and packages of Debian that
+// make test-node installs. There is no cluster DNS and no registry, and what is slow
+// or safe elsewhere is not here: etcd does not sync, and everyone may call the kubelet.
 //
 // Its tests run pods of every kind with the sidecar in them.
 package node

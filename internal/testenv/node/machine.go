@@ -107,13 +107,13 @@ func build(dir string) error {
 	if err != nil {
 		return err
 	}
-	programs, err := testenv.NodeAssets(root)
+	nodeAssets, err := testenv.NodeAssets(root)
 	if err != nil {
 		return err
 	}
 	links := map[string]string{"kube-apiserver": assets, "etcd": assets}
 	for _, name := range []string{"kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy"} {
-		links[name] = programs
+		links[name] = nodeAssets
 	}
 	for name, folder := range links {
 		if err := os.Symlink(filepath.Join(folder, name), filepath.Join(bin, name)); err != nil {
@@ -127,7 +127,7 @@ func build(dir string) error {
 		}
 	}
 	// As Dockerfile builds them.
-	command := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/...", "./internal/testenv/node/application")
+	command := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/...", "./internal/testenv/node/application")
 	command.Dir, command.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(command.Args, " "), err, out)

@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,12 +28,8 @@ const (
 	envDir = "AETHER_NODE_DIR"
 )
 
-// Programs are what a node needs of the machine, each with the package of Debian
-// that has it.
-var Programs = map[string]string{
-	"containerd": "containerd", "ctr": "containerd", "runc": "runc", "ip": "iproute2",
-	cniPlugins + "/bridge": "containernetworking-plugins", iptablesLegacy: "iptables",
-}
+// programs are what a node needs of the machine.
+var programs = []string{"containerd", "ctr", "runc", "ip", cniPlugins + "/bridge", iptablesLegacy}
 
 // Main runs tests on a node: call it in TestMain with what the tests are, and exit
 // with what it returns.
@@ -87,14 +82,10 @@ func checkMachine() error {
 	if os.Geteuid() != 0 {
 		return errors.New("a node needs root: run make test-node as root")
 	}
-	var missing []string
-	for program, pkg := range Programs {
+	for _, program := range programs {
 		if _, err := exec.LookPath(program); err != nil {
-			missing = append(missing, fmt.Sprintf("%s (package %s)", program, pkg))
+			return fmt.Errorf("a node needs %s, which this machine lacks: run make test-node, which installs it", program)
 		}
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("a node needs programs that this machine lacks: %s: install them, or run make test-node, which does", strings.Join(missing, ", "))
 	}
 	return nil
 }

@@ -215,6 +215,8 @@ func TestSidecarCrashes(t *testing.T) {
 	newStore(t, namespace, "orders", "")
 	pod := newPod(t, namespace, "crash", application("orders", "serve"))
 	waitPod(t, pod, "the pod to be ready", isReady)
+	// Not during its first save, which the application would make only once.
+	wantEvents(t, namespace, "orders", "crash", "Started")
 	signalTo(t, sidecarOf(pod), syscall.SIGKILL)
 	waitPod(t, pod, "the sidecar to be there again", func(pod *corev1.Pod) bool {
 		return sidecarOf(pod).RestartCount == 1 && sidecarOf(pod).Started != nil && *sidecarOf(pod).Started
