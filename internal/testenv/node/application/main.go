@@ -5,16 +5,17 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/sidecar"
@@ -103,32 +104,41 @@ func (a *application) serve(stopped context.Context) error {
 }
 
 // press has the sidecar do more than it has memory for: 64 writers and readers of
-// events of 900 KiB. What it refuses is as good as what it answers; that it goes away
-// is not.
+// events of 900 KiB. It may refuse, and say that nothing was done; that it goes away,
+// or does not know, is an error.
 func (a *application) press(context.Context) error {
 	large := strings.Repeat("x", 900<<10)
-	var answered, refused atomic.Int64
-	var pressing sync.WaitGroup
+	var saved, read, refused atomic.Int64
+	count := func(done *atomic.Int64, err error) error {
+		switch {
+		case err == nil:
+			done.Add(1)
+		case errors.Is(err, eventstore.ErrUnavailable):
+			refused.Add(1)
+		default:
+			return err
+		}
+		return nil
+	}
+	var pressing errgroup.Group
 	for n := range 64 {
-		pressing.Go(func() {
+		pressing.Go(func() error {
 			one := &application{a.store, fmt.Sprintf("%s-%d", a.actorID, n)}
 			for range 4 {
-				if one.save("Pressed", large) != nil {
-					refused.Add(1)
-					continue
+				if err := count(&saved, one.save("Pressed", large)); err != nil {
+					return err
 				}
 				ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 				_, err := a.store.GetEvents(ctx, one.actorID, 0)
 				cancel()
-				if err != nil {
-					refused.Add(1)
-					continue
+				if err := count(&read, err); err != nil {
+					return err
 				}
-				answered.Add(1)
 			}
+			return nil
 		})
 	}
-	pressing.Wait()
-	fmt.Printf("%d answered, %d refused\n", answered.Load(), refused.Load())
-	return a.save("Pressed", map[string]int64{"answered": answered.Load(), "refused": refused.Load()})
+	err := pressing.Wait()
+	fmt.Printf("%d saves and %d reads answered, %d calls refused\n", saved.Load(), read.Load(), refused.Load())
+	return err
 }
