@@ -32,11 +32,11 @@ type calling struct {
 
 // begin starts to count, time and trace a call, in the trace that its header
 // names. What is done in the context belongs to it.
-func (s *Server) begin(ctx context.Context, header http.Header, protocol, route string, stream bool) (context.Context, *calling) {
+func (s *Server) begin(ctx context.Context, header http.Header, protocol, route string, stream bool, links ...trace.Link) (context.Context, *calling) {
 	c := &calling{server: s, protocol: protocol, route: strings.TrimPrefix(route, "/"), started: time.Now()}
 	c.count = s.calls.begin(protocol, route, stream)
 	ctx = contextFormat.Extract(ctx, propagation.HeaderCarrier(header))
-	ctx, c.span = s.tracer.Start(ctx, c.route, trace.WithSpanKind(trace.SpanKindServer))
+	ctx, c.span = s.tracer.Start(ctx, c.route, trace.WithSpanKind(trace.SpanKindServer), trace.WithLinks(links...))
 	return ctx, c
 }
 
