@@ -37,6 +37,8 @@ const (
 // is shared by as many saves as came while another was under way.
 type group struct {
 	client eventstorev1connect.EventStoreServiceClient
+	// patience is the constant, but in a test.
+	patience time.Duration
 
 	mu sync.Mutex
 	// underWay counts calls, without those that have used up their patience.
@@ -139,7 +141,7 @@ func (g *group) leave(w *waiter) bool {
 // begin starts the patience of a call that is counted as under way. What it
 // returns ends the call.
 func (g *group) begin() (end func()) {
-	late := time.AfterFunc(patience, g.next)
+	late := time.AfterFunc(g.patience, g.next)
 	return func() {
 		if late.Stop() {
 			g.next()

@@ -76,7 +76,7 @@ func New(endpoint, store string, opts ...eventstore.Option) (*Store, error) {
 	// Streams share one connection, and there is no TLS on localhost.
 	s.streamOver.Protocols.SetUnencryptedHTTP2(true)
 	s.client, s.streams = newClient(s.callsOver, base), newClient(s.streamOver, base)
-	s.saves = &group{client: s.client}
+	s.saves = &group{client: s.client, patience: patience}
 	return s, nil
 }
 
