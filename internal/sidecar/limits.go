@@ -99,6 +99,10 @@ func (l *limits) open(ctx context.Context, stream bool, length int64) (*account,
 
 // wait takes memory, and waits a little for it where there is none.
 func (a *account) wait(ctx context.Context, n int64) error {
+	if a.limits.memory.TryAcquire(n) {
+		a.taken += n
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, memoryWait)
 	defer cancel()
 	if err := a.limits.memory.Acquire(ctx, n); err != nil {

@@ -75,12 +75,12 @@ func New(endpoint, store string, opts ...eventstore.Option) (*Store, error) {
 	}
 	// Streams share one connection, and there is no TLS on localhost.
 	s.streamOver.Protocols.SetUnencryptedHTTP2(true)
-	s.client, s.streams = newClient(s.callsOver, base), newClient(s.streamOver, base)
+	s.client, s.streams = newClient(oneWrite{s.callsOver}, base), newClient(s.streamOver, base)
 	s.saves = &group{client: s.client, patience: patience}
 	return s, nil
 }
 
-func newClient(transport *http.Transport, base string) eventstorev1connect.EventStoreServiceClient {
+func newClient(transport http.RoundTripper, base string) eventstorev1connect.EventStoreServiceClient {
 	return eventstorev1connect.NewEventStoreServiceClient(&http.Client{Transport: transport}, base,
 		connect.WithReadMaxBytes(maxMessageBytes),
 		// Over localhost compression costs more than it saves.
