@@ -51,8 +51,11 @@ func (c *calling) end(ctx context.Context, code, failed string) {
 		}
 	}
 	c.span.End()
-	c.server.config.Logger.LogAttrs(ctx, slog.LevelDebug, "call", slog.String("protocol", c.protocol), slog.String("route", c.route),
-		slog.String("code", code), slog.Duration("took", time.Since(c.started)), traceID(ctx))
+	// Most sidecars log no calls, and this is every call.
+	if c.server.config.Logger.Enabled(ctx, slog.LevelDebug) {
+		c.server.config.Logger.LogAttrs(ctx, slog.LevelDebug, "call", slog.String("protocol", c.protocol), slog.String("route", c.route),
+			slog.String("code", code), slog.Duration("took", time.Since(c.started)), traceID(ctx))
+	}
 }
 
 // traceID is the trace of a context, for a log.

@@ -778,8 +778,8 @@ type SaveBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Save  *SaveEventsRequest     `protobuf:"bytes,1,opt,name=save,proto3" json:"save,omitempty"`
 	// trace_parent is the trace of this save, and takes the place that the header
-	// traceparent of W3C Trace Context has in a call of its own. Absent, it is
-	// that of the call.
+	// traceparent of W3C Trace Context has in a call of its own. Absent, or where
+	// it is none, it is that of the call.
 	TraceParent   string `protobuf:"bytes,2,opt,name=trace_parent,json=traceParent,proto3" json:"trace_parent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -108,7 +108,7 @@ type EventStoreServiceClient interface {
 	// are made at the same time: of two for one actor either may come first. The
 	// answer comes when the last of them has ended.
 	//
-	// The call itself fails only where nothing was saved: INVALID_ARGUMENT +
+	// The call itself is refused, and nothing saved, with INVALID_ARGUMENT +
 	// FieldViolation (batches), RESOURCE_EXHAUSTED + Reason (too_many_requests),
 	// and without a Reason where the whole request is larger than allowed.
 	SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error)
@@ -464,7 +464,7 @@ type EventStoreServiceHandler interface {
 	// are made at the same time: of two for one actor either may come first. The
 	// answer comes when the last of them has ended.
 	//
-	// The call itself fails only where nothing was saved: INVALID_ARGUMENT +
+	// The call itself is refused, and nothing saved, with INVALID_ARGUMENT +
 	// FieldViolation (batches), RESOURCE_EXHAUSTED + Reason (too_many_requests),
 	// and without a Reason where the whole request is larger than allowed.
 	SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error)
