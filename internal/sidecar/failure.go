@@ -220,3 +220,10 @@ func (f failure) connectError() *connect.Error {
 	}
 	return err
 }
+
+// saveFailure is a failure as SaveBatches answers it for one of its saves.
+func (f failure) saveFailure() *eventstorev1.SaveFailure {
+	answer := &eventstorev1.SaveFailure{Code: int32(f.rpc), Message: f.detail}
+	answer.SetDetail(f.typed)
+	return answer
+}

@@ -25,6 +25,9 @@ const (
 const (
 	// callCost is what a call takes beside its body and its answer.
 	callCost = 16 << 10
+	// saveCost is what each save takes of a call that makes several: the goroutine
+	// that makes it, and what the engine keeps meanwhile.
+	saveCost = 8 << 10
 	// bodyCost is what a byte of a body takes: as it was sent, taken apart, and on
 	// its way to NATS. answerCost is that of a byte of an answer: as it was read, as
 	// JSON, and the buffer of that while it grows.
@@ -96,6 +99,10 @@ func (l *limits) open(ctx context.Context, stream bool, length int64) (*account,
 
 // wait takes memory, and waits a little for it where there is none.
 func (a *account) wait(ctx context.Context, n int64) error {
+	if a.limits.memory.TryAcquire(n) {
+		a.taken += n
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, memoryWait)
 	defer cancel()
 	if err := a.limits.memory.Acquire(ctx, n); err != nil {
@@ -132,7 +139,18 @@ func (a *account) charge(n int64) error {
 // reading takes what a read may need before anything is known of its events.
 func (a *account) reading(ctx context.Context) error {
 	a.ahead = min(ReadAheadBytes, a.limits.config.Memory/2)
-	a.owed += a.ahead
+	return a.need(ctx, a.ahead)
+}
+
+// saving takes what so many saves need in one call. They share its slot, which is
+// for what comes with a call; what comes with a save is memory.
+func (a *account) saving(ctx context.Context, saves int) error {
+	return a.need(ctx, int64(saves)*saveCost)
+}
+
+// need takes n bytes more, and waits a little for them where there are none.
+func (a *account) need(ctx context.Context, n int64) error {
+	a.owed += n
 	if a.owed <= a.taken {
 		return nil
 	}

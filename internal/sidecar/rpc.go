@@ -123,11 +123,20 @@ func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 
 // finish counts a call, and gives its error the meaning that a client sees.
 func (e *edge) finish(ctx context.Context, procedure string, calling *calling, panicked any, err error) error {
+	if panicked == http.ErrAbortHandler {
+		panic(panicked)
+	}
+	if failed := e.server.settle(ctx, procedure, calling, panicked, err); failed != nil {
+		return failed.connectError()
+	}
+	return nil
+}
+
+// settle counts what a call came to, logs its failure, and says what that means
+// to a client; nil where it did not fail.
+func (s *Server) settle(ctx context.Context, procedure string, calling *calling, panicked any, err error) *failure {
 	if panicked != nil {
-		if panicked == http.ErrAbortHandler {
-			panic(panicked)
-		}
-		e.server.logPanic(ctx, procedure, panicked)
+		s.logPanic(ctx, procedure, panicked)
 		err = errPanicked
 	}
 	if err == nil {
@@ -136,8 +145,8 @@ func (e *edge) finish(ctx context.Context, procedure string, calling *calling, p
 	}
 	answer := meaning(ctx, err)
 	calling.end(ctx, answer.rpc.String(), answer.failed())
-	e.server.logFailure(ctx, procedure, answer)
-	return answer.connectError()
+	s.logFailure(ctx, procedure, answer)
+	return &answer
 }
 
 // meaning is failureOf, for a call that may have ended because the server stops.

@@ -32,11 +32,11 @@ type calling struct {
 
 // begin starts to count, time and trace a call, in the trace that its header
 // names. What is done in the context belongs to it.
-func (s *Server) begin(ctx context.Context, header http.Header, protocol, route string, stream bool) (context.Context, *calling) {
+func (s *Server) begin(ctx context.Context, header http.Header, protocol, route string, stream bool, links ...trace.Link) (context.Context, *calling) {
 	c := &calling{server: s, protocol: protocol, route: strings.TrimPrefix(route, "/"), started: time.Now()}
 	c.count = s.calls.begin(protocol, route, stream)
 	ctx = contextFormat.Extract(ctx, propagation.HeaderCarrier(header))
-	ctx, c.span = s.tracer.Start(ctx, c.route, trace.WithSpanKind(trace.SpanKindServer))
+	ctx, c.span = s.tracer.Start(ctx, c.route, trace.WithSpanKind(trace.SpanKindServer), trace.WithLinks(links...))
 	return ctx, c
 }
 
@@ -51,8 +51,11 @@ func (c *calling) end(ctx context.Context, code, failed string) {
 		}
 	}
 	c.span.End()
-	c.server.config.Logger.LogAttrs(ctx, slog.LevelDebug, "call", slog.String("protocol", c.protocol), slog.String("route", c.route),
-		slog.String("code", code), slog.Duration("took", time.Since(c.started)), traceID(ctx))
+	// Most sidecars log no calls, and this is every call.
+	if c.server.config.Logger.Enabled(ctx, slog.LevelDebug) {
+		c.server.config.Logger.LogAttrs(ctx, slog.LevelDebug, "call", slog.String("protocol", c.protocol), slog.String("route", c.route),
+			slog.String("code", code), slog.Duration("took", time.Since(c.started)), traceID(ctx))
+	}
 }
 
 // traceID is the trace of a context, for a log.

@@ -5,5 +5,5 @@
 //
 // It speaks Connect on localhost or a Unix socket, calls over HTTP/1.1 and streams
 // over HTTP/2, and answers with the errors of package eventstore, as a Store in the
-// same process would.
+// same process would. Saves of many goroutines share calls; see docs/workload-api.md.
 package sidecar

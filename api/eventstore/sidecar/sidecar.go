@@ -48,6 +48,7 @@ type Store struct {
 	// client makes calls, and streams follows; each over its own transport.
 	client, streams       eventstorev1connect.EventStoreServiceClient
 	callsOver, streamOver *http.Transport
+	saves                 *group
 }
 
 var _ eventstore.Store = (*Store)(nil)
@@ -74,11 +75,12 @@ func New(endpoint, store string, opts ...eventstore.Option) (*Store, error) {
 	}
 	// Streams share one connection, and there is no TLS on localhost.
 	s.streamOver.Protocols.SetUnencryptedHTTP2(true)
-	s.client, s.streams = newClient(s.callsOver, base), newClient(s.streamOver, base)
+	s.client, s.streams = newClient(oneWrite{s.callsOver}, base), newClient(s.streamOver, base)
+	s.saves = &group{client: s.client, patience: patience}
 	return s, nil
 }
 
-func newClient(transport *http.Transport, base string) eventstorev1connect.EventStoreServiceClient {
+func newClient(transport http.RoundTripper, base string) eventstorev1connect.EventStoreServiceClient {
 	return eventstorev1connect.NewEventStoreServiceClient(&http.Client{Transport: transport}, base,
 		connect.WithReadMaxBytes(maxMessageBytes),
 		// Over localhost compression costs more than it saves.
@@ -104,8 +106,9 @@ func parseEndpoint(endpoint string) (base string, dial dialFunc, err error) {
 	return "", nil, fmt.Errorf("endpoint of the sidecar is %q: give http://127.0.0.1:4280, or unix:///path of its socket, as AETHER_ENDPOINT has it", endpoint)
 }
 
-// Close gives up the connections that no call uses. Subscriptions have a Close
-// of their own.
+// Close gives up the connections that no call uses. It loses no save: those that
+// are under way, and those that wait to go together, are made and answered as if
+// it had not been called. Subscriptions have a Close of their own.
 func (s *Store) Close() error {
 	s.callsOver.CloseIdleConnections()
 	s.streamOver.CloseIdleConnections()
@@ -160,19 +163,22 @@ func (s *Store) save(ctx context.Context, events []eventstore.Event, opts events
 		return nil, err
 	}
 	request := &eventstorev1.SaveEventsRequest{
-		Store: s.name, Events: make([]*eventstorev1.Event, len(events)), ExpectedVersions: map[string]*eventstorev1.ExpectedVersion{},
+		Store: s.name, Events: make([]*eventstorev1.Event, len(events)),
 	}
 	for i := range events {
 		request.Events[i] = eventstorev1.FromEvent(&events[i])
+	}
+	if len(opts.Expected) > 0 {
+		request.ExpectedVersions = make(map[string]*eventstorev1.ExpectedVersion, len(opts.Expected))
 	}
 	for actorID, expected := range opts.Expected {
 		request.ExpectedVersions[actorID] = eventstorev1.FromExpected(expected)
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	response, err := s.client.SaveEvents(ctx, request)
+	response, err := s.saves.save(ctx, request)
 	if err != nil {
-		return nil, saveError(ctx, err)
+		return nil, err
 	}
 	if len(response.GetSaved()) != len(events) {
 		return nil, fmt.Errorf("the sidecar answered for %d events, and %d were sent: %w", len(response.GetSaved()), len(events), eventstore.ErrUnknownOutcome)

@@ -728,6 +728,369 @@ func (x *SaveEventsResponse) GetSaved() []*SavedEvent {
 	return nil
 }
 
+type SaveBatchesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// batches are 1 to 256.
+	Batches       []*SaveBatch `protobuf:"bytes,1,rep,name=batches,proto3" json:"batches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveBatchesRequest) Reset() {
+	*x = SaveBatchesRequest{}
+	mi := &file_eventstore_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveBatchesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveBatchesRequest) ProtoMessage() {}
+
+func (x *SaveBatchesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveBatchesRequest.ProtoReflect.Descriptor instead.
+func (*SaveBatchesRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SaveBatchesRequest) GetBatches() []*SaveBatch {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
+// SaveBatch is one of the saves of a call.
+type SaveBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Save  *SaveEventsRequest     `protobuf:"bytes,1,opt,name=save,proto3" json:"save,omitempty"`
+	// trace_parent is the trace of this save, and takes the place that the header
+	// traceparent of W3C Trace Context has in a call of its own. Absent, or where
+	// it is none, it is that of the call.
+	TraceParent   string `protobuf:"bytes,2,opt,name=trace_parent,json=traceParent,proto3" json:"trace_parent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveBatch) Reset() {
+	*x = SaveBatch{}
+	mi := &file_eventstore_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveBatch) ProtoMessage() {}
+
+func (x *SaveBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveBatch.ProtoReflect.Descriptor instead.
+func (*SaveBatch) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SaveBatch) GetSave() *SaveEventsRequest {
+	if x != nil {
+		return x.Save
+	}
+	return nil
+}
+
+func (x *SaveBatch) GetTraceParent() string {
+	if x != nil {
+		return x.TraceParent
+	}
+	return ""
+}
+
+type SaveBatchesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// results are in the order of the batches.
+	Results       []*SaveBatchResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveBatchesResponse) Reset() {
+	*x = SaveBatchesResponse{}
+	mi := &file_eventstore_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveBatchesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveBatchesResponse) ProtoMessage() {}
+
+func (x *SaveBatchesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveBatchesResponse.ProtoReflect.Descriptor instead.
+func (*SaveBatchesResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SaveBatchesResponse) GetResults() []*SaveBatchResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// SaveBatchResult is the answer for one save.
+type SaveBatchResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Result:
+	//
+	//	*SaveBatchResult_Saved
+	//	*SaveBatchResult_Failure
+	Result        isSaveBatchResult_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveBatchResult) Reset() {
+	*x = SaveBatchResult{}
+	mi := &file_eventstore_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveBatchResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveBatchResult) ProtoMessage() {}
+
+func (x *SaveBatchResult) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveBatchResult.ProtoReflect.Descriptor instead.
+func (*SaveBatchResult) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SaveBatchResult) GetResult() isSaveBatchResult_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *SaveBatchResult) GetSaved() *SaveEventsResponse {
+	if x != nil {
+		if x, ok := x.Result.(*SaveBatchResult_Saved); ok {
+			return x.Saved
+		}
+	}
+	return nil
+}
+
+func (x *SaveBatchResult) GetFailure() *SaveFailure {
+	if x != nil {
+		if x, ok := x.Result.(*SaveBatchResult_Failure); ok {
+			return x.Failure
+		}
+	}
+	return nil
+}
+
+type isSaveBatchResult_Result interface {
+	isSaveBatchResult_Result()
+}
+
+type SaveBatchResult_Saved struct {
+	Saved *SaveEventsResponse `protobuf:"bytes,1,opt,name=saved,proto3,oneof"`
+}
+
+type SaveBatchResult_Failure struct {
+	Failure *SaveFailure `protobuf:"bytes,2,opt,name=failure,proto3,oneof"`
+}
+
+func (*SaveBatchResult_Saved) isSaveBatchResult_Result() {}
+
+func (*SaveBatchResult_Failure) isSaveBatchResult_Result() {}
+
+// SaveFailure is the error that a SaveEvents of its own would have answered.
+type SaveFailure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// code is the number of the gRPC status code, such as 10 for ABORTED.
+	Code    int32  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// detail is that of the error.
+	//
+	// Types that are valid to be assigned to Detail:
+	//
+	//	*SaveFailure_VersionConflict
+	//	*SaveFailure_DuplicateEvent
+	//	*SaveFailure_FieldViolation
+	//	*SaveFailure_Reason
+	Detail        isSaveFailure_Detail `protobuf_oneof:"detail"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveFailure) Reset() {
+	*x = SaveFailure{}
+	mi := &file_eventstore_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveFailure) ProtoMessage() {}
+
+func (x *SaveFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveFailure.ProtoReflect.Descriptor instead.
+func (*SaveFailure) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SaveFailure) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *SaveFailure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *SaveFailure) GetDetail() isSaveFailure_Detail {
+	if x != nil {
+		return x.Detail
+	}
+	return nil
+}
+
+func (x *SaveFailure) GetVersionConflict() *VersionConflict {
+	if x != nil {
+		if x, ok := x.Detail.(*SaveFailure_VersionConflict); ok {
+			return x.VersionConflict
+		}
+	}
+	return nil
+}
+
+func (x *SaveFailure) GetDuplicateEvent() *DuplicateEvent {
+	if x != nil {
+		if x, ok := x.Detail.(*SaveFailure_DuplicateEvent); ok {
+			return x.DuplicateEvent
+		}
+	}
+	return nil
+}
+
+func (x *SaveFailure) GetFieldViolation() *FieldViolation {
+	if x != nil {
+		if x, ok := x.Detail.(*SaveFailure_FieldViolation); ok {
+			return x.FieldViolation
+		}
+	}
+	return nil
+}
+
+func (x *SaveFailure) GetReason() *Reason {
+	if x != nil {
+		if x, ok := x.Detail.(*SaveFailure_Reason); ok {
+			return x.Reason
+		}
+	}
+	return nil
+}
+
+type isSaveFailure_Detail interface {
+	isSaveFailure_Detail()
+}
+
+type SaveFailure_VersionConflict struct {
+	VersionConflict *VersionConflict `protobuf:"bytes,3,opt,name=version_conflict,json=versionConflict,proto3,oneof"`
+}
+
+type SaveFailure_DuplicateEvent struct {
+	DuplicateEvent *DuplicateEvent `protobuf:"bytes,4,opt,name=duplicate_event,json=duplicateEvent,proto3,oneof"`
+}
+
+type SaveFailure_FieldViolation struct {
+	FieldViolation *FieldViolation `protobuf:"bytes,5,opt,name=field_violation,json=fieldViolation,proto3,oneof"`
+}
+
+type SaveFailure_Reason struct {
+	Reason *Reason `protobuf:"bytes,6,opt,name=reason,proto3,oneof"`
+}
+
+func (*SaveFailure_VersionConflict) isSaveFailure_Detail() {}
+
+func (*SaveFailure_DuplicateEvent) isSaveFailure_Detail() {}
+
+func (*SaveFailure_FieldViolation) isSaveFailure_Detail() {}
+
+func (*SaveFailure_Reason) isSaveFailure_Detail() {}
+
 type GetEventsRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Store   string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
@@ -742,7 +1105,7 @@ type GetEventsRequest struct {
 
 func (x *GetEventsRequest) Reset() {
 	*x = GetEventsRequest{}
-	mi := &file_eventstore_proto_msgTypes[9]
+	mi := &file_eventstore_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +1117,7 @@ func (x *GetEventsRequest) String() string {
 func (*GetEventsRequest) ProtoMessage() {}
 
 func (x *GetEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[9]
+	mi := &file_eventstore_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +1130,7 @@ func (x *GetEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEventsRequest.ProtoReflect.Descriptor instead.
 func (*GetEventsRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{9}
+	return file_eventstore_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetEventsRequest) GetStore() string {
@@ -810,7 +1173,7 @@ type GetEventsResponse struct {
 
 func (x *GetEventsResponse) Reset() {
 	*x = GetEventsResponse{}
-	mi := &file_eventstore_proto_msgTypes[10]
+	mi := &file_eventstore_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1185,7 @@ func (x *GetEventsResponse) String() string {
 func (*GetEventsResponse) ProtoMessage() {}
 
 func (x *GetEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[10]
+	mi := &file_eventstore_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1198,7 @@ func (x *GetEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEventsResponse.ProtoReflect.Descriptor instead.
 func (*GetEventsResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{10}
+	return file_eventstore_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetEventsResponse) GetEvents() []*Event {
@@ -876,7 +1239,7 @@ type StreamEventsRequest struct {
 
 func (x *StreamEventsRequest) Reset() {
 	*x = StreamEventsRequest{}
-	mi := &file_eventstore_proto_msgTypes[11]
+	mi := &file_eventstore_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +1251,7 @@ func (x *StreamEventsRequest) String() string {
 func (*StreamEventsRequest) ProtoMessage() {}
 
 func (x *StreamEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[11]
+	mi := &file_eventstore_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +1264,7 @@ func (x *StreamEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEventsRequest.ProtoReflect.Descriptor instead.
 func (*StreamEventsRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{11}
+	return file_eventstore_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StreamEventsRequest) GetStore() string {
@@ -959,7 +1322,7 @@ type StreamEventsResponse struct {
 
 func (x *StreamEventsResponse) Reset() {
 	*x = StreamEventsResponse{}
-	mi := &file_eventstore_proto_msgTypes[12]
+	mi := &file_eventstore_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1334,7 @@ func (x *StreamEventsResponse) String() string {
 func (*StreamEventsResponse) ProtoMessage() {}
 
 func (x *StreamEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[12]
+	mi := &file_eventstore_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1347,7 @@ func (x *StreamEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEventsResponse.ProtoReflect.Descriptor instead.
 func (*StreamEventsResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{12}
+	return file_eventstore_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StreamEventsResponse) GetItem() isStreamEventsResponse_Item {
@@ -1038,7 +1401,7 @@ type GetLatestVersionRequest struct {
 
 func (x *GetLatestVersionRequest) Reset() {
 	*x = GetLatestVersionRequest{}
-	mi := &file_eventstore_proto_msgTypes[13]
+	mi := &file_eventstore_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1413,7 @@ func (x *GetLatestVersionRequest) String() string {
 func (*GetLatestVersionRequest) ProtoMessage() {}
 
 func (x *GetLatestVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[13]
+	mi := &file_eventstore_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1426,7 @@ func (x *GetLatestVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetLatestVersionRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{13}
+	return file_eventstore_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetLatestVersionRequest) GetStore() string {
@@ -1089,7 +1452,7 @@ type GetLatestVersionResponse struct {
 
 func (x *GetLatestVersionResponse) Reset() {
 	*x = GetLatestVersionResponse{}
-	mi := &file_eventstore_proto_msgTypes[14]
+	mi := &file_eventstore_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1464,7 @@ func (x *GetLatestVersionResponse) String() string {
 func (*GetLatestVersionResponse) ProtoMessage() {}
 
 func (x *GetLatestVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[14]
+	mi := &file_eventstore_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1477,7 @@ func (x *GetLatestVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetLatestVersionResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{14}
+	return file_eventstore_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetLatestVersionResponse) GetVersion() int64 {
@@ -1134,7 +1497,7 @@ type SaveSnapshotRequest struct {
 
 func (x *SaveSnapshotRequest) Reset() {
 	*x = SaveSnapshotRequest{}
-	mi := &file_eventstore_proto_msgTypes[15]
+	mi := &file_eventstore_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1509,7 @@ func (x *SaveSnapshotRequest) String() string {
 func (*SaveSnapshotRequest) ProtoMessage() {}
 
 func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[15]
+	mi := &file_eventstore_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1522,7 @@ func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{15}
+	return file_eventstore_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SaveSnapshotRequest) GetStore() string {
@@ -1184,7 +1547,7 @@ type SaveSnapshotResponse struct {
 
 func (x *SaveSnapshotResponse) Reset() {
 	*x = SaveSnapshotResponse{}
-	mi := &file_eventstore_proto_msgTypes[16]
+	mi := &file_eventstore_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1559,7 @@ func (x *SaveSnapshotResponse) String() string {
 func (*SaveSnapshotResponse) ProtoMessage() {}
 
 func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[16]
+	mi := &file_eventstore_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1572,7 @@ func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{16}
+	return file_eventstore_proto_rawDescGZIP(), []int{21}
 }
 
 type GetLatestSnapshotRequest struct {
@@ -1222,7 +1585,7 @@ type GetLatestSnapshotRequest struct {
 
 func (x *GetLatestSnapshotRequest) Reset() {
 	*x = GetLatestSnapshotRequest{}
-	mi := &file_eventstore_proto_msgTypes[17]
+	mi := &file_eventstore_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1597,7 @@ func (x *GetLatestSnapshotRequest) String() string {
 func (*GetLatestSnapshotRequest) ProtoMessage() {}
 
 func (x *GetLatestSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[17]
+	mi := &file_eventstore_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1610,7 @@ func (x *GetLatestSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetLatestSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{17}
+	return file_eventstore_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetLatestSnapshotRequest) GetStore() string {
@@ -1273,7 +1636,7 @@ type GetLatestSnapshotResponse struct {
 
 func (x *GetLatestSnapshotResponse) Reset() {
 	*x = GetLatestSnapshotResponse{}
-	mi := &file_eventstore_proto_msgTypes[18]
+	mi := &file_eventstore_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1648,7 @@ func (x *GetLatestSnapshotResponse) String() string {
 func (*GetLatestSnapshotResponse) ProtoMessage() {}
 
 func (x *GetLatestSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[18]
+	mi := &file_eventstore_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1661,7 @@ func (x *GetLatestSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetLatestSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{18}
+	return file_eventstore_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetLatestSnapshotResponse) GetSnapshot() *Snapshot {
@@ -1329,7 +1692,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_eventstore_proto_msgTypes[19]
+	mi := &file_eventstore_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1704,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[19]
+	mi := &file_eventstore_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1717,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{19}
+	return file_eventstore_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SubscribeRequest) GetStore() string {
@@ -1419,7 +1782,7 @@ type SubscribeResponse struct {
 
 func (x *SubscribeResponse) Reset() {
 	*x = SubscribeResponse{}
-	mi := &file_eventstore_proto_msgTypes[20]
+	mi := &file_eventstore_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1794,7 @@ func (x *SubscribeResponse) String() string {
 func (*SubscribeResponse) ProtoMessage() {}
 
 func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[20]
+	mi := &file_eventstore_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1807,7 @@ func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{20}
+	return file_eventstore_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SubscribeResponse) GetItem() isSubscribeResponse_Item {
@@ -1520,7 +1883,7 @@ type SubscribeDurableRequest struct {
 
 func (x *SubscribeDurableRequest) Reset() {
 	*x = SubscribeDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[21]
+	mi := &file_eventstore_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1895,7 @@ func (x *SubscribeDurableRequest) String() string {
 func (*SubscribeDurableRequest) ProtoMessage() {}
 
 func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[21]
+	mi := &file_eventstore_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1908,7 @@ func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeDurableRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{21}
+	return file_eventstore_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SubscribeDurableRequest) GetStore() string {
@@ -1645,7 +2008,7 @@ type SubscribeDurableResponse struct {
 
 func (x *SubscribeDurableResponse) Reset() {
 	*x = SubscribeDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[22]
+	mi := &file_eventstore_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2020,7 @@ func (x *SubscribeDurableResponse) String() string {
 func (*SubscribeDurableResponse) ProtoMessage() {}
 
 func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[22]
+	mi := &file_eventstore_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2033,7 @@ func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeDurableResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{22}
+	return file_eventstore_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SubscribeDurableResponse) GetItem() isSubscribeDurableResponse_Item {
@@ -1729,7 +2092,7 @@ type DurableSession struct {
 
 func (x *DurableSession) Reset() {
 	*x = DurableSession{}
-	mi := &file_eventstore_proto_msgTypes[23]
+	mi := &file_eventstore_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +2104,7 @@ func (x *DurableSession) String() string {
 func (*DurableSession) ProtoMessage() {}
 
 func (x *DurableSession) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[23]
+	mi := &file_eventstore_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +2117,7 @@ func (x *DurableSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DurableSession.ProtoReflect.Descriptor instead.
 func (*DurableSession) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{23}
+	return file_eventstore_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DurableSession) GetSession() string {
@@ -1797,7 +2160,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +2172,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +2185,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{24}
+	return file_eventstore_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Delivery) GetEvent() *Event {
@@ -1848,7 +2211,7 @@ type StartDeliveriesRequest struct {
 
 func (x *StartDeliveriesRequest) Reset() {
 	*x = StartDeliveriesRequest{}
-	mi := &file_eventstore_proto_msgTypes[25]
+	mi := &file_eventstore_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2223,7 @@ func (x *StartDeliveriesRequest) String() string {
 func (*StartDeliveriesRequest) ProtoMessage() {}
 
 func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[25]
+	mi := &file_eventstore_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2236,7 @@ func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartDeliveriesRequest.ProtoReflect.Descriptor instead.
 func (*StartDeliveriesRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{25}
+	return file_eventstore_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StartDeliveriesRequest) GetSession() string {
@@ -1891,7 +2254,7 @@ type StartDeliveriesResponse struct {
 
 func (x *StartDeliveriesResponse) Reset() {
 	*x = StartDeliveriesResponse{}
-	mi := &file_eventstore_proto_msgTypes[26]
+	mi := &file_eventstore_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2266,7 @@ func (x *StartDeliveriesResponse) String() string {
 func (*StartDeliveriesResponse) ProtoMessage() {}
 
 func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[26]
+	mi := &file_eventstore_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2279,7 @@ func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartDeliveriesResponse.ProtoReflect.Descriptor instead.
 func (*StartDeliveriesResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{26}
+	return file_eventstore_proto_rawDescGZIP(), []int{31}
 }
 
 type AcknowledgeRequest struct {
@@ -1930,7 +2293,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_eventstore_proto_msgTypes[27]
+	mi := &file_eventstore_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2305,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[27]
+	mi := &file_eventstore_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2318,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{27}
+	return file_eventstore_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AcknowledgeRequest) GetSession() string {
@@ -1980,7 +2343,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_eventstore_proto_msgTypes[28]
+	mi := &file_eventstore_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2355,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[28]
+	mi := &file_eventstore_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2368,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{28}
+	return file_eventstore_proto_rawDescGZIP(), []int{33}
 }
 
 type NegativeAcknowledgeRequest struct {
@@ -2022,7 +2385,7 @@ type NegativeAcknowledgeRequest struct {
 
 func (x *NegativeAcknowledgeRequest) Reset() {
 	*x = NegativeAcknowledgeRequest{}
-	mi := &file_eventstore_proto_msgTypes[29]
+	mi := &file_eventstore_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2397,7 @@ func (x *NegativeAcknowledgeRequest) String() string {
 func (*NegativeAcknowledgeRequest) ProtoMessage() {}
 
 func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[29]
+	mi := &file_eventstore_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2410,7 @@ func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeAcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*NegativeAcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{29}
+	return file_eventstore_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NegativeAcknowledgeRequest) GetSession() string {
@@ -2086,7 +2449,7 @@ type NegativeAcknowledgeResponse struct {
 
 func (x *NegativeAcknowledgeResponse) Reset() {
 	*x = NegativeAcknowledgeResponse{}
-	mi := &file_eventstore_proto_msgTypes[30]
+	mi := &file_eventstore_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2461,7 @@ func (x *NegativeAcknowledgeResponse) String() string {
 func (*NegativeAcknowledgeResponse) ProtoMessage() {}
 
 func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[30]
+	mi := &file_eventstore_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2474,7 @@ func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeAcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*NegativeAcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{30}
+	return file_eventstore_proto_rawDescGZIP(), []int{35}
 }
 
 type ExtendDeliveryRequest struct {
@@ -2124,7 +2487,7 @@ type ExtendDeliveryRequest struct {
 
 func (x *ExtendDeliveryRequest) Reset() {
 	*x = ExtendDeliveryRequest{}
-	mi := &file_eventstore_proto_msgTypes[31]
+	mi := &file_eventstore_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2499,7 @@ func (x *ExtendDeliveryRequest) String() string {
 func (*ExtendDeliveryRequest) ProtoMessage() {}
 
 func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[31]
+	mi := &file_eventstore_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2512,7 @@ func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryRequest.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{31}
+	return file_eventstore_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ExtendDeliveryRequest) GetSession() string {
@@ -2174,7 +2537,7 @@ type ExtendDeliveryResponse struct {
 
 func (x *ExtendDeliveryResponse) Reset() {
 	*x = ExtendDeliveryResponse{}
-	mi := &file_eventstore_proto_msgTypes[32]
+	mi := &file_eventstore_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2549,7 @@ func (x *ExtendDeliveryResponse) String() string {
 func (*ExtendDeliveryResponse) ProtoMessage() {}
 
 func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[32]
+	mi := &file_eventstore_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2562,7 @@ func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryResponse.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{32}
+	return file_eventstore_proto_rawDescGZIP(), []int{37}
 }
 
 type ListParkedRequest struct {
@@ -2211,7 +2574,7 @@ type ListParkedRequest struct {
 
 func (x *ListParkedRequest) Reset() {
 	*x = ListParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[33]
+	mi := &file_eventstore_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2586,7 @@ func (x *ListParkedRequest) String() string {
 func (*ListParkedRequest) ProtoMessage() {}
 
 func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[33]
+	mi := &file_eventstore_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2599,7 @@ func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
 func (*ListParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{33}
+	return file_eventstore_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListParkedRequest) GetSession() string {
@@ -2255,7 +2618,7 @@ type ListParkedResponse struct {
 
 func (x *ListParkedResponse) Reset() {
 	*x = ListParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[34]
+	mi := &file_eventstore_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2630,7 @@ func (x *ListParkedResponse) String() string {
 func (*ListParkedResponse) ProtoMessage() {}
 
 func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[34]
+	mi := &file_eventstore_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2643,7 @@ func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
 func (*ListParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{34}
+	return file_eventstore_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListParkedResponse) GetParked() []*ParkedEvent {
@@ -2308,7 +2671,7 @@ type ParkedEvent struct {
 
 func (x *ParkedEvent) Reset() {
 	*x = ParkedEvent{}
-	mi := &file_eventstore_proto_msgTypes[35]
+	mi := &file_eventstore_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2683,7 @@ func (x *ParkedEvent) String() string {
 func (*ParkedEvent) ProtoMessage() {}
 
 func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[35]
+	mi := &file_eventstore_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2696,7 @@ func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParkedEvent.ProtoReflect.Descriptor instead.
 func (*ParkedEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{35}
+	return file_eventstore_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ParkedEvent) GetSequence() uint64 {
@@ -2389,7 +2752,7 @@ type ReplayParkedRequest struct {
 
 func (x *ReplayParkedRequest) Reset() {
 	*x = ReplayParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[36]
+	mi := &file_eventstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2764,7 @@ func (x *ReplayParkedRequest) String() string {
 func (*ReplayParkedRequest) ProtoMessage() {}
 
 func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[36]
+	mi := &file_eventstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2777,7 @@ func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedRequest.ProtoReflect.Descriptor instead.
 func (*ReplayParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{36}
+	return file_eventstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReplayParkedRequest) GetSession() string {
@@ -2441,7 +2804,7 @@ type ReplayParkedResponse struct {
 
 func (x *ReplayParkedResponse) Reset() {
 	*x = ReplayParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[37]
+	mi := &file_eventstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2816,7 @@ func (x *ReplayParkedResponse) String() string {
 func (*ReplayParkedResponse) ProtoMessage() {}
 
 func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[37]
+	mi := &file_eventstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2829,7 @@ func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedResponse.ProtoReflect.Descriptor instead.
 func (*ReplayParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{37}
+	return file_eventstore_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReplayParkedResponse) GetMarked() int32 {
@@ -2486,7 +2849,7 @@ type DeleteDurableRequest struct {
 
 func (x *DeleteDurableRequest) Reset() {
 	*x = DeleteDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[38]
+	mi := &file_eventstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2861,7 @@ func (x *DeleteDurableRequest) String() string {
 func (*DeleteDurableRequest) ProtoMessage() {}
 
 func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[38]
+	mi := &file_eventstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2874,7 @@ func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{38}
+	return file_eventstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeleteDurableRequest) GetStore() string {
@@ -2536,7 +2899,7 @@ type DeleteDurableResponse struct {
 
 func (x *DeleteDurableResponse) Reset() {
 	*x = DeleteDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2911,7 @@ func (x *DeleteDurableResponse) String() string {
 func (*DeleteDurableResponse) ProtoMessage() {}
 
 func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2924,7 @@ func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{39}
+	return file_eventstore_proto_rawDescGZIP(), []int{44}
 }
 
 // VersionConflict is the detail of ABORTED.
@@ -2577,7 +2940,7 @@ type VersionConflict struct {
 
 func (x *VersionConflict) Reset() {
 	*x = VersionConflict{}
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2952,7 @@ func (x *VersionConflict) String() string {
 func (*VersionConflict) ProtoMessage() {}
 
 func (x *VersionConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2965,7 @@ func (x *VersionConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionConflict.ProtoReflect.Descriptor instead.
 func (*VersionConflict) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{40}
+	return file_eventstore_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *VersionConflict) GetActorId() string {
@@ -2646,7 +3009,7 @@ type DuplicateEvent struct {
 
 func (x *DuplicateEvent) Reset() {
 	*x = DuplicateEvent{}
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +3021,7 @@ func (x *DuplicateEvent) String() string {
 func (*DuplicateEvent) ProtoMessage() {}
 
 func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +3034,7 @@ func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DuplicateEvent.ProtoReflect.Descriptor instead.
 func (*DuplicateEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{41}
+	return file_eventstore_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DuplicateEvent) GetEventId() string {
@@ -2715,7 +3078,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +3090,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +3103,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{42}
+	return file_eventstore_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -2768,7 +3131,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +3143,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +3156,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{43}
+	return file_eventstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Reason) GetCode() string {
@@ -2867,7 +3230,26 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12;\n" +
 	"\x05value\x18\x02 \x01(\v2%.aether.eventstore.v1.ExpectedVersionR\x05value:\x028\x01\"L\n" +
 	"\x12SaveEventsResponse\x126\n" +
-	"\x05saved\x18\x01 \x03(\v2 .aether.eventstore.v1.SavedEventR\x05saved\"|\n" +
+	"\x05saved\x18\x01 \x03(\v2 .aether.eventstore.v1.SavedEventR\x05saved\"O\n" +
+	"\x12SaveBatchesRequest\x129\n" +
+	"\abatches\x18\x01 \x03(\v2\x1f.aether.eventstore.v1.SaveBatchR\abatches\"k\n" +
+	"\tSaveBatch\x12;\n" +
+	"\x04save\x18\x01 \x01(\v2'.aether.eventstore.v1.SaveEventsRequestR\x04save\x12!\n" +
+	"\ftrace_parent\x18\x02 \x01(\tR\vtraceParent\"V\n" +
+	"\x13SaveBatchesResponse\x12?\n" +
+	"\aresults\x18\x01 \x03(\v2%.aether.eventstore.v1.SaveBatchResultR\aresults\"\x9c\x01\n" +
+	"\x0fSaveBatchResult\x12@\n" +
+	"\x05saved\x18\x01 \x01(\v2(.aether.eventstore.v1.SaveEventsResponseH\x00R\x05saved\x12=\n" +
+	"\afailure\x18\x02 \x01(\v2!.aether.eventstore.v1.SaveFailureH\x00R\afailureB\b\n" +
+	"\x06result\"\xf3\x02\n" +
+	"\vSaveFailure\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12R\n" +
+	"\x10version_conflict\x18\x03 \x01(\v2%.aether.eventstore.v1.VersionConflictH\x00R\x0fversionConflict\x12O\n" +
+	"\x0fduplicate_event\x18\x04 \x01(\v2$.aether.eventstore.v1.DuplicateEventH\x00R\x0eduplicateEvent\x12O\n" +
+	"\x0ffield_violation\x18\x05 \x01(\v2$.aether.eventstore.v1.FieldViolationH\x00R\x0efieldViolation\x126\n" +
+	"\x06reason\x18\x06 \x01(\v2\x1c.aether.eventstore.v1.ReasonH\x00R\x06reasonB\b\n" +
+	"\x06detail\"|\n" +
 	"\x10GetEventsRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12!\n" +
@@ -2996,11 +3378,12 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"\x1c\n" +
 	"\x06Reason\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\tR\x04code2\xad\r\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code2\x91\x0e\n" +
 	"\x11EventStoreService\x12\\\n" +
 	"\tSaveEvent\x12&.aether.eventstore.v1.SaveEventRequest\x1a'.aether.eventstore.v1.SaveEventResponse\x12_\n" +
 	"\n" +
-	"SaveEvents\x12'.aether.eventstore.v1.SaveEventsRequest\x1a(.aether.eventstore.v1.SaveEventsResponse\x12\\\n" +
+	"SaveEvents\x12'.aether.eventstore.v1.SaveEventsRequest\x1a(.aether.eventstore.v1.SaveEventsResponse\x12b\n" +
+	"\vSaveBatches\x12(.aether.eventstore.v1.SaveBatchesRequest\x1a).aether.eventstore.v1.SaveBatchesResponse\x12\\\n" +
 	"\tGetEvents\x12&.aether.eventstore.v1.GetEventsRequest\x1a'.aether.eventstore.v1.GetEventsResponse\x12g\n" +
 	"\fStreamEvents\x12).aether.eventstore.v1.StreamEventsRequest\x1a*.aether.eventstore.v1.StreamEventsResponse0\x01\x12q\n" +
 	"\x10GetLatestVersion\x12-.aether.eventstore.v1.GetLatestVersionRequest\x1a..aether.eventstore.v1.GetLatestVersionResponse\x12e\n" +
@@ -3030,7 +3413,7 @@ func file_eventstore_proto_rawDescGZIP() []byte {
 }
 
 var file_eventstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_eventstore_proto_goTypes = []any{
 	(ExpectedVersion_State)(0),          // 0: aether.eventstore.v1.ExpectedVersion.State
 	(*Event)(nil),                       // 1: aether.eventstore.v1.Event
@@ -3042,114 +3425,130 @@ var file_eventstore_proto_goTypes = []any{
 	(*SaveEventResponse)(nil),           // 7: aether.eventstore.v1.SaveEventResponse
 	(*SaveEventsRequest)(nil),           // 8: aether.eventstore.v1.SaveEventsRequest
 	(*SaveEventsResponse)(nil),          // 9: aether.eventstore.v1.SaveEventsResponse
-	(*GetEventsRequest)(nil),            // 10: aether.eventstore.v1.GetEventsRequest
-	(*GetEventsResponse)(nil),           // 11: aether.eventstore.v1.GetEventsResponse
-	(*StreamEventsRequest)(nil),         // 12: aether.eventstore.v1.StreamEventsRequest
-	(*StreamEventsResponse)(nil),        // 13: aether.eventstore.v1.StreamEventsResponse
-	(*GetLatestVersionRequest)(nil),     // 14: aether.eventstore.v1.GetLatestVersionRequest
-	(*GetLatestVersionResponse)(nil),    // 15: aether.eventstore.v1.GetLatestVersionResponse
-	(*SaveSnapshotRequest)(nil),         // 16: aether.eventstore.v1.SaveSnapshotRequest
-	(*SaveSnapshotResponse)(nil),        // 17: aether.eventstore.v1.SaveSnapshotResponse
-	(*GetLatestSnapshotRequest)(nil),    // 18: aether.eventstore.v1.GetLatestSnapshotRequest
-	(*GetLatestSnapshotResponse)(nil),   // 19: aether.eventstore.v1.GetLatestSnapshotResponse
-	(*SubscribeRequest)(nil),            // 20: aether.eventstore.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),           // 21: aether.eventstore.v1.SubscribeResponse
-	(*SubscribeDurableRequest)(nil),     // 22: aether.eventstore.v1.SubscribeDurableRequest
-	(*SubscribeDurableResponse)(nil),    // 23: aether.eventstore.v1.SubscribeDurableResponse
-	(*DurableSession)(nil),              // 24: aether.eventstore.v1.DurableSession
-	(*Delivery)(nil),                    // 25: aether.eventstore.v1.Delivery
-	(*StartDeliveriesRequest)(nil),      // 26: aether.eventstore.v1.StartDeliveriesRequest
-	(*StartDeliveriesResponse)(nil),     // 27: aether.eventstore.v1.StartDeliveriesResponse
-	(*AcknowledgeRequest)(nil),          // 28: aether.eventstore.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),         // 29: aether.eventstore.v1.AcknowledgeResponse
-	(*NegativeAcknowledgeRequest)(nil),  // 30: aether.eventstore.v1.NegativeAcknowledgeRequest
-	(*NegativeAcknowledgeResponse)(nil), // 31: aether.eventstore.v1.NegativeAcknowledgeResponse
-	(*ExtendDeliveryRequest)(nil),       // 32: aether.eventstore.v1.ExtendDeliveryRequest
-	(*ExtendDeliveryResponse)(nil),      // 33: aether.eventstore.v1.ExtendDeliveryResponse
-	(*ListParkedRequest)(nil),           // 34: aether.eventstore.v1.ListParkedRequest
-	(*ListParkedResponse)(nil),          // 35: aether.eventstore.v1.ListParkedResponse
-	(*ParkedEvent)(nil),                 // 36: aether.eventstore.v1.ParkedEvent
-	(*ReplayParkedRequest)(nil),         // 37: aether.eventstore.v1.ReplayParkedRequest
-	(*ReplayParkedResponse)(nil),        // 38: aether.eventstore.v1.ReplayParkedResponse
-	(*DeleteDurableRequest)(nil),        // 39: aether.eventstore.v1.DeleteDurableRequest
-	(*DeleteDurableResponse)(nil),       // 40: aether.eventstore.v1.DeleteDurableResponse
-	(*VersionConflict)(nil),             // 41: aether.eventstore.v1.VersionConflict
-	(*DuplicateEvent)(nil),              // 42: aether.eventstore.v1.DuplicateEvent
-	(*FieldViolation)(nil),              // 43: aether.eventstore.v1.FieldViolation
-	(*Reason)(nil),                      // 44: aether.eventstore.v1.Reason
-	nil,                                 // 45: aether.eventstore.v1.Event.MetadataEntry
-	nil,                                 // 46: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	(*timestamppb.Timestamp)(nil),       // 47: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 48: google.protobuf.Duration
+	(*SaveBatchesRequest)(nil),          // 10: aether.eventstore.v1.SaveBatchesRequest
+	(*SaveBatch)(nil),                   // 11: aether.eventstore.v1.SaveBatch
+	(*SaveBatchesResponse)(nil),         // 12: aether.eventstore.v1.SaveBatchesResponse
+	(*SaveBatchResult)(nil),             // 13: aether.eventstore.v1.SaveBatchResult
+	(*SaveFailure)(nil),                 // 14: aether.eventstore.v1.SaveFailure
+	(*GetEventsRequest)(nil),            // 15: aether.eventstore.v1.GetEventsRequest
+	(*GetEventsResponse)(nil),           // 16: aether.eventstore.v1.GetEventsResponse
+	(*StreamEventsRequest)(nil),         // 17: aether.eventstore.v1.StreamEventsRequest
+	(*StreamEventsResponse)(nil),        // 18: aether.eventstore.v1.StreamEventsResponse
+	(*GetLatestVersionRequest)(nil),     // 19: aether.eventstore.v1.GetLatestVersionRequest
+	(*GetLatestVersionResponse)(nil),    // 20: aether.eventstore.v1.GetLatestVersionResponse
+	(*SaveSnapshotRequest)(nil),         // 21: aether.eventstore.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),        // 22: aether.eventstore.v1.SaveSnapshotResponse
+	(*GetLatestSnapshotRequest)(nil),    // 23: aether.eventstore.v1.GetLatestSnapshotRequest
+	(*GetLatestSnapshotResponse)(nil),   // 24: aether.eventstore.v1.GetLatestSnapshotResponse
+	(*SubscribeRequest)(nil),            // 25: aether.eventstore.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),           // 26: aether.eventstore.v1.SubscribeResponse
+	(*SubscribeDurableRequest)(nil),     // 27: aether.eventstore.v1.SubscribeDurableRequest
+	(*SubscribeDurableResponse)(nil),    // 28: aether.eventstore.v1.SubscribeDurableResponse
+	(*DurableSession)(nil),              // 29: aether.eventstore.v1.DurableSession
+	(*Delivery)(nil),                    // 30: aether.eventstore.v1.Delivery
+	(*StartDeliveriesRequest)(nil),      // 31: aether.eventstore.v1.StartDeliveriesRequest
+	(*StartDeliveriesResponse)(nil),     // 32: aether.eventstore.v1.StartDeliveriesResponse
+	(*AcknowledgeRequest)(nil),          // 33: aether.eventstore.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),         // 34: aether.eventstore.v1.AcknowledgeResponse
+	(*NegativeAcknowledgeRequest)(nil),  // 35: aether.eventstore.v1.NegativeAcknowledgeRequest
+	(*NegativeAcknowledgeResponse)(nil), // 36: aether.eventstore.v1.NegativeAcknowledgeResponse
+	(*ExtendDeliveryRequest)(nil),       // 37: aether.eventstore.v1.ExtendDeliveryRequest
+	(*ExtendDeliveryResponse)(nil),      // 38: aether.eventstore.v1.ExtendDeliveryResponse
+	(*ListParkedRequest)(nil),           // 39: aether.eventstore.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),          // 40: aether.eventstore.v1.ListParkedResponse
+	(*ParkedEvent)(nil),                 // 41: aether.eventstore.v1.ParkedEvent
+	(*ReplayParkedRequest)(nil),         // 42: aether.eventstore.v1.ReplayParkedRequest
+	(*ReplayParkedResponse)(nil),        // 43: aether.eventstore.v1.ReplayParkedResponse
+	(*DeleteDurableRequest)(nil),        // 44: aether.eventstore.v1.DeleteDurableRequest
+	(*DeleteDurableResponse)(nil),       // 45: aether.eventstore.v1.DeleteDurableResponse
+	(*VersionConflict)(nil),             // 46: aether.eventstore.v1.VersionConflict
+	(*DuplicateEvent)(nil),              // 47: aether.eventstore.v1.DuplicateEvent
+	(*FieldViolation)(nil),              // 48: aether.eventstore.v1.FieldViolation
+	(*Reason)(nil),                      // 49: aether.eventstore.v1.Reason
+	nil,                                 // 50: aether.eventstore.v1.Event.MetadataEntry
+	nil,                                 // 51: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	(*timestamppb.Timestamp)(nil),       // 52: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 53: google.protobuf.Duration
 }
 var file_eventstore_proto_depIdxs = []int32{
-	45, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
-	47, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	47, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
+	50, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
+	52, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	52, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
 	0,  // 3: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
 	1,  // 4: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
 	5,  // 5: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
 	3,  // 6: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	1,  // 7: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
-	46, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	51, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
 	3,  // 9: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
-	1,  // 10: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
-	4,  // 11: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
-	47, // 12: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
-	1,  // 13: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
-	4,  // 14: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	2,  // 15: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	2,  // 16: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	47, // 17: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
-	1,  // 18: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
-	4,  // 19: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	47, // 20: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
-	48, // 21: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
-	24, // 22: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
-	25, // 23: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
-	48, // 24: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
-	1,  // 25: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
-	48, // 26: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
-	36, // 27: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
-	47, // 28: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
-	5,  // 29: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
-	6,  // 30: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
-	8,  // 31: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
-	10, // 32: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
-	12, // 33: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
-	14, // 34: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
-	16, // 35: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
-	18, // 36: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	20, // 37: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	22, // 38: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
-	26, // 39: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
-	28, // 40: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
-	30, // 41: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
-	32, // 42: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
-	34, // 43: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
-	37, // 44: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
-	39, // 45: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
-	7,  // 46: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 47: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	11, // 48: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	13, // 49: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	15, // 50: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	17, // 51: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	19, // 52: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	21, // 53: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	23, // 54: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
-	27, // 55: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
-	29, // 56: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
-	31, // 57: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
-	33, // 58: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
-	35, // 59: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
-	38, // 60: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
-	40, // 61: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
-	46, // [46:62] is the sub-list for method output_type
-	30, // [30:46] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	11, // 10: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
+	8,  // 11: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
+	13, // 12: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
+	9,  // 13: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
+	14, // 14: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
+	46, // 15: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
+	47, // 16: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
+	48, // 17: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
+	49, // 18: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
+	1,  // 19: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
+	4,  // 20: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
+	52, // 21: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	1,  // 22: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
+	4,  // 23: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
+	2,  // 24: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
+	2,  // 25: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
+	52, // 26: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	1,  // 27: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
+	4,  // 28: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
+	52, // 29: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
+	53, // 30: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
+	29, // 31: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
+	30, // 32: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
+	53, // 33: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
+	1,  // 34: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
+	53, // 35: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
+	41, // 36: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
+	52, // 37: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	5,  // 38: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
+	6,  // 39: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
+	8,  // 40: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
+	10, // 41: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
+	15, // 42: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
+	17, // 43: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
+	19, // 44: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
+	21, // 45: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
+	23, // 46: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
+	25, // 47: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	27, // 48: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
+	31, // 49: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
+	33, // 50: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
+	35, // 51: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
+	37, // 52: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	39, // 53: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	42, // 54: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	44, // 55: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	7,  // 56: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 57: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	12, // 58: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
+	16, // 59: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	18, // 60: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	20, // 61: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	22, // 62: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	24, // 63: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	26, // 64: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	28, // 65: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	32, // 66: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	34, // 67: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	36, // 68: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	38, // 69: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	40, // 70: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	43, // 71: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	45, // 72: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	56, // [56:73] is the sub-list for method output_type
+	39, // [39:56] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_eventstore_proto_init() }
@@ -3162,14 +3561,24 @@ func file_eventstore_proto_init() {
 		(*ExpectedVersion_State_)(nil),
 	}
 	file_eventstore_proto_msgTypes[12].OneofWrappers = []any{
+		(*SaveBatchResult_Saved)(nil),
+		(*SaveBatchResult_Failure)(nil),
+	}
+	file_eventstore_proto_msgTypes[13].OneofWrappers = []any{
+		(*SaveFailure_VersionConflict)(nil),
+		(*SaveFailure_DuplicateEvent)(nil),
+		(*SaveFailure_FieldViolation)(nil),
+		(*SaveFailure_Reason)(nil),
+	}
+	file_eventstore_proto_msgTypes[17].OneofWrappers = []any{
 		(*StreamEventsResponse_Event)(nil),
 		(*StreamEventsResponse_Error)(nil),
 	}
-	file_eventstore_proto_msgTypes[20].OneofWrappers = []any{
+	file_eventstore_proto_msgTypes[25].OneofWrappers = []any{
 		(*SubscribeResponse_Event)(nil),
 		(*SubscribeResponse_Error)(nil),
 	}
-	file_eventstore_proto_msgTypes[22].OneofWrappers = []any{
+	file_eventstore_proto_msgTypes[27].OneofWrappers = []any{
 		(*SubscribeDurableResponse_Session)(nil),
 		(*SubscribeDurableResponse_Delivery)(nil),
 	}
@@ -3179,7 +3588,7 @@ func file_eventstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eventstore_proto_rawDesc), len(file_eventstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,6 +42,9 @@ const (
 	// EventStoreServiceSaveEventsProcedure is the fully-qualified name of the EventStoreService's
 	// SaveEvents RPC.
 	EventStoreServiceSaveEventsProcedure = "/aether.eventstore.v1.EventStoreService/SaveEvents"
+	// EventStoreServiceSaveBatchesProcedure is the fully-qualified name of the EventStoreService's
+	// SaveBatches RPC.
+	EventStoreServiceSaveBatchesProcedure = "/aether.eventstore.v1.EventStoreService/SaveBatches"
 	// EventStoreServiceGetEventsProcedure is the fully-qualified name of the EventStoreService's
 	// GetEvents RPC.
 	EventStoreServiceGetEventsProcedure = "/aether.eventstore.v1.EventStoreService/GetEvents"
@@ -98,6 +101,17 @@ type EventStoreServiceClient interface {
 	SaveEvent(context.Context, *v1.SaveEventRequest) (*v1.SaveEventResponse, error)
 	// SaveEvents stores 1 to 1,000 events, of one or many actors, all or none.
 	SaveEvents(context.Context, *v1.SaveEventsRequest) (*v1.SaveEventsResponse, error)
+	// SaveBatches makes 1 to 256 saves in one call, for clients that have several
+	// at once: it costs a fraction of as many calls. The saves are independent of
+	// each other. Each is what SaveEvents would make of it, all or none of its
+	// events, and is answered by itself, so that one which fails fails alone. They
+	// are made at the same time: of two for one actor either may come first. The
+	// answer comes when the last of them has ended.
+	//
+	// The call itself is refused, and nothing saved, with INVALID_ARGUMENT +
+	// FieldViolation (batches), RESOURCE_EXHAUSTED + Reason (too_many_requests),
+	// and without a Reason where the whole request is larger than allowed.
+	SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error)
 	// GetEvents answers the events of one actor above a version, in order, and
 	// the stored messages among them that are no events.
 	GetEvents(context.Context, *v1.GetEventsRequest) (*v1.GetEventsResponse, error)
@@ -173,6 +187,12 @@ func NewEventStoreServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			httpClient,
 			baseURL+EventStoreServiceSaveEventsProcedure,
 			connect.WithSchema(eventStoreServiceMethods.ByName("SaveEvents")),
+			connect.WithClientOptions(opts...),
+		),
+		saveBatches: connect.NewClient[v1.SaveBatchesRequest, v1.SaveBatchesResponse](
+			httpClient,
+			baseURL+EventStoreServiceSaveBatchesProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("SaveBatches")),
 			connect.WithClientOptions(opts...),
 		),
 		getEvents: connect.NewClient[v1.GetEventsRequest, v1.GetEventsResponse](
@@ -266,6 +286,7 @@ func NewEventStoreServiceClient(httpClient connect.HTTPClient, baseURL string, o
 type eventStoreServiceClient struct {
 	saveEvent           *connect.Client[v1.SaveEventRequest, v1.SaveEventResponse]
 	saveEvents          *connect.Client[v1.SaveEventsRequest, v1.SaveEventsResponse]
+	saveBatches         *connect.Client[v1.SaveBatchesRequest, v1.SaveBatchesResponse]
 	getEvents           *connect.Client[v1.GetEventsRequest, v1.GetEventsResponse]
 	streamEvents        *connect.Client[v1.StreamEventsRequest, v1.StreamEventsResponse]
 	getLatestVersion    *connect.Client[v1.GetLatestVersionRequest, v1.GetLatestVersionResponse]
@@ -294,6 +315,15 @@ func (c *eventStoreServiceClient) SaveEvent(ctx context.Context, req *v1.SaveEve
 // SaveEvents calls aether.eventstore.v1.EventStoreService.SaveEvents.
 func (c *eventStoreServiceClient) SaveEvents(ctx context.Context, req *v1.SaveEventsRequest) (*v1.SaveEventsResponse, error) {
 	response, err := c.saveEvents.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SaveBatches calls aether.eventstore.v1.EventStoreService.SaveBatches.
+func (c *eventStoreServiceClient) SaveBatches(ctx context.Context, req *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error) {
+	response, err := c.saveBatches.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -427,6 +457,17 @@ type EventStoreServiceHandler interface {
 	SaveEvent(context.Context, *v1.SaveEventRequest) (*v1.SaveEventResponse, error)
 	// SaveEvents stores 1 to 1,000 events, of one or many actors, all or none.
 	SaveEvents(context.Context, *v1.SaveEventsRequest) (*v1.SaveEventsResponse, error)
+	// SaveBatches makes 1 to 256 saves in one call, for clients that have several
+	// at once: it costs a fraction of as many calls. The saves are independent of
+	// each other. Each is what SaveEvents would make of it, all or none of its
+	// events, and is answered by itself, so that one which fails fails alone. They
+	// are made at the same time: of two for one actor either may come first. The
+	// answer comes when the last of them has ended.
+	//
+	// The call itself is refused, and nothing saved, with INVALID_ARGUMENT +
+	// FieldViolation (batches), RESOURCE_EXHAUSTED + Reason (too_many_requests),
+	// and without a Reason where the whole request is larger than allowed.
+	SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error)
 	// GetEvents answers the events of one actor above a version, in order, and
 	// the stored messages among them that are no events.
 	GetEvents(context.Context, *v1.GetEventsRequest) (*v1.GetEventsResponse, error)
@@ -498,6 +539,12 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 		EventStoreServiceSaveEventsProcedure,
 		svc.SaveEvents,
 		connect.WithSchema(eventStoreServiceMethods.ByName("SaveEvents")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceSaveBatchesHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceSaveBatchesProcedure,
+		svc.SaveBatches,
+		connect.WithSchema(eventStoreServiceMethods.ByName("SaveBatches")),
 		connect.WithHandlerOptions(opts...),
 	)
 	eventStoreServiceGetEventsHandler := connect.NewUnaryHandlerSimple(
@@ -590,6 +637,8 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 			eventStoreServiceSaveEventHandler.ServeHTTP(w, r)
 		case EventStoreServiceSaveEventsProcedure:
 			eventStoreServiceSaveEventsHandler.ServeHTTP(w, r)
+		case EventStoreServiceSaveBatchesProcedure:
+			eventStoreServiceSaveBatchesHandler.ServeHTTP(w, r)
 		case EventStoreServiceGetEventsProcedure:
 			eventStoreServiceGetEventsHandler.ServeHTTP(w, r)
 		case EventStoreServiceStreamEventsProcedure:
@@ -633,6 +682,10 @@ func (UnimplementedEventStoreServiceHandler) SaveEvent(context.Context, *v1.Save
 
 func (UnimplementedEventStoreServiceHandler) SaveEvents(context.Context, *v1.SaveEventsRequest) (*v1.SaveEventsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.SaveEvents is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.SaveBatches is not implemented"))
 }
 
 func (UnimplementedEventStoreServiceHandler) GetEvents(context.Context, *v1.GetEventsRequest) (*v1.GetEventsResponse, error) {
