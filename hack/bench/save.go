@@ -100,7 +100,45 @@ func (b *bench) savesOn(ctx context.Context, replicas int) (err error) {
 		b.add(fmt.Sprintf("SaveEvent to a known actor against a bare publish, %d writer(s), %d replica(s): rate", c.writers, replicas), c.aim,
 			fmt.Sprintf("%.2f", 1/ratios[1]), "%s against %s; medians of %d turns of %d", perSecond(n, took[1]), perSecond(n, took[0]), rounds, n)
 	}
+	if err := b.hotActor(ctx, s, config, replicas); err != nil {
+		return err
+	}
 	return b.firstSave(ctx, s, store, config, replicas)
+}
+
+// hotActor is one to which many write at once, each event at whatever version is
+// next: from one process, whose writers take turns, and from as many processes.
+func (b *bench) hotActor(ctx context.Context, s *system, config jetstream.Config, replicas int) error {
+	const saves = 960
+	var runs []func() error
+	for _, c := range []struct{ stores, writers int }{{1, 1}, {1, 64}, {4, 4}, {16, 16}, {64, 64}} {
+		actorID := fmt.Sprintf("hot-%d-%d", c.stores, c.writers)
+		stores := make([]*jetstream.Store, c.stores)
+		for i := range stores {
+			var err error
+			if stores[i], err = jetstream.New(s.nc, config); err != nil {
+				return err
+			}
+		}
+		var writers []func(context.Context) error
+		for w := range c.writers {
+			store := stores[w%c.stores]
+			writers = append(writers, func(ctx context.Context) error {
+				_, err := store.SaveEvent(ctx, newEvent(actorID, 0))
+				return err
+			})
+		}
+		runs = append(runs, together(ctx, saves/c.writers, writers))
+	}
+	took, ratios, err := turns(rounds, runs...)
+	if err != nil {
+		return err
+	}
+	for i, what := range []string{"64 writers of one Store", "4 Stores with a writer each", "16 Stores with a writer each", "64 Stores with a writer each"} {
+		b.add(fmt.Sprintf("SaveEvent to one actor, %s against one writer, %d replica(s): rate", what, replicas), "",
+			fmt.Sprintf("%.2f", 1/ratios[i+1]), "%s against %s; medians of %d turns of %d", perSecond(saves, took[i+1]), perSecond(saves, took[0]), rounds, saves)
+	}
+	return nil
 }
 
 // firstSave is to actors that nobody has heard of.

@@ -46,7 +46,10 @@ type sidecarProcess struct {
 // ready.
 func startSidecar(ctx context.Context, s *system, config jetstream.Config) (*sidecarProcess, error) {
 	path := filepath.Join(s.dir, "aether-sidecar")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./cmd/sidecar").CombinedOutput(); err != nil {
+	// As Dockerfile builds it.
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path, "./cmd/sidecar")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the sidecar: %w: %s", err, out)
 	}
 	binding := filepath.Join(s.dir, "bindings", config.Store)

@@ -101,6 +101,7 @@ type Store struct {
 	api string
 	// heads are where actors stood when they were last seen.
 	heads   *heads
+	writers *writers
 	answers answers
 	// snapshotSaved: a replica may not know of it yet.
 	snapshotSaved atomic.Bool
@@ -132,7 +133,7 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 		api = "$JS." + config.Domain + ".API."
 	}
 	s := &Store{
-		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, open: map[io.Closer]struct{}{},
+		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, writers: newWriters(), open: map[io.Closer]struct{}{},
 	}
 	var err error
 	s.heads, err = newHeads(cmp.Or(config.Heads, DefaultHeads), s.opts.Metrics)

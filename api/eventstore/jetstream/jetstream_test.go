@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
@@ -204,4 +205,36 @@ func newStoreOn(t *testing.T, cluster *natsserver.Cluster, replicas int, opts ..
 	config := config()
 	createStreams(t, nc, streamConfigs(config, replicas)...)
 	return open(t, nc, config, opts...)
+}
+
+// Many writers of one Store to one actor go one after another: they do not lose
+// against each other, and look where the actor stands again and again.
+func TestManyWritersOfOneActor(t *testing.T) {
+	t.Parallel()
+	onSystems(t, func(t *testing.T, cluster *natsserver.Cluster, replicas int) {
+		metrics := &eventstore.Metrics{}
+		store := newStoreOn(t, cluster, replicas, eventstore.WithMetrics(metrics))
+		var saving errgroup.Group
+		const writers, times = 64, 5
+		for w := range writers {
+			saving.Go(func() error {
+				for n := range times {
+					if _, err := store.SaveEvent(deadline(t), eventstore.Event{ID: fmt.Sprintf("%d-%d", w, n), EventType: "Tested", ActorID: "hot"}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if err := saving.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if version, err := store.GetLatestVersion(deadline(t), "hot"); err != nil || version != writers*times {
+			t.Errorf("version %d, %v", version, err)
+		}
+		// Once, and again only when a save has taken longer than others wait for it.
+		if looked := metrics.HeadMisses.Load(); looked > writers {
+			t.Errorf("the Store asked %d times where the actor stands", looked)
+		}
+	})
 }

@@ -332,7 +332,7 @@ func retry(ctx context.Context, do func() error) error {
 		if !errors.Is(err, errAgain) {
 			return err
 		}
-		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {
+		if pauseErr := pause(ctx, waitAfter(err, try)); pauseErr != nil {
 			return fmt.Errorf("%w; last try: %v", pauseErr, err)
 		}
 	}
@@ -362,17 +362,25 @@ func askAgain(err error, try int) error {
 	return err
 }
 
-// conflictWait is the mean pause after a try that lost against another writer:
-// about as long as the write of that one takes on a replicated stream.
-const conflictWait = 2 * time.Millisecond
+const (
+	// conflictWait is the mean pause after the first try that lost against another
+	// writer: about as long as the write of that one takes on a replicated stream.
+	conflictWait = 2 * time.Millisecond
+	// conflictDoublings is how often it doubles at most, to 64 ms: with 64 processes that
+	// write to one actor, 1,000 tries a second are what JetStream has time for beside
+	// the writes.
+	conflictDoublings = 5
+)
 
-// waitAfter is the mean pause after a try that failed with err.
-func waitAfter(err error) time.Duration {
+// waitAfter is the mean pause after so many tries, of which the last failed with err.
+// Who loses again and again has many others to wait for: at a steady pace all of them
+// would keep the server busy with tries that lose.
+func waitAfter(err error, tries int) time.Duration {
 	var refused *apiError
 	if errors.Is(err, errNoAnswer) || errors.Is(err, errNoResponders) || errCode(err) == codeStreamNotFound || errors.As(err, &refused) && refused.passing() {
 		return retryWait
 	}
-	return conflictWait
+	return conflictWait << min(tries-1, conflictDoublings)
 }
 
 // pause waits for about the mean, spread so that writers who met once do not

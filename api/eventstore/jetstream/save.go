@@ -58,9 +58,16 @@ func (s *Store) save(ctx context.Context, events []eventstore.Event, opts events
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	if takesNext(events, opts) {
+		leave, err := s.writers.enter(ctx, events[0].ActorID)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
 	a := &attempt{store: s, events: events, opts: opts}
 	silent := 0
-	for {
+	for try := 1; ; try++ {
 		saved, err := a.try(ctx)
 		a.sent = a.sent || errors.Is(err, errNoAnswer)
 		if errors.Is(err, errNoResponders) {
@@ -71,7 +78,7 @@ func (s *Store) save(ctx context.Context, events []eventstore.Event, opts events
 		}
 		// From here on somebody else may have been first: only the leader knows.
 		a.fromLeader = true
-		if pauseErr := pause(ctx, waitAfter(err)); pauseErr != nil {
+		if pauseErr := pause(ctx, waitAfter(err, try)); pauseErr != nil {
 			return nil, settle(fmt.Errorf("%w; last try: %v", pauseErr, err), a.sent)
 		}
 	}
@@ -171,7 +178,8 @@ func (a *attempt) ask(ctx context.Context, events []*eventstore.Event, heads map
 			if e.Version == 1 && !a.fromLeader {
 				found[i], err = a.store.guessNew(ctx, e.ActorID)
 			} else {
-				found[i], err = a.store.readHead(ctx, e.ActorID, a.fromLeader, e.Version == 0)
+				// Who has lost has lost to an event.
+				found[i], err = a.store.readHead(ctx, e.ActorID, a.fromLeader, e.Version == 0 && !a.fromLeader)
 			}
 			return err
 		})

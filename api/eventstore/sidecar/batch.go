@@ -91,7 +91,11 @@ func (g *group) save(ctx context.Context, request *eventstorev1.SaveEventsReques
 			return nil, notSent(ctx)
 		}
 		// It was sent, and its call goes on for the others.
-		return nil, saveError(ctx, ctx.Err())
+		select {
+		case answer = <-w.answered:
+		default:
+			return nil, saveError(ctx, ctx.Err())
+		}
 	}
 	failure := answer.result.GetFailure()
 	switch {
