@@ -43,14 +43,21 @@ type group struct {
 	patience time.Duration
 
 	mu sync.Mutex
-	// underWay counts calls, without those that have used up their patience.
-	underWay int
+	// calls are under way, the oldest first, without those that have used up the
+	// patience of others.
+	calls []*call
 	// line is who waits, in the order of coming; nobody while fewer than callsAtOnce
 	// are under way.
 	line []*waiter
+	// late fires when the oldest call has used up its patience, while anybody waits. A
+	// timer for each call would wake up a thread for each.
+	late *time.Timer
 	// unbatched: the sidecar is an older one that has no SaveBatches.
 	unbatched bool
 }
+
+// call is one that others wait for.
+type call struct{ began time.Time }
 
 // waiter is a save that goes together with others.
 type waiter struct {
@@ -78,9 +85,9 @@ func (g *group) save(ctx context.Context, request *eventstorev1.SaveEventsReques
 	if bytes > largeSave {
 		return g.saveAlone(ctx, request)
 	}
-	w := g.enter(ctx, request, bytes)
+	w, c := g.enter(ctx, request, bytes)
 	if w == nil {
-		defer g.begin()()
+		defer g.end(c)
 		return g.saveAlone(ctx, request)
 	}
 	var answer batchAnswer
@@ -118,18 +125,22 @@ func (g *group) saveAlone(ctx context.Context, request *eventstorev1.SaveEventsR
 	return response, nil
 }
 
-// enter puts a save in line; nil says that it may go at once.
-func (g *group) enter(ctx context.Context, request *eventstorev1.SaveEventsRequest, bytes int) *waiter {
+// enter puts a save in line, or says with a call that it may go at once.
+func (g *group) enter(ctx context.Context, request *eventstorev1.SaveEventsRequest, bytes int) (*waiter, *call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.unbatched || g.underWay < callsAtOnce {
-		g.underWay++
-		return nil
+	if g.unbatched {
+		// Nobody waits for it.
+		return nil, nil
+	}
+	if len(g.calls) < callsAtOnce {
+		return nil, g.begin()
 	}
 	w := &waiter{request: request, bytes: bytes, answered: make(chan batchAnswer, 1)}
 	w.deadline, _ = ctx.Deadline()
 	g.line = append(g.line, w)
-	return w
+	g.watch()
+	return w, nil
 }
 
 // leave takes a save out of the line; false says that it has gone.
@@ -144,29 +155,52 @@ func (g *group) leave(w *waiter) bool {
 	return true
 }
 
-// begin starts the patience of a call that is counted as under way. What it
-// returns ends the call.
-func (g *group) begin() (end func()) {
-	late := time.AfterFunc(g.patience, g.next)
-	return func() {
-		if late.Stop() {
-			g.next()
-		}
+// begin counts a call that starts now. The caller has the lock.
+func (g *group) begin() *call {
+	c := &call{time.Now()}
+	g.calls = append(g.calls, c)
+	return c
+}
+
+// end lets those in line go in the place of a call, unless they have gone.
+func (g *group) end(c *call) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i := slices.Index(g.calls, c); i >= 0 {
+		g.calls = slices.Delete(g.calls, i, i+1)
+		g.fill()
 	}
 }
 
-// next lets those in line go in the place of a call.
-func (g *group) next() {
+// fill lets those in line go while there is place. The caller has the lock.
+func (g *group) fill() {
+	for len(g.line) > 0 && len(g.calls) < callsAtOnce {
+		n := fitting(g.line)
+		batch := slices.Clone(g.line[:n])
+		g.line = slices.Delete(g.line, 0, n)
+		c := g.begin()
+		go g.send(batch, c)
+	}
+	g.watch()
+}
+
+// watch waits for the oldest call, where anybody else does. The caller has the
+// lock.
+func (g *group) watch() {
+	if g.late == nil && len(g.line) > 0 {
+		g.late = time.AfterFunc(time.Until(g.calls[0].began.Add(g.patience)), g.losePatience)
+	}
+}
+
+// losePatience lets those in line go in the place of a call that takes long.
+func (g *group) losePatience() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := fitting(g.line)
-	if n == 0 {
-		g.underWay--
-		return
+	g.late = nil
+	if len(g.line) > 0 && time.Since(g.calls[0].began) >= g.patience {
+		g.calls = slices.Delete(g.calls, 0, 1)
 	}
-	batch := slices.Clone(g.line[:n])
-	g.line = slices.Delete(g.line, 0, n)
-	go g.send(batch)
+	g.fill()
 }
 
 // fitting is how many at the head of a line go together.
@@ -182,8 +216,8 @@ func fitting(line []*waiter) int {
 }
 
 // send makes the call of a batch, and tells each save what became of it.
-func (g *group) send(batch []*waiter) {
-	defer g.begin()()
+func (g *group) send(batch []*waiter, c *call) {
+	defer g.end(c)
 	results, err := g.saveBatches(batch)
 	again := connect.CodeOf(err) == connect.CodeUnimplemented
 	if again {

@@ -125,7 +125,7 @@ func (g *grouped) until(is func() bool) {
 			return
 		}
 		if time.Now().After(deadline) {
-			g.Fatalf("%d calls are under way and %d saves in line", g.underWay, len(g.line))
+			g.Fatalf("%d calls are under way and %d saves in line", len(g.calls), len(g.line))
 		}
 	}
 }
@@ -161,7 +161,7 @@ func TestSavesGoTogether(t *testing.T) {
 		wantSaved(t, waiting[i], id)
 	}
 	first[1].answered <- nil
-	g.until(func() bool { return g.underWay == 0 })
+	g.until(func() bool { return len(g.calls) == 0 })
 	// And the next goes at once again.
 	next := g.start(t.Context(), "d", 0)
 	(<-g.client.calls).answered <- nil
@@ -182,7 +182,7 @@ func TestLargeSavesGoAlone(t *testing.T) {
 	call.answered <- nil
 	wantSaved(t, large, "large")
 	first[1].answered <- nil
-	g.until(func() bool { return g.underWay == 0 })
+	g.until(func() bool { return len(g.calls) == 0 })
 }
 
 func TestFitting(t *testing.T) {
@@ -232,7 +232,7 @@ func TestContextEndsInLine(t *testing.T) {
 	call.answered <- nil
 	wantSaved(t, kept, "kept")
 	first[1].answered <- nil
-	g.until(func() bool { return g.underWay == 0 && len(g.line) == 0 })
+	g.until(func() bool { return len(g.calls) == 0 && len(g.line) == 0 })
 }
 
 // A save whose context ends under way returns at once; the others of its call
@@ -257,7 +257,7 @@ func TestContextEndsUnderWay(t *testing.T) {
 	call.answered <- nil
 	wantSaved(t, kept, "kept")
 	first[1].answered <- nil
-	g.until(func() bool { return g.underWay == 0 })
+	g.until(func() bool { return len(g.calls) == 0 })
 }
 
 // The time of a call is that of its most patient save.
@@ -322,7 +322,7 @@ func TestCallOfSeveralFails(t *testing.T) {
 				}
 			}
 			first[1].answered <- nil
-			g.until(func() bool { return g.underWay == 0 })
+			g.until(func() bool { return len(g.calls) == 0 })
 		})
 	}
 }
@@ -346,7 +346,7 @@ func TestTooLargeTogether(t *testing.T) {
 	wantSaved(t, waiting[0], "a")
 	wantSaved(t, waiting[1], "b")
 	first[1].answered <- nil
-	g.until(func() bool { return g.underWay == 0 && !g.unbatched })
+	g.until(func() bool { return len(g.calls) == 0 && !g.unbatched })
 }
 
 // What takes long holds nobody up: once out of patience, others go.
@@ -364,7 +364,7 @@ func TestPatience(t *testing.T) {
 		call.answered <- nil
 		wantSaved(t, results[n], fmt.Sprint(n))
 	}
-	g.until(func() bool { return g.underWay == 0 })
+	g.until(func() bool { return len(g.calls) == 0 })
 }
 
 // gate is a Store whose saves of the actor held wait.
