@@ -99,8 +99,7 @@ func (s *Store) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
 	if ctx.Err() != nil {
 		return nil, ended(ctx)
 	}
-	permissions := s.permissions(msg.Subject)
-	w, err := s.answers.waitFor(s.nc, msg)
+	w, err := s.answers.waitFor(s.nc, msg, tryTime(ctx), s.permissions(msg.Subject))
 	if err != nil {
 		return nil, sendError(err)
 	}
@@ -108,7 +107,12 @@ func (s *Store) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
 	if err := s.nc.PublishMsg(msg); err != nil {
 		return nil, sendError(err)
 	}
-	return w.wait(ctx, tryTime(ctx), permissions)
+	select {
+	case answer := <-w.answer:
+		return answer.msg, answer.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errNoAnswer, ctx.Err())
+	}
 }
 
 // answers receives what requests are answered: one subscription for all of them,
@@ -122,6 +126,10 @@ type answers struct {
 	last    uint64
 	waiting map[string]*waiter
 	idle    sync.Pool
+	// poll looks after those who wait, next at due; that is zero when nobody does. One
+	// timer for all: each that is set wakes up a thread.
+	poll *time.Timer
+	due  time.Time
 	// closed: the subscription goes with the last who waits.
 	closed bool
 }
@@ -129,16 +137,26 @@ type answers struct {
 // waiter waits for one answer.
 type waiter struct {
 	token  string
-	answer chan *nats.Msg
-	timer  *time.Timer
+	answer chan answer
+	// limit is how long it waits at most, from when it started.
+	started     time.Time
+	limit       time.Duration
+	permissions permissions
 }
 
-// waitFor gives a message a place for its answer. It must be released.
-func (a *answers) waitFor(nc *nats.Conn, msg *nats.Msg) (*waiter, error) {
+// answer is what a request came to.
+type answer struct {
+	msg *nats.Msg
+	err error
+}
+
+// waitFor gives a message a place for its answer, for so long. It must be released.
+func (a *answers) waitFor(nc *nats.Conn, msg *nats.Msg, limit time.Duration, permissions permissions) (*waiter, error) {
 	w, _ := a.idle.Get().(*waiter)
 	if w == nil {
-		w = &waiter{answer: make(chan *nats.Msg, 1), timer: time.NewTimer(permissionPoll)}
+		w = &waiter{answer: make(chan answer, 1)}
 	}
+	w.started, w.limit, w.permissions = time.Now(), limit, permissions
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sub == nil {
@@ -153,22 +171,74 @@ func (a *answers) waitFor(nc *nats.Conn, msg *nats.Msg) (*waiter, error) {
 	w.token = strconv.FormatUint(a.last, 36)
 	a.waiting[w.token] = w
 	msg.Reply = a.prefix + w.token
+	a.watch(w, w.started)
 	return w, nil
+}
+
+// watch looks after one who waits in a while, and no later than its limit. The caller
+// has the lock.
+func (a *answers) watch(w *waiter, now time.Time) {
+	wait := min(permissionPoll, w.limit-now.Sub(w.started))
+	due := now.Add(wait)
+	if !a.due.IsZero() && !due.Before(a.due) {
+		return
+	}
+	a.due = due
+	if a.poll == nil {
+		a.poll = time.AfterFunc(wait, a.look)
+		return
+	}
+	a.poll.Reset(wait)
+}
+
+// look ends the wait of those that wait in vain, or for too long.
+func (a *answers) look() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	a.due = time.Time{}
+	for _, w := range a.waiting {
+		if err := w.vain(now); err != nil {
+			a.give(w, answer{err: err})
+			continue
+		}
+		a.watch(w, now)
+	}
+}
+
+// vain is why an answer will not come.
+func (w *waiter) vain(now time.Time) error {
+	if denied := w.permissions.denied(); denied != nil {
+		return denied
+	}
+	if now.Sub(w.started) >= w.limit {
+		return fmt.Errorf("%w within %s", errNoAnswer, w.limit.Round(time.Millisecond))
+	}
+	return nil
 }
 
 func (a *answers) receive(msg *nats.Msg) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if w := a.waiting[msg.Subject[len(a.prefix):]]; w != nil {
-		delete(a.waiting, w.token)
-		// There is room for one, and no second finds its way here.
-		w.answer <- msg
+	w := a.waiting[msg.Subject[len(a.prefix):]]
+	switch {
+	case w == nil:
+	case status(msg) == statusNoResponders:
+		a.give(w, answer{err: errNoResponders})
+	default:
+		a.give(w, answer{msg: msg})
 	}
+}
+
+// give ends a wait. There is room for one answer, and no second finds its way here.
+// The caller has the lock.
+func (a *answers) give(w *waiter, answer answer) {
+	delete(a.waiting, w.token)
+	w.answer <- answer
 }
 
 // release takes the place back: an answer that comes later is dropped.
 func (a *answers) release(w *waiter) {
-	w.timer.Stop()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.waiting, w.token)
@@ -192,30 +262,8 @@ func (a *answers) unsubscribeIdle() {
 	if a.closed && a.sub != nil && len(a.waiting) == 0 {
 		// It fails when the connection is closed, and then there is nothing to do.
 		_ = a.sub.Unsubscribe()
+		a.poll.Stop()
 		a.sub = nil
-	}
-}
-
-// wait waits for the answer, at most so long.
-func (w *waiter) wait(ctx context.Context, limit time.Duration, permissions *permissions) (*nats.Msg, error) {
-	for started := time.Now(); ; {
-		w.timer.Reset(min(permissionPoll, limit))
-		select {
-		case answer := <-w.answer:
-			if status(answer) == statusNoResponders {
-				return nil, errNoResponders
-			}
-			return answer, nil
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", errNoAnswer, ctx.Err())
-		case <-w.timer.C:
-		}
-		if denied := permissions.denied(); denied != nil {
-			return nil, denied
-		}
-		if time.Since(started) >= limit {
-			return nil, fmt.Errorf("%w within %s", errNoAnswer, limit.Round(time.Millisecond))
-		}
 	}
 }
 
@@ -261,12 +309,12 @@ type permissions struct {
 	before   error
 }
 
-func (s *Store) permissions(subjects ...string) *permissions {
-	return &permissions{nc: s.nc, subjects: subjects, before: s.nc.LastError()}
+func (s *Store) permissions(subjects ...string) permissions {
+	return permissions{nc: s.nc, subjects: subjects, before: s.nc.LastError()}
 }
 
 // denied is ErrPermissionDenied once the server has refused.
-func (p *permissions) denied() error {
+func (p permissions) denied() error {
 	now := p.nc.LastError()
 	if now == nil || now == p.before || !errors.Is(now, nats.ErrPermissionViolation) {
 		return nil
@@ -281,7 +329,7 @@ func (p *permissions) denied() error {
 }
 
 // watch ends the context when the server has refused.
-func (p *permissions) watch(ctx context.Context) (context.Context, context.CancelFunc) {
+func (p permissions) watch(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	var mu sync.Mutex
 	var timer *time.Timer

@@ -21,69 +21,91 @@ const writePatience = 250 * time.Millisecond
 // nothing: other Stores may write meanwhile.
 type writers struct {
 	mu sync.Mutex
-	// lines are, for each actor with a save under way, those that wait for it.
-	lines map[string][]chan struct{}
+	// lines are those of actors with a save under way.
+	lines map[string]*line
 }
 
-func newWriters() *writers { return &writers{lines: map[string][]chan struct{}{}} }
+// line is who writes to an actor, and who waits for that.
+type line struct {
+	// turn counts the saves whose turn it was, and began is when that of the last did.
+	turn    int
+	began   time.Time
+	waiting []chan int
+	// late fires when the patience of who waits is over. Nobody waiting, there is none:
+	// a timer for each save would wake up a thread for each.
+	late *time.Timer
+}
+
+func newWriters() *writers { return &writers{lines: map[string]*line{}} }
 
 // enter waits for the turn of a save. What it returns ends the turn.
 func (w *writers) enter(ctx context.Context, actorID string) (leave func(), err error) {
 	w.mu.Lock()
-	line, busy := w.lines[actorID]
-	if !busy {
-		w.lines[actorID] = nil
+	l := w.lines[actorID]
+	if l == nil {
+		l = &line{began: time.Now()}
+		w.lines[actorID] = l
 		w.mu.Unlock()
-		return w.turn(actorID), nil
+		return func() { w.end(actorID, l, 0) }, nil
 	}
-	own := make(chan struct{}, 1)
-	w.lines[actorID] = append(line, own)
+	own := make(chan int, 1)
+	l.waiting = append(l.waiting, own)
+	w.watch(actorID, l)
 	w.mu.Unlock()
 	select {
-	case <-own:
-		return w.turn(actorID), nil
+	case turn := <-own:
+		return func() { w.end(actorID, l, turn) }, nil
 	case <-ctx.Done():
-		w.giveUp(actorID, own)
+		w.giveUp(actorID, l, own)
 		return nil, ended(ctx)
 	}
 }
 
-// turn starts the turn of a save, which ends at the latest when others have been
-// patient enough.
-func (w *writers) turn(actorID string) (leave func()) {
-	late := time.AfterFunc(writePatience, func() { w.next(actorID) })
-	return func() {
-		if late.Stop() {
-			w.next(actorID)
-		}
+// end ends a turn, unless the others have lost their patience before.
+func (w *writers) end(actorID string, l *line, turn int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l.turn == turn {
+		w.next(actorID, l)
 	}
 }
 
-// next gives the turn to who waits longest.
-func (w *writers) next(actorID string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	line := w.lines[actorID]
-	if len(line) == 0 {
+// next gives the turn to who waits longest. The caller has the lock.
+func (w *writers) next(actorID string, l *line) {
+	if l.late != nil {
+		l.late.Stop()
+		l.late = nil
+	}
+	l.turn++
+	if len(l.waiting) == 0 {
 		delete(w.lines, actorID)
 		return
 	}
-	w.lines[actorID] = line[1:]
-	line[0] <- struct{}{}
+	l.began = time.Now()
+	l.waiting[0] <- l.turn
+	l.waiting = l.waiting[1:]
+	w.watch(actorID, l)
+}
+
+// watch ends the turn in time where somebody waits. The caller has the lock.
+func (w *writers) watch(actorID string, l *line) {
+	if l.late == nil && len(l.waiting) > 0 {
+		turn := l.turn
+		l.late = time.AfterFunc(time.Until(l.began.Add(writePatience)), func() { w.end(actorID, l, turn) })
+	}
 }
 
 // giveUp takes a save out of its line, or passes on the turn that it has got in the
 // meantime.
-func (w *writers) giveUp(actorID string, own chan struct{}) {
+func (w *writers) giveUp(actorID string, l *line, own chan int) {
 	w.mu.Lock()
-	line := w.lines[actorID]
-	i := slices.Index(line, own)
+	i := slices.Index(l.waiting, own)
 	if i >= 0 {
-		w.lines[actorID] = slices.Delete(line, i, i+1)
+		l.waiting = slices.Delete(l.waiting, i, i+1)
 	}
 	w.mu.Unlock()
 	if i < 0 {
-		w.next(actorID)
+		w.end(actorID, l, <-own)
 	}
 }
 

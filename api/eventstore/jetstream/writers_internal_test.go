@@ -17,7 +17,10 @@ func (w *writers) waiting(t *testing.T, actorID string, n int) {
 	deadline := time.Now().Add(time.Minute)
 	for {
 		w.mu.Lock()
-		got := len(w.lines[actorID])
+		got := 0
+		if l := w.lines[actorID]; l != nil {
+			got = len(l.waiting)
+		}
 		w.mu.Unlock()
 		if got == n {
 			return
@@ -98,20 +101,17 @@ func TestWriterGivesUp(t *testing.T) {
 func TestWriterGivesUpItsTurn(t *testing.T) {
 	t.Parallel()
 	w := newWriters()
-	w.mustEnter(t, t.Context(), "a")
-	ended, cancel := context.WithCancel(t.Context())
-	own := make(chan struct{}, 1)
-	w.lines["a"] = append(w.lines["a"], own)
-	w.next("a")
+	leave := w.mustEnter(t, t.Context(), "a")
+	l, own := w.lines["a"], make(chan int, 1)
+	l.waiting = append(l.waiting, own)
+	leave()
 	next := make(chan func())
 	go func() {
 		leave, _ := w.enter(t.Context(), "a")
 		next <- leave
 	}()
 	w.waiting(t, "a", 1)
-	cancel()
-	<-ended.Done()
-	w.giveUp("a", own)
+	w.giveUp("a", l, own)
 	(<-next)()
 }
 
