@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -311,20 +312,24 @@ func TestLimitMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := debug.SetMemoryLimit(-1)
-	percent := debug.SetGCPercent(100)
-	t.Cleanup(func() { debug.SetMemoryLimit(before); debug.SetGCPercent(percent) })
+	percent, procs := debug.SetGCPercent(100), runtime.GOMAXPROCS(0)
+	t.Cleanup(func() { debug.SetMemoryLimit(before); debug.SetGCPercent(percent); runtime.GOMAXPROCS(procs) })
 	for _, c := range []struct {
 		name      string
 		container memlimit.Provider
 		want      int64
 		percent   int
+		procs     int
 		err       error
 	}{
-		{"no container", func() (uint64, error) { return 0, memlimit.ErrNoCgroup }, before, 100, nil},
-		{"no limit", func() (uint64, error) { return 0, memlimit.ErrNoLimit }, math.MaxInt64, 100, nil},
-		{"unreadable", func() (uint64, error) { return 0, fs.ErrPermission }, math.MaxInt64, 100, fs.ErrPermission},
-		{"a limit", memlimit.Limit(4294967290), 3435973832, lazyGC, nil},
+		{"no container", func() (uint64, error) { return 0, memlimit.ErrNoCgroup }, before, 100, 8, nil},
+		{"no limit", func() (uint64, error) { return 0, memlimit.ErrNoLimit }, math.MaxInt64, 100, 8, nil},
+		{"unreadable", func() (uint64, error) { return 0, fs.ErrPermission }, math.MaxInt64, 100, 8, fs.ErrPermission},
+		{"a large limit", memlimit.Limit(4294967290), 3435973832, lazyGC, 8, nil},
+		{"the default limit", memlimit.Limit(64 << 20), 53687091, lazyGC, 2, nil},
+		{"a small limit", memlimit.Limit(20 << 20), 16777216, lazyGC, 1, nil},
 	} {
+		runtime.GOMAXPROCS(8)
 		if err := limitMemory(c.container); !errors.Is(err, c.err) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.err)
 		}
@@ -335,6 +340,9 @@ func TestLimitMemory(t *testing.T) {
 		debug.SetGCPercent(got)
 		if got != c.percent {
 			t.Errorf("%s: garbage is collected at %d %%, want %d %%", c.name, got, c.percent)
+		}
+		if got := runtime.GOMAXPROCS(0); got != c.procs {
+			t.Errorf("%s: %d processors are used, want %d", c.name, got, c.procs)
 		}
 	}
 }

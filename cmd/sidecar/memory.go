@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -19,11 +20,17 @@ const (
 	// limit holds all the same: little is in use, and collecting at twice of that is
 	// often. See docs/benchmarks.md.
 	lazyGC = 200
+	// processorMemory is how many bytes of that limit there are for each processor that
+	// runs Go at once: each has memory set aside, and collects less of what others leave.
+	// With 64 of them, as on a node of that size, the default limit of 64Mi was overrun;
+	// what was measured with two holds for it. See docs/benchmarks.md.
+	processorMemory = 25 << 20
 )
 
 // limitMemory makes the garbage collector work harder near the container's
-// memory limit: without that, garbage alone could have the sidecar killed. What the
-// environment says of GOMEMLIMIT and GOGC goes first.
+// memory limit, and uses no more processors than go with it: without that, garbage
+// alone could have the sidecar killed. What the environment says of GOMEMLIMIT, GOGC
+// and GOMAXPROCS goes first.
 func limitMemory(container memlimit.Provider) error {
 	limit, err := memlimit.Set(memlimit.WithProvider(container), memlimit.WithRatio(limitRatio))
 	switch {
@@ -32,8 +39,14 @@ func limitMemory(container memlimit.Provider) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("find out the memory limit of the container: %w: set GOMEMLIMIT to eight tenths of it", err)
-	case limit != math.MaxInt64 && os.Getenv("GOGC") == "":
+	case limit == math.MaxInt64:
+		return nil
+	}
+	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(lazyGC)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), max(1, int(limit/processorMemory))))
 	}
 	return nil
 }
