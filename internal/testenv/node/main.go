@@ -14,8 +14,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
 // The program of the tests runs three times: on the machine, as the first process
@@ -176,13 +174,9 @@ func mountAll(dir string) error {
 }
 
 func onNode(tests func(n *Node) int) (code int, err error) {
-	root, err := testenv.Root()
-	if err != nil {
-		return 1, err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	n := newNode(root, os.Getenv(envDir))
+	n := newNode(os.Getenv(envDir))
 	if err = n.start(ctx); err == nil {
 		code = tests(n)
 	}

@@ -51,14 +51,14 @@ type Node struct {
 	*testenv.Kubernetes
 	// Config is an administrator's too.
 	Config *rest.Config
-	// Dir is the directory of the node, and Root that of the repository.
-	Dir, Root string
+	// Dir is the directory of the node, which goes with it.
+	Dir string
 	// CgroupRoot is the control group above those of pods.
 	CgroupRoot string
 }
 
-func newNode(root, dir string) *Node {
-	return &Node{Dir: dir, Root: root, CgroupRoot: "/" + filepath.Base(dir)}
+func newNode(dir string) *Node {
+	return &Node{Dir: dir, CgroupRoot: "/" + filepath.Base(dir)}
 }
 
 // start starts everything in the namespaces of the process.
