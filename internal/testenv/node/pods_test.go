@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -315,12 +316,15 @@ func TestServiceAccountAccess(t *testing.T) {
 	if err := removeAccess(t.Context(), store); err != nil {
 		t.Fatal(err)
 	}
+	removed := time.Now()
 	testenv.Eventually(t, wait, "the pod to be cut off", func() error {
 		signalTo(t, pod.Status.ContainerStatuses[0], syscall.SIGUSR1)
-		printed := logs(t, pod, "application")
-		if last := strings.TrimSpace(printed[strings.LastIndexByte(strings.TrimSpace(printed), '\n')+1:]); !strings.HasPrefix(last, "asked: ") || last == "asked: <nil>" {
+		printed := strings.TrimSpace(logs(t, pod, "application"))
+		last := printed[strings.LastIndexByte(printed, '\n')+1:]
+		if !strings.HasPrefix(last, "asked: ") || last == "asked: <nil>" {
 			return fmt.Errorf("it printed %q", last)
 		}
+		t.Logf("cut off %s after its access was removed; it printed %q", time.Since(removed).Round(time.Millisecond), last)
 		return nil
 	})
 	if err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(stranger), stranger); err != nil {
