@@ -263,7 +263,7 @@ func (a *answers) unsubscribeIdle() {
 		// It fails when the connection is closed, and then there is nothing to do.
 		_ = a.sub.Unsubscribe()
 		a.poll.Stop()
-		a.sub = nil
+		a.sub, a.due = nil, time.Time{}
 	}
 }
 
