@@ -133,10 +133,12 @@ func createStreams(t *testing.T, nc *nats.Conn, configs ...natsjs.StreamConfig) 
 	})
 }
 
-// deadline is the context of one test.
+// deadline is the context of one test. Three servers that were stopped one after the
+// other may take a minute until the members of a durable subscription get on at their
+// pace, and several on a machine that is busy.
 func deadline(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
