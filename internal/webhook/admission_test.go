@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -281,5 +282,25 @@ func TestOperatorAway(t *testing.T) {
 		if err := kubernetes.Client.Create(t.Context(), pod); err != nil {
 			t.Errorf("a pod in %s with the labels %v, while the operator is away: %v", namespace, labels, err)
 		}
+	}
+}
+
+// The API server calls over HTTP/1.1: a connection that it keeps may be closed by a
+// replica that ends just when it is used.
+func TestConnectionsAreForOneCall(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(oneCallEach(http.NotFoundHandler()))
+	defer server.Close()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := server.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if !response.Close {
+		t.Error("the connection is kept")
 	}
 }
