@@ -48,10 +48,14 @@ type Connections struct {
 
 	mu      sync.Mutex
 	classes map[string]*classConnection
+	closed  bool
 }
 
 type classConnection struct {
-	mu          sync.Mutex
+	mu sync.Mutex
+	// closed: whoever found it before it was closed must not dial again, since nobody
+	// would close that connection.
+	closed      bool
 	fingerprint [sha256.Size]byte
 	conn        *Conn
 	// failure is why the last dial failed, for all that ask soon after: thousands
@@ -74,6 +78,10 @@ func NewConnections(notify func(Notice), measure Measure, owns Owns) *Connection
 // servers or credentials have changed since. An error is a Fault.
 func (c *Connections) Get(ctx context.Context, target Target) (*Conn, error) {
 	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil, errClosed(target)
+	}
 	class := c.classes[target.Class]
 	if class == nil {
 		class = &classConnection{}
@@ -92,6 +100,9 @@ func (c *Connections) Get(ctx context.Context, target Target) (*Conn, error) {
 func (c *classConnection) get(target Target, open func(Target) (*Conn, error)) (*Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errClosed(target)
+	}
 	fingerprint := target.fingerprint()
 	if c.fingerprint != fingerprint {
 		c.failure = nil
@@ -112,6 +123,10 @@ func (c *classConnection) get(target Target, open func(Target) (*Conn, error)) (
 		return nil, c.failure
 	}
 	return c.conn, nil
+}
+
+func errClosed(target Target) error {
+	return Retrying(v1alpha1.ReasonUnreachable, "the connection of EventStoreClass %q was closed, since the class is gone or the operator ends", target.Class)
 }
 
 // open dials and subscribes to what JetStream tells about streams.
@@ -176,10 +191,11 @@ func (c *Connections) Forget(className string) {
 	}
 }
 
-// Close closes all connections.
+// Close closes all connections, for good.
 func (c *Connections) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closed = true
 	for name, class := range c.classes {
 		class.close()
 		delete(c.classes, name)
@@ -189,6 +205,7 @@ func (c *Connections) Close() {
 func (c *classConnection) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closed = true
 	if c.conn != nil {
 		c.conn.nc.Close()
 		c.conn = nil
