@@ -136,16 +136,7 @@ func saveTraced(t *testing.T, spans <-chan exported, env map[string]string) expo
 	s.waitReady("")
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.api+"/v1/stores/orders/events", strings.NewReader(`{"id":"1","eventType":"T","actorId":"order-1"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Traceparent", requestParent)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = response.Body.Close()
+	s.saveInTrace(ctx)
 	for {
 		select {
 		case got := <-spans:

@@ -48,6 +48,21 @@ func collect(t *testing.T) (endpoint string, spans <-chan *tracev1.Span) {
 	return server.URL, received
 }
 
+// saveInTrace saves an event in the trace of requestParent.
+func (s *started) saveInTrace(ctx context.Context) {
+	s.Helper()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.api+"/v1/stores/orders/events", strings.NewReader(`{"id":"1","eventType":"T","actorId":"order-1"}`))
+	if err != nil {
+		s.Fatal(err)
+	}
+	request.Header.Set("Traceparent", requestParent)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		s.Fatal(err)
+	}
+	_ = response.Body.Close()
+}
+
 // From a request over the stored message to who follows it is one trace.
 func TestTraces(t *testing.T) {
 	t.Parallel()
@@ -59,16 +74,7 @@ func TestTraces(t *testing.T) {
 	s.waitReady("")
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.api+"/v1/stores/orders/events", strings.NewReader(`{"id":"1","eventType":"T","actorId":"order-1"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Traceparent", requestParent)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = response.Body.Close()
+	s.saveInTrace(ctx)
 	followed, err := s.open("orders").Subscribe(ctx, eventstore.SubscribeOptions{})
 	if err != nil {
 		t.Fatal(err)

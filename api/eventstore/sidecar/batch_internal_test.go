@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -117,7 +118,7 @@ func (g *grouped) wait(ctx context.Context, id string, n int) <-chan ended {
 // until waits for something that is so under the lock.
 func (g *grouped) until(is func() bool) {
 	g.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
 		g.mu.Lock()
 		found := is()
 		g.mu.Unlock()

@@ -149,7 +149,7 @@ func (n *Node) startControlPlane(ctx context.Context) (err error) {
 		// The API server shares itself out fairly; a limit here would only slow a test.
 		QPS: -1,
 	}
-	return poll(ctx, "the API server", func() error {
+	return Poll(ctx, "the API server", func() error {
 		// Its certificate is there when it is.
 		transport, err := rest.HTTPClientFor(n.Config)
 		if err != nil {
@@ -184,7 +184,7 @@ func (n *Node) startContainerd(ctx context.Context) error {
 	if err := n.run("containerd", "--config", n.path("containerd.toml")); err != nil {
 		return err
 	}
-	err := poll(ctx, "containerd", func() error {
+	err := Poll(ctx, "containerd", func() error {
 		return output(exec.CommandContext(ctx, "ctr", "version"))
 	})
 	if err != nil {
@@ -201,7 +201,7 @@ func (n *Node) startContainerd(ctx context.Context) error {
 // waitReady returns when pods can run: the scheduler takes the node, and there is the
 // service account that each pod has.
 func (n *Node) waitReady(ctx context.Context) error {
-	return poll(ctx, "the node to be ready", func() error {
+	return Poll(ctx, "the node to be ready", func() error {
 		var node corev1.Node
 		if err := n.Client.Get(ctx, client.ObjectKey{Name: nodeName}, &node); err != nil {
 			return err
@@ -218,8 +218,9 @@ func (n *Node) waitReady(ctx context.Context) error {
 	})
 }
 
-// poll tries until it succeeds or the context ends.
-func poll(ctx context.Context, what string, try func() error) error {
+// Poll tries until it succeeds or the context ends, whose error then has that of the
+// last try with it.
+func Poll(ctx context.Context, what string, try func() error) error {
 	for {
 		err := try()
 		if err == nil {

@@ -336,7 +336,7 @@ func TestServiceAccountAccess(t *testing.T) {
 }
 
 func removeAccess(ctx context.Context, store *v1alpha1.EventStore) error {
-	return eventually(ctx, func() error {
+	return node.Poll(ctx, "access to be removed", func() error {
 		if err := cluster.Client.Get(ctx, client.ObjectKeyFromObject(store), store); err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ package node_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,7 +81,7 @@ func install() (stop func(), err error) {
 			}
 		}
 		// A kind that was just installed takes a moment to be served.
-		if err := eventually(ctx, func() error { return cluster.Apply(ctx, object) }); err != nil {
+		if err := node.Poll(ctx, object.GetKind()+" "+object.GetName()+" to be applied", func() error { return cluster.Apply(ctx, object) }); err != nil {
 			return nil, err
 		}
 	}
@@ -91,7 +90,7 @@ func install() (stop func(), err error) {
 		return nil, err
 	}
 	for _, ready := range []func(context.Context) error{operatorReady, webhookReady} {
-		if err := eventually(ctx, func() error { return ready(ctx) }); err != nil {
+		if err := node.Poll(ctx, "the operator", func() error { return ready(ctx) }); err != nil {
 			return nil, err
 		}
 	}
@@ -180,19 +179,5 @@ func showOperator() {
 	for _, pod := range pods.Items {
 		log, err := clientset.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{TailLines: new(int64(50))}).DoRaw(ctx)
 		fmt.Fprintf(os.Stderr, "\nThe end of the log of pod %s: %v\n%s\n", pod.Name, err, log)
-	}
-}
-
-func eventually(ctx context.Context, try func() error) error {
-	for {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		case <-time.After(100 * time.Millisecond):
-		}
 	}
 }
