@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -16,6 +17,9 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 	free := false
 	var gone types.UID
 	for i, wanted := range p.wanted {
+		if p.lost[i] {
+			continue
+		}
 		name := wanted.Config.Name
 		switch stream.OwnershipOf(self, p.live[i], p.seen(wanted.Role)) {
 		case stream.Absent:
@@ -28,7 +32,8 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 				return stream.Stalled(v1alpha1.ReasonNotOwned,
 					"stream %s exists and names no EventStore as its owner, so it is not touched: set spec.adoptionPolicy to Adopt to take it over with its %d messages, or rename this EventStore", name, p.live[i].State.Msgs)
 			}
-			p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, p.live[i].State.Msgs)
+			p.adopting[i] = true
+			p.tellTaken(wanted.Role, "StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, p.live[i].State.Msgs)
 		case stream.OursBefore:
 			owner, _ := stream.RecordedOwner(p.live[i].Config.Metadata)
 			if owner.UID != gone {
@@ -38,7 +43,7 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 				}
 				gone = owner.UID
 			}
-			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back with its %d messages", name, p.live[i].State.Msgs)
+			p.tellTaken(wanted.Role, "StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back with its %d messages", name, p.live[i].State.Msgs)
 		case stream.Ours:
 		}
 	}
@@ -65,8 +70,8 @@ func (p *pass) checkGone(ctx context.Context, owner stream.Owner, name string) e
 
 // checkSchema leaves what a newer operator made alone.
 func (p *pass) checkSchema(context.Context) error {
-	for _, live := range p.live {
-		if live == nil {
+	for i, live := range p.live {
+		if live == nil || p.lost[i] {
 			continue
 		}
 		if recorded := live.Config.Metadata[v1alpha1.MetadataSchema]; stream.NewerSchema(recorded) {
@@ -77,11 +82,9 @@ func (p *pass) checkSchema(context.Context) error {
 	return nil
 }
 
-// tellTaken tells of a stream that gets a new owner, once it does.
-func (p *pass) tellTaken(reason, action, format string, args ...any) {
-	if !p.observes() {
-		p.tell(normal, reason, action, format, args...)
-	}
+// tellTaken tells of a stream that gets a new owner, once it has.
+func (p *pass) tellTaken(role v1alpha1.StreamRole, reason, action, format string, args ...any) {
+	p.taken = append(p.taken, told{normal, string(role) + reason, action, fmt.Sprintf(format, args...)})
 }
 
 // checkEldest lets only the oldest of the stores that name a stream create it.

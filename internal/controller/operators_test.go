@@ -157,6 +157,11 @@ var _ = Describe("An operator", Ordered, func() {
 		start()
 		publish(ctx, js(servers), store, 1)
 		Consistently(readOther(ctx, store)).WithContext(ctx).WithTimeout(2 * resync).Should(lostAs(v1alpha1.ReasonStreamRolledBack))
+
+		By("saving until the stream is beyond where it was: what was lost stays lost")
+		publish(ctx, js(servers), store, int(last))
+		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(lostAs(v1alpha1.ReasonStreamRolledBack), sayWhy(ContainSubstring("was written to since"))))
+		Consistently(readOther(ctx, store)).WithContext(ctx).WithTimeout(2 * resync).Should(lostAs(v1alpha1.ReasonStreamRolledBack))
 		patch(ctx, store, accept)
 		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
 	})
