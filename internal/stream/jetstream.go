@@ -18,6 +18,7 @@ import (
 // Codes of errors of the JetStream API that the client library does not name.
 const (
 	errNoSuitablePeers      = 10005
+	errMaxConsumers         = 10026
 	errMemoryExceeded       = 10028
 	errStorageExceeded      = 10047
 	errInvalidConfig        = 10052
@@ -261,6 +262,9 @@ func apiFault(doing string, err error) error {
 			"%s: the NATS system has too few servers for the replicas (%w): set spec.replicas lower or add servers", doing, err)
 	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled, api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
 		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class", doing, err)
+	case api.ErrorCode == errMaxConsumers:
+		return Stalled(v1alpha1.ReasonRefusedByServer,
+			"%s: the NATS account limits the consumers of a stream to fewer than the %d that an event store may have (%w): raise max_consumers of the account, or set no limit there", doing, MaxConsumers, err)
 	case api.ErrorCode == errNameInUse:
 		return Retrying(v1alpha1.ReasonProgressingWithRetry, "%s: somebody created it at this moment (%w): looking again", doing, err)
 	case api.Code == 500 && !slices.Contains(refusals, api.ErrorCode):
