@@ -131,8 +131,8 @@ func (c *callouts) open(ctx context.Context, class *v1alpha1.EventStoreClass, da
 // checkAccount refuses to let pods into the account that holds the streams.
 // JetStream answers a request on whatever subject it names as that of the
 // answer, without regard to what the asker may publish: a pod that may read one
-// store could have what it stored there sent to the purge of another. Answers do
-// not leave the account of who asks.
+// store could have what it stored there sent to the events of another, and by servers
+// before 2.15.3 to its purge. Answers do not leave the account of who asks.
 func (c *callouts) checkAccount(ctx context.Context, class *v1alpha1.EventStoreClass) error {
 	conn, err := c.connect(ctx, class)
 	if err != nil {
