@@ -46,7 +46,7 @@ type Conn struct {
 	// permission: it does not answer the request itself.
 	denied map[string]string
 	// firstEvents are the stores whose first event is awaited, by stream.
-	firstEvents map[string]*nats.Subscription
+	firstEvents map[string]firstWatch
 	// first is where the notifications of all first events arrive: one channel and
 	// one goroutine, since those of a subscription each take 10 KB. closed ends it.
 	first  chan *nats.Msg
@@ -112,7 +112,7 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 // dial connects as the operator, and finds JetStream.
 func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
 	c := &Conn{
-		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{},
+		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]firstWatch{},
 		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
 	}
 	options = append(options, nats.ErrorHandler(c.asyncError), nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }))

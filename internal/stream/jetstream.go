@@ -221,29 +221,6 @@ func gatherPeers(ctx context.Context, answers *nats.Subscription, cluster string
 	}
 }
 
-// WatchFirstEvent wakes the store when its first event is stored, once. Until
-// then the loss of a stream is no loss, so that moment must not be missed. It is
-// true when the watch is new: what was seen before it may be out of date.
-func (c *Conn) WatchFirstEvent(stream, subjects string) (bool, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if sub := c.firstEvents[stream]; sub != nil && sub.IsValid() {
-		return false, nil
-	}
-	sub, err := c.nc.ChanSubscribe(subjects, c.first)
-	if err == nil {
-		err = sub.AutoUnsubscribe(1)
-	}
-	if err == nil {
-		err = c.nc.FlushTimeout(requestTimeout)
-	}
-	if err != nil {
-		return false, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the notifications of stream %s: %w", stream, err)
-	}
-	c.firstEvents[stream] = sub
-	return true, nil
-}
-
 // apiFault gives an error of the JetStream API its meaning.
 func apiFault(doing string, err error) error {
 	var api *jetstream.APIError
