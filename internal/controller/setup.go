@@ -146,7 +146,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 		}
 		forStores.send(n)
 	}, counts.measureRequest, index.exists)
-	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
+	connect := connector{cached: mgr.GetClient(), uncached: mgr.GetAPIReader(), connections: connections}
 	memory := stream.NewMemory()
 	sweeps = newSweeper(connect, index, memory, options.ResyncInterval/2, forStores.send)
 	callouts := &callouts{
