@@ -55,7 +55,7 @@ func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], er
 	}
 	for event, err := range r.Store.Events(ctx, actorID, actor.Version) {
 		if err != nil {
-			return Loaded[S]{}, fmt.Errorf("load actor %q: %w", actorID, err)
+			return Loaded[S]{}, fmt.Errorf("load actor %.100q: %w", actorID, err)
 		}
 		if err := r.apply(&actor, event); err != nil {
 			return Loaded[S]{}, err
@@ -67,7 +67,7 @@ func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], er
 func (r *Repository[S]) apply(actor *Loaded[S], event Event) error {
 	state, err := r.Apply(actor.State, event)
 	if err != nil {
-		return fmt.Errorf("apply version %d of actor %q: %w", event.Version, event.ActorID, err)
+		return fmt.Errorf("apply version %d of actor %.100q: %w", event.Version, event.ActorID, err)
 	}
 	actor.State, actor.Version = state, event.Version
 	return nil
@@ -82,7 +82,7 @@ func (r *Repository[S]) snapshot(ctx context.Context, actorID string) (Loaded[S]
 		return Loaded[S]{}, nil
 	}
 	if err != nil {
-		return Loaded[S]{}, fmt.Errorf("load actor %q: %w", actorID, err)
+		return Loaded[S]{}, fmt.Errorf("load actor %.100q: %w", actorID, err)
 	}
 	state, err := r.decode(snapshot.Data)
 	if err != nil {
@@ -139,7 +139,7 @@ func (r *Repository[S]) tryUpdate(ctx context.Context, actorID string, decide fu
 	}
 	saved, err := r.Store.SaveEvents(ctx, events, Expect(actorID, ExpectedVersion(actor.Version)))
 	if err != nil {
-		return Loaded[S]{}, fmt.Errorf("update actor %q: %w", actorID, err)
+		return Loaded[S]{}, fmt.Errorf("update actor %.100q: %w", actorID, err)
 	}
 	for i, event := range events {
 		event.Sequence = saved[i].Sequence

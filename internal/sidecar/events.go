@@ -211,7 +211,7 @@ func intParameter(c *call, name string, fallback, least, most int64) (int64, err
 	}
 	n, err := strconv.ParseInt(c.query.Get(name), 10, 64)
 	if err != nil || n < least || n > most {
-		return 0, &requestError{field: name, reason: fmt.Sprintf("is %q: give a number from %d to %d", c.query.Get(name), least, most)}
+		return 0, &requestError{field: name, reason: fmt.Sprintf("is %.100q: give a number from %d to %d", c.query.Get(name), least, most)}
 	}
 	return n, nil
 }

@@ -229,7 +229,7 @@ func validateQuery(query url.Values, known []string) error {
 			if len(known) > 0 {
 				reason = "is no query parameter here: there are " + strings.Join(known, ", ")
 			}
-			return &requestError{field: name, reason: reason}
+			return &requestError{field: cut(name), reason: reason}
 		}
 		if len(values) > 1 {
 			return &requestError{field: name, reason: "is given more than once"}

@@ -232,6 +232,9 @@ func (s *service) GetEvents(ctx context.Context, request *eventstorev1.GetEvents
 	if limit == 0 {
 		limit = maxPageEvents
 	}
+	if err := notNegative("fromVersion", request.GetFromVersion()); err != nil {
+		return nil, err
+	}
 	page, err := s.server.readPage(ctx, store, request.GetActorId(), request.GetFromVersion(), limit)
 	if err != nil {
 		return nil, err
@@ -246,6 +249,14 @@ func (s *service) GetEvents(ctx context.Context, request *eventstorev1.GetEvents
 	return response, nil
 }
 
+// notNegative refuses numbers below 0, as HTTP does: 0 is a number that is left out.
+func notNegative(field string, n int64) error {
+	if n < 0 {
+		return &requestError{field: field, reason: fmt.Sprintf("is %d: give a number from 0", n)}
+	}
+	return nil
+}
+
 func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.StreamEventsRequest, stream *connect.ServerStream[eventstorev1.StreamEventsResponse]) error {
 	store, err := s.server.store(request.GetStore())
 	if err != nil {
@@ -253,6 +264,9 @@ func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.Stream
 	}
 	opts, err := request.ToOptions()
 	if err != nil {
+		return err
+	}
+	if err := errors.Join(notNegative("fromVersion", request.GetFromVersion()), notNegative("newest", int64(request.GetNewest()))); err != nil {
 		return err
 	}
 	for event, err := range s.server.replay(ctx, store, request.GetActorId(), request.GetFromVersion(), opts...) {
