@@ -15,12 +15,16 @@ import (
 // followEvents answers with server-sent events, until the client goes, the
 // server stops or the subscription fails.
 func (s *Server) followEvents(c *call) error {
-	if !accepts(c.r, "text/event-stream", true) {
+	if !accepts(c.r, "text/event-stream") {
 		return &requestError{field: "Accept", reason: "is not text/event-stream, which is all that events are followed in", status: http.StatusNotAcceptable}
 	}
 	opts, err := followOptions(c)
 	if err != nil {
 		return err
+	}
+	if c.r.Method == http.MethodHead {
+		c.w.Header().Set("Content-Type", "text/event-stream")
+		return opts.Validate()
 	}
 	subscription, err := s.subscribe(c.r.Context(), c.store, opts)
 	if err != nil {

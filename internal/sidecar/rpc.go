@@ -53,6 +53,12 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		if encoding := compressed(r.Header); encoding != "" {
+			w.Header().Set("Grpc-Accept-Encoding", "identity")
+			// Who does not read its answer has nobody else to tell.
+			_ = errorWriter.Write(w, r, connect.NewError(connect.CodeUnimplemented, fmt.Errorf("messages are compressed with %.100q: send them as they are", encoding)))
+			return
+		}
 		account, err := s.limits.open(r.Context(), stream, r.ContentLength)
 		if err != nil {
 			ctx, calling := s.begin(r.Context(), r.Header, "rpc", r.URL.Path, stream)
@@ -72,6 +78,16 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 		r.Body = &rpcBody{account.body(r.Body), late}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// compressed is how the messages of a request are compressed, empty for not at all.
+func compressed(header http.Header) string {
+	for _, name := range []string{"Grpc-Encoding", "Connect-Content-Encoding", "Content-Encoding"} {
+		if encoding := header.Get(name); encoding != "" && encoding != "identity" {
+			return encoding
+		}
+	}
+	return ""
 }
 
 // rpcBody gives errors of the body their meaning: Connect reads it, and answers
