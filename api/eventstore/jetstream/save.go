@@ -32,7 +32,7 @@ func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts 
 	if err != nil {
 		outcome.Failed(&s.opts, err)
 		if len(events) == 1 {
-			return nil, fmt.Errorf("save event %q of actor %q in stream %s: %w", events[0].ID, events[0].ActorID, s.config.EventsStream, err)
+			return nil, fmt.Errorf("save event %.100q of actor %.100q in stream %s: %w", events[0].ID, events[0].ActorID, s.config.EventsStream, err)
 		}
 		return nil, fmt.Errorf("save %d events in stream %s: %w", len(events), s.config.EventsStream, err)
 	}
@@ -366,7 +366,7 @@ func (a *attempt) recall(ctx context.Context, index int, sequence uint64) error 
 	// otherwise.
 	stored.ID = e.ID
 	a.found(&stored)
-	return fmt.Errorf("%w: event %q is stored at sequence %d", errAgain, e.ID, sequence)
+	return fmt.Errorf("%w: event %.100q is stored at sequence %d", errAgain, e.ID, sequence)
 }
 
 // found remembers an event as stored.
@@ -403,7 +403,7 @@ func again(err error, id string) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: event %q is stored", errAgain, id)
+	return fmt.Errorf("%w: event %.100q is stored", errAgain, id)
 }
 
 // findByVersion looks for events of the save among what its actor has from a
