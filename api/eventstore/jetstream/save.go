@@ -407,18 +407,32 @@ func again(err error, id string) error {
 }
 
 // findByVersion looks for events of the save among what its actor has from a
-// version on. That works for as long as they are stored.
+// version on, up to the last version that the save has for it: behind may be a long
+// history. That works for as long as they are stored.
 func (a *attempt) findByVersion(ctx context.Context, e *eventstore.Event) (bool, error) {
 	ours := map[string]bool{}
+	var last, unversioned int64
 	for i := range a.events {
-		ours[a.events[i].ID] = true
+		if other := &a.events[i]; other.ActorID == e.ActorID {
+			ours[other.ID] = true
+			last = max(last, other.Version)
+			if other.Version == 0 {
+				unversioned++
+			}
+		}
 	}
+	// Those without a version have the next ones, at most.
+	last += unversioned
 	for m, err := range a.store.messages(ctx, e.ActorID, e.Version-1, eventstore.ReadOptions{UpToDate: true}) {
 		if err != nil {
 			return false, err
 		}
-		if stored, err := decodeEvent(m); err == nil && ours[stored.ID] {
+		stored, err := decodeEvent(m)
+		if err == nil && ours[stored.ID] {
 			a.found(&stored)
+		}
+		if err == nil && stored.Version >= last {
+			break
 		}
 	}
 	return a.stored[e.ID] != nil, nil
