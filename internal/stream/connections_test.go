@@ -36,7 +36,12 @@ func TestSilentServerIsLeft(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 3)
 	silent := link.To(t, servers.URLs()[0])
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(uid types.UID) bool { return uid == "ours" })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(_ context.Context, owner stream.Owner) stream.Standing {
+		if owner.UID == "ours" {
+			return stream.Exists
+		}
+		return stream.Unknown
+	})
 	t.Cleanup(connections.Close)
 	target := stream.Target{Class: "c", Servers: []string{silent.URL()}}
 	conn, err := connections.Get(t.Context(), target)
@@ -54,7 +59,7 @@ func TestSilentServerIsLeft(t *testing.T) {
 	})
 	another := servers.Connect(t)
 	testenv.Eventually(t, time.Minute, "an answer to another operator", func() error {
-		_, err := another.Request("aether.owner.ours", nil, time.Second)
+		_, err := another.Request("aether.owner.ours", []byte("{}"), time.Second)
 		return err
 	})
 }
