@@ -40,7 +40,7 @@ func (p *pass) hasOurs() bool {
 	for i, live := range p.live {
 		switch {
 		case live == nil:
-		case p.adopting[i], stream.OwnershipOf(stream.OwnerOf(p.store), live, nil) == stream.Anothers:
+		case p.adopting[i], stream.OwnershipOf(p.self(), live, nil) == stream.Anothers:
 			return false
 		default:
 			ours = true

@@ -87,11 +87,11 @@ func (p *pass) checkPartner(ctx context.Context) error {
 	})
 }
 
-// isOurs says whether the metadata of a stream names this EventStore, or an earlier
-// one of its namespace and name.
+// isOurs says whether the metadata of a stream names this EventStore, or one of its
+// namespace and name. Whether it may take it is another question.
 func (p *pass) isOurs(live *liveStream) bool {
-	ownership := stream.OwnershipOf(stream.OwnerOf(p.store), live, nil)
-	return ownership == stream.Ours || ownership == stream.OursBefore
+	ownership := stream.OwnershipOf(p.self(), live, nil)
+	return ownership != stream.Anothers && ownership != stream.Nobodys
 }
 
 // losses compares both streams with what is known of them. That a stream went back

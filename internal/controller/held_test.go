@@ -179,7 +179,9 @@ var _ = Describe("Events of Kubernetes lose no text", func() {
 var _ = Describe("A stream that is adopted", func() {
 	It("keeps its subjects until a person accepts that others are reached", func(ctx context.Context) {
 		api := js(single)
-		store := newStore(newNamespace(ctx), newClass(ctx, single.URLs()).Name, func(s *v1alpha1.EventStore) { s.Spec.AdoptionPolicy = v1alpha1.AdoptionAdopt })
+		store := newStore(newNamespace(ctx), newClass(ctx, single.URLs(), func(c *v1alpha1.EventStoreClass) {
+			c.Spec.Tenancy.Adoption = v1alpha1.AdoptionAllowed
+		}).Name, func(s *v1alpha1.EventStore) { s.Spec.AdoptionPolicy = v1alpha1.AdoptionAdopt })
 		billing := unique("billing")
 		foreign, err := api.CreateStream(ctx, jetstream.StreamConfig{Name: store.EventsStreamName(), Subjects: []string{billing + ".>"}})
 		Expect(err).NotTo(HaveOccurred())
