@@ -52,6 +52,7 @@ func (p *pass) accept(ctx context.Context, accepted v1alpha1.Acceptance, event s
 		return err
 	}
 	p.tell(warning, event, "AcceptDataLoss", "Accepted with the token %s: %s", accepted.Token, accepted.Message)
+	p.sendEvents(ctx)
 	return nil
 }
 

@@ -184,16 +184,18 @@ func (p *pass) keepRecord() {
 
 // forgetLost takes what was lost off the record, to begin anew with what is there.
 func (p *pass) forgetLost() {
-	kept := p.store.Status.Streams[:0]
-	for _, recorded := range p.store.Status.Streams {
-		lost := false
-		for i, wanted := range p.wanted {
-			lost = lost || p.lost[i] && wanted.Role == recorded.Role
-		}
-		if lost {
+	var kept []v1alpha1.StreamStatus
+	for i, wanted := range p.wanted {
+		recorded, live := streamStatus(p.store, wanted.Role), p.live[i]
+		switch {
+		case recorded == nil:
+		case !p.lost[i]:
+			kept = append(kept, *recorded)
+		default:
 			p.memory.Forget(p.class.Name, recorded.Name)
-		} else {
-			kept = append(kept, recorded)
+			if live != nil && p.isOurs(live) {
+				kept = append(kept, stream.StatusOf(wanted.Role, live))
+			}
 		}
 	}
 	p.store.Status.Streams = kept

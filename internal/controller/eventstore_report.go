@@ -154,6 +154,7 @@ func (p *pass) sendEvents(ctx context.Context) {
 		note := clip(e.note)
 		p.recorder.Eventf(p.store, p.aspect(note), e.eventType, e.reason, e.action, "%s", note)
 	}
+	p.told = nil
 }
 
 // aspect is what an Event is related to. Events of one reason become a series, of

@@ -179,6 +179,20 @@ var _ = Describe("An operator", Ordered, func() {
 		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(lostAs(v1alpha1.ReasonStreamRolledBack), sayWhy(ContainSubstring("went back to sequence 5"))))
 	})
 
+	It("has live metrics and figures of a store that is held back", func(ctx context.Context) {
+		store := createReady(ctx)
+		api := js(servers)
+		publish(ctx, api, store, 3)
+		recorded(ctx, store, 3)
+		olderThanASecond(ctx, api, store.EventsStreamName())
+		patch(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "1s" })
+		Eventually(readOther(ctx, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonWouldDestroyEvents))
+		publish(ctx, api, store, 5)
+		Eventually(func() float64 { return metric("aether_eventstore_messages", "name", store.Name, "role", "Events") }).Should(BeEquivalentTo(8))
+		recorded(ctx, store, 8)
+		Expect(readOther(ctx, store)(Default)).To(And(beStalled(v1alpha1.ReasonWouldDestroyEvents), sayWhy(ContainSubstring("of 8 messages"))))
+	})
+
 	It("heals drift that nobody tells it of within one resync", func(ctx context.Context) {
 		deaf := startNATS(1, func(o *server.Options) {
 			o.Users = []*server.User{
