@@ -59,6 +59,11 @@ const (
 	ReasonUnreachable = "Unreachable"
 	// ReasonJetStreamUnavailable: the servers answer but JetStream does not.
 	ReasonJetStreamUnavailable = "JetStreamUnavailable"
+	// ReasonServerTooOld: a server of the NATS system is older than 2.12.
+	ReasonServerTooOld = "ServerTooOld"
+	// ReasonFieldIgnored: a server took the configuration of a stream and left out a
+	// field of it.
+	ReasonFieldIgnored = "FieldIgnored"
 	// ReasonConnected: connected.
 	ReasonConnected = "Connected"
 	// ReasonInvalidSpec: the spec asks for something that cannot be.

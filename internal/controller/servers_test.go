@@ -2,14 +2,18 @@ package controller_test
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/oldserver"
 )
 
 // patience is how long a connection may take to be given up, 15 seconds and more on a
@@ -31,4 +35,40 @@ var _ = Describe("The NATS servers of a class", func() {
 		Eventually(readClass(ctx, class)).WithContext(ctx).WithTimeout(patience).Should(beReady())
 		Eventually(read(ctx, store)).WithContext(ctx).WithTimeout(patience).Should(beReady())
 	})
+
+	It("may be too old: the class says so, and no store on them is ready, or changed again and again", func(ctx context.Context) {
+		old := oldserver.Run(GinkgoTB())
+		class := newClass(ctx, []string{old})
+		tooOld := And(beStalled(v1alpha1.ReasonServerTooOld), sayWhy(ContainSubstring("old is 2.11.")))
+		Eventually(readClass(ctx, class)).WithContext(ctx).Should(And(tooOld, HaveField("Status.Servers", ContainElement(HaveField("Version", HavePrefix("2.11."))))))
+		store := create(ctx, newStore(newNamespace(ctx), class.Name))
+		ignored := And(beStalled(v1alpha1.ReasonFieldIgnored), sayWhy(ContainSubstring("ignored allowAtomicPublish")))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(ignored)
+		told := func() []string { return eventsOf(ctx, store) }
+		Eventually(told).WithContext(ctx).ShouldNot(BeEmpty())
+		before := told()
+		for range 3 {
+			annotate(ctx, store, unique("poke"))
+			Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(ignored)
+		}
+		Expect(told()).To(Equal(before), "no Event for each look")
+	})
 })
+
+// eventsOf are the Events of a store, each with how often it was sent.
+func eventsOf(ctx context.Context, store *v1alpha1.EventStore) []string {
+	GinkgoHelper()
+	var events eventsv1.EventList
+	Expect(k8s.List(ctx, &events, client.InNamespace(store.Namespace))).To(Succeed())
+	var told []string
+	for _, event := range events.Items {
+		if event.Regarding.Name == store.Name {
+			count := int32(1)
+			if event.Series != nil {
+				count = event.Series.Count
+			}
+			told = append(told, fmt.Sprintf("%s x%d", event.Reason, count))
+		}
+	}
+	return told
+}
