@@ -75,7 +75,7 @@ var _ = Describe("An EventStore", func() {
 	}, systems)
 
 	It("takes its streams' name from spec.namespace", func(ctx context.Context) {
-		class := newClass(ctx, single.URLs())
+		class := newClass(ctx, single.URLs(), anyEventNamespace)
 		eventNamespace := unique("events")
 		store := create(ctx, newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) { s.Spec.Namespace = eventNamespace }))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())

@@ -325,53 +325,6 @@ var _ = Describe("An operator", Ordered, func() {
 		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonNewerSchema), sayWhy(ContainSubstring("upgrade the operator"))))
 		Expect(streamInfo(ctx, api, store.SnapshotsStreamName()).Config.Description).To(Equal("of the next version"))
 	})
-
-	Describe("in another cluster on the same NATS system", func() {
-		// pair is the class of the same NATS system in the cluster of the suite.
-		var pair *v1alpha1.EventStoreClass
-		BeforeEach(func(ctx context.Context) { pair = newClass(ctx, servers.URLs()) })
-		restore := func(ctx context.Context, store *v1alpha1.EventStore) *v1alpha1.EventStore {
-			GinkgoHelper()
-			return create(ctx, newStore(store.Namespace, pair.Name, func(s *v1alpha1.EventStore) { s.Name = store.Name }))
-		}
-
-		It("leaves a stream to the one whose EventStore lives", func(ctx context.Context) {
-			api := js(servers)
-			store := createReady(ctx)
-			publish(ctx, api, store, 3)
-			restored := restore(ctx, store)
-			Eventually(read(ctx, restored)).WithContext(ctx).Should(And(
-				beStalled(v1alpha1.ReasonConflict), sayWhy(And(ContainSubstring("of another cluster"), ContainSubstring(string(store.UID))))))
-			Consistently(readOther(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(beReady())
-
-			By("another name for the same stream")
-			foreign := create(ctx, newStore(newNamespace(ctx), pair.Name, func(s *v1alpha1.EventStore) { s.Name, s.Spec.Namespace = store.Name, "default" }))
-			Eventually(read(ctx, foreign)).WithContext(ctx).Should(And(
-				beStalled(v1alpha1.ReasonConflict), sayWhy(And(ContainSubstring(store.Namespace+"/"+store.Name+" of another cluster")))))
-
-			By("deleting it there")
-			Expect(other.Client.Delete(ctx, store)).To(Succeed())
-			Eventually(func(g Gomega) {
-				annotate(ctx, restored, unique("poke"))
-				g.Expect(read(ctx, restored)(g)).To(beReady())
-			}).Should(Succeed())
-			Expect(streamInfo(ctx, api, store.EventsStreamName())).To(And(
-				HaveField("State.Msgs", BeEquivalentTo(3)), HaveField("Config.Metadata", HaveKeyWithValue(v1alpha1.MetadataUID, string(restored.UID)))))
-		})
-
-		It("takes over what was restored from a cluster that is gone, and the one that comes back does not fight", func(ctx context.Context) {
-			api := js(servers)
-			store := createReady(ctx)
-			publish(ctx, api, store, 3)
-			recorded(ctx, store, 3)
-			stop()
-			restored := restore(ctx, store)
-			Eventually(read(ctx, restored)).WithContext(ctx).Should(And(beReady(), HaveField("Status.Streams", ContainElement(HaveField("Messages", BeEquivalentTo(3))))))
-			start()
-			Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonConflict), sayWhy(ContainSubstring(string(restored.UID)))))
-			Consistently(read(ctx, restored)).WithContext(ctx).WithTimeout(consistentTime).Should(beReady())
-		})
-	})
 })
 
 // rememberData gives what makes a server lose all that is written from now on, as

@@ -1,12 +1,12 @@
 package stream
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
@@ -16,7 +16,7 @@ import (
 
 func connected(t *testing.T, url string) *Conn {
 	t.Helper()
-	connections := NewConnections(func(Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	connections := NewConnections(func(Notice) {}, func(string, time.Duration, error) {}, func(context.Context, Owner) Standing { return Unknown })
 	t.Cleanup(connections.Close)
 	conn, err := connections.Get(t.Context(), Target{Class: "c", Servers: []string{url}})
 	if err != nil {

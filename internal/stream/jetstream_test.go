@@ -9,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
-	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -30,7 +29,7 @@ func connectTo(t *testing.T, urls ...string) *stream.Conn {
 
 func connectAs(t *testing.T, target stream.Target, told chan stream.Notice) *stream.Conn {
 	t.Helper()
-	connections := stream.NewConnections(func(n stream.Notice) { told <- n }, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	connections := stream.NewConnections(func(n stream.Notice) { told <- n }, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
 	conn, err := connections.Get(t.Context(), target)
 	if err != nil {
@@ -295,7 +294,7 @@ func TestServerRefusals(t *testing.T) {
 func TestConnectionIsSharedAndReplaced(t *testing.T) {
 	t.Parallel()
 	one, other := natsserver.Run(t, 1), natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
 	get := func(servers *natsserver.Cluster) *stream.Conn {
 		t.Helper()
@@ -320,7 +319,7 @@ func TestConnectionIsSharedAndReplaced(t *testing.T) {
 func TestServerThatIsAway(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
 	target := stream.Target{Class: "c", Servers: servers.URLs()}
 	conn, err := connections.Get(t.Context(), target)
