@@ -105,15 +105,16 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	if err != nil {
 		return err
 	}
+	class.Status.ServerVersion = conn.ServerVersion()
+	denied := conn.CheckPermissions(ctx)
 	account, err := conn.Account(ctx)
 	if err != nil {
-		return err
+		return joined(denied, err)
 	}
 	servers, err := conn.Servers(ctx)
 	if err != nil {
-		return err
+		return joined(denied, err)
 	}
-	class.Status.ServerVersion = conn.ServerVersion()
 	class.Status.APILevel = int32(account.APILevel)
 	class.Status.Peers = int32(len(servers))
 	class.Status.Servers = serverStatus(servers)
@@ -121,6 +122,7 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	// connect.
 	return joined(
 		stream.CheckVersions(servers, account.APILevel),
+		denied,
 		r.sweeper.sweep(ctx, class, conn),
 		r.callouts.check(ctx, class),
 	)

@@ -98,7 +98,7 @@ func (c *Conn) gather(ctx context.Context, enough int) ([]Server, error) {
 	for started := time.Now(); len(peers) < enough && time.Since(started) < gatherTime; {
 		// Each server of the cluster answers this for the account of whoever asks; no
 		// right to the system account is needed.
-		if err := c.nc.PublishRequest("$SYS.REQ.ACCOUNT.PING.STATZ", inbox, []byte(`{"include_unused":true}`)); err != nil {
+		if err := c.nc.PublishRequest(statzSubject, inbox, []byte(`{"include_unused":true}`)); err != nil {
 			return nil, Retrying(v1alpha1.ReasonUnreachable, "ask which servers there are: %w", err)
 		}
 		gatherPeers(ctx, answers, cluster, peers, enough)
