@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -34,6 +36,54 @@ var _ = Describe("The NATS servers of a class", func() {
 		silent.Resume()
 		Eventually(readClass(ctx, class)).WithContext(ctx).WithTimeout(patience).Should(beReady())
 		Eventually(read(ctx, store)).WithContext(ctx).WithTimeout(patience).Should(beReady())
+	})
+
+	It("may be too few for a majority: the class and its stores say so, and when they are back", func(ctx context.Context) {
+		servers := startNATS(3)
+		class := newClass(ctx, servers.URLs())
+		store := create(ctx, newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) { s.Spec.Replicas = 3 }))
+		Eventually(readClass(ctx, class)).WithContext(ctx).Should(beReady())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		servers.StopNode(1)
+		servers.StopNode(2)
+		lost := And(
+			haveCondition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonNoQuorum),
+			haveCondition(v1alpha1.ConditionReconciling, metav1.ConditionTrue, v1alpha1.ReasonProgressingWithRetry),
+			sayWhy(ContainSubstring("a majority of the")))
+		// Until the one that is left knows, it does not answer.
+		Eventually(func(g Gomega) *v1alpha1.EventStoreClass {
+			current := readClass(ctx, class)(g)
+			if ready, _ := beReady().Match(current); ready {
+				// Nobody tells of it, and the next look is far away here.
+				changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) {
+					c.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{Selector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+						{Key: unique("poke"), Operator: metav1.LabelSelectorOpDoesNotExist},
+					}}}
+				})
+			}
+			return current
+		}).WithContext(ctx).WithTimeout(patience).Should(lost)
+		Eventually(func(g Gomega) *v1alpha1.EventStore {
+			annotate(ctx, store, unique("poke"))
+			return read(ctx, store)(g)
+		}).WithContext(ctx).WithTimeout(patience).Should(
+			haveCondition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonNoQuorum))
+		Expect(servers.StartNode(1)).To(Succeed())
+		Expect(servers.StartNode(2)).To(Succeed())
+		Eventually(readClass(ctx, class)).WithContext(ctx).WithTimeout(patience).Should(beReady())
+		Eventually(read(ctx, store)).WithContext(ctx).WithTimeout(patience).Should(beReady())
+	})
+
+	It("may have too little storage for a store, which says so, and what to do", func(ctx context.Context) {
+		servers := startNATS(1, func(o *server.Options) { o.JetStreamMaxStore = 1 << 20 })
+		class := newClass(ctx, servers.URLs())
+		size := resource.MustParse("10Mi")
+		store := create(ctx, newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxBytes = &size }))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonOutOfStorage), sayWhy(ContainSubstring("Set maxBytes"))))
+		change(ctx, store, func(s *v1alpha1.EventStore) {
+			s.Spec.Retention.MaxBytes = resource.NewQuantity(1<<18, resource.BinarySI)
+		})
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
 	})
 
 	It("may be too old: the class says so, and no store on them is ready, or changed again and again", func(ctx context.Context) {

@@ -16,8 +16,6 @@ import (
 const (
 	errNoSuitablePeers      = 10005
 	errMaxConsumers         = 10026
-	errMemoryExceeded       = 10028
-	errStorageExceeded      = 10047
 	errInvalidConfig        = 10052
 	errStreamLimits         = 10053
 	errNameInUse            = 10058
@@ -28,7 +26,7 @@ const (
 
 // refusals are the errors that a person must mend although the server gives them
 // the status of a fault of its own.
-var refusals = []jetstream.ErrorCode{errMemoryExceeded, errStorageExceeded, errInvalidConfig, errStreamLimits}
+var refusals = []jetstream.ErrorCode{errInvalidConfig, errStreamLimits}
 
 // Account is what the server tells about itself and the account.
 type Account struct {
@@ -164,6 +162,9 @@ func apiFault(doing string, err error) error {
 	if !errors.As(err, &api) {
 		return err
 	}
+	if fault := resourceFault(doing, api); fault != nil {
+		return fault
+	}
 	switch {
 	case api.ErrorCode == errReconfiguring:
 		return Waiting(v1alpha1.ReasonProgressing, "%s: replicas are still moving (%w)", doing, err)
@@ -175,7 +176,7 @@ func apiFault(doing string, err error) error {
 		return Stalled(v1alpha1.ReasonInsufficientPeers,
 			"%s: the NATS system has too few servers for the replicas (%w): set spec.replicas lower or add servers", doing, err)
 	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled, api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
-		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class", doing, err)
+		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class. If it was on, a server has turned it off, as it does when its disk is full or cannot be written: its log says so; make room and restart it", doing, err)
 	case api.ErrorCode == errMaxConsumers:
 		return Stalled(v1alpha1.ReasonRefusedByServer,
 			"%s: the NATS account limits the consumers of a stream to fewer than the %d that an event store may have (%w): raise max_consumers of the account, or set no limit there", doing, MaxConsumers, err)
