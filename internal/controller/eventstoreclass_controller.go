@@ -123,6 +123,7 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	return joined(
 		stream.CheckVersions(servers, account.APILevel),
 		denied,
+		account.CheckStorage(),
 		r.sweeper.sweep(ctx, class, conn),
 		r.callouts.check(ctx, class),
 	)

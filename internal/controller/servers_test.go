@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	eventsv1 "k8s.io/api/events/v1"
@@ -15,6 +16,7 @@ import (
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/oldserver"
 )
 
@@ -84,6 +86,25 @@ var _ = Describe("The NATS servers of a class", func() {
 			s.Spec.Retention.MaxBytes = resource.NewQuantity(1<<18, resource.BinarySI)
 		})
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+	})
+
+	It("may have an account that is full, which the class says", func(ctx context.Context) {
+		limited, err := natsserver.WithConfig(`accounts {
+			A { users: [{user: u, password: p}], jetstream: {max_file: 4M} }
+			$SYS { users: [{user: s, password: s}] }
+		}`)
+		Expect(err).NotTo(HaveOccurred())
+		servers := startNATS(1, limited)
+		ns := newNamespace(ctx)
+		store := newStore(ns, newClass(ctx, servers.URLs(), withCredentials(ns, newSecret(ctx, ns, map[string]string{"username": "u", "password": "p"}).Name)).Name)
+		Eventually(read(ctx, create(ctx, store))).WithContext(ctx).Should(beReady())
+		api := js(servers, nats.UserInfo("u", "p"))
+		Eventually(func() error {
+			_, err := api.Publish(ctx, store.EventsStreamName()+".events.order.order-1", make([]byte, 1<<16))
+			return err
+		}).WithContext(ctx).WithPolling(time.Millisecond).ShouldNot(Succeed())
+		full := newClass(ctx, servers.URLs(), withCredentials(ns, newSecret(ctx, ns, map[string]string{"username": "u", "password": "p"}).Name))
+		Eventually(readClass(ctx, full)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonOutOfStorage), sayWhy(ContainSubstring("of 4000000 bytes of files"))))
 	})
 
 	It("may be too old: the class says so, and no store on them is ready, or changed again and again", func(ctx context.Context) {

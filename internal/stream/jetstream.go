@@ -31,6 +31,10 @@ var refusals = []jetstream.ErrorCode{errInvalidConfig, errStreamLimits}
 // Account is what the server tells about itself and the account.
 type Account struct {
 	APILevel int
+	// usages are how much it holds and may hold; largest is the largest message that
+	// the servers take, in bytes.
+	usages  []usage
+	largest int64
 }
 
 // Account asks for the JetStream account.
@@ -39,7 +43,7 @@ func (c *Conn) Account(ctx context.Context) (Account, error) {
 	if err := c.request(ctx, "INFO", "", nil, &info); err != nil {
 		return Account{}, apiFault("read the JetStream account", err)
 	}
-	return Account{APILevel: info.API.Level}, nil
+	return Account{APILevel: info.API.Level, usages: usagesOf(&info), largest: c.nc.MaxPayload()}, nil
 }
 
 // Stream asks for a stream. Nil without an error: there is none.

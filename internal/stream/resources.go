@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -42,4 +44,41 @@ func resourceFault(doing string, api *jetstream.APIError) *Fault {
 // about to elect a leader. Nothing can be saved meanwhile.
 func Leaderless(info *jetstream.StreamInfo) bool {
 	return info.Cluster != nil && info.Cluster.Name != "" && info.Cluster.Leader == "" && info.Config.Replicas > 1
+}
+
+// usage is how many bytes of one kind an account holds, and may hold.
+type usage struct {
+	what  string
+	used  uint64
+	limit int64
+}
+
+func usagesOf(info *jetstream.AccountInfo) []usage {
+	of := func(tier string, t *jetstream.Tier) []usage {
+		return []usage{{tier + "files", t.Store, t.Limits.MaxStore}, {tier + "memory", t.Memory, t.Limits.MaxMemory}}
+	}
+	usages := of("", &info.Tier)
+	for _, name := range slices.Sorted(maps.Keys(info.Tiers)) {
+		tier := info.Tiers[name]
+		usages = append(usages, of(name+" ", &tier)...)
+	}
+	return usages
+}
+
+// CheckStorage says whether the account has so little left of what it may hold that a
+// message may not fit: less than the largest that there may be, and than a twentieth of
+// all. Each replica counts. An error is a Fault.
+func (a Account) CheckStorage() error {
+	var full []string
+	for _, u := range a.usages {
+		// No limit is -1, and 0 means that there is none of the kind.
+		if u.limit > 0 && u.limit-int64(u.used) < min(a.largest, u.limit/20) {
+			full = append(full, fmt.Sprintf("%d of %d bytes of %s", u.used, u.limit, u.what))
+		}
+	}
+	if len(full) == 0 {
+		return nil
+	}
+	return Stalled(v1alpha1.ReasonOutOfStorage,
+		"the NATS account of the class is as good as full, and refuses what does not fit any more: it holds %s: raise the limits of JetStream of the account, or have stores keep less", strings.Join(full, " and "))
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -76,4 +78,30 @@ func TestOutOfStorage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An account that is full refuses what is saved, to all stores in it.
+func TestFullAccount(t *testing.T) {
+	t.Parallel()
+	option, err := natsserver.WithConfig(`
+		accounts { A { users: [{user: u, password: p}], jetstream: {max_file: 4M} }, $SYS { users: [{user: s, password: s}] } }`)
+	fail(t, err)
+	servers := natsserver.Run(t, 1, option)
+	conn, _ := connect(t, servers, asU)
+	config := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 }))[0].Config
+	create(t, conn, config)
+	account, err := conn.Account(t.Context())
+	fail(t, err)
+	fail(t, account.CheckStorage())
+	js, err := jetstream.New(servers.Connect(t, nats.UserInfo("u", "p")))
+	fail(t, err)
+	for err == nil {
+		_, err = js.Publish(t.Context(), config.Name+".events.a.b", make([]byte, 1<<16))
+	}
+	if t.Context().Err() != nil {
+		t.Fatal(err)
+	}
+	account, err = conn.Account(t.Context())
+	fail(t, err)
+	wantFault(t, account.CheckStorage(), stream.Stall, v1alpha1.ReasonOutOfStorage)
 }
