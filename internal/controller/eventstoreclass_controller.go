@@ -119,7 +119,13 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	if err := r.callouts.check(ctx, class); err != nil {
 		return err
 	}
-	return r.sweeper.sweep(ctx, class, conn)
+	if err := r.sweeper.sweep(ctx, class, conn); err != nil {
+		return err
+	}
+	if _, err := selectorOf(class); err != nil {
+		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "spec.allowedNamespaces.selector cannot be read, so it allows no namespace: %w: correct it", err)
+	}
+	return nil
 }
 
 // report is the only writer of the status of a class.
