@@ -79,6 +79,9 @@ const (
 	ReasonLimitExceeded = "LimitExceeded"
 	// ReasonNearlyFull: a stream has taken 80 % of its maxBytes or more.
 	ReasonNearlyFull = "NearlyFull"
+	// ReasonOnAnotherClass: the store names no class, and the streams of an earlier one of
+	// its name are on another class than the default.
+	ReasonOnAnotherClass = "OnAnotherClass"
 	// ReasonTenancyForbidden: the class lets no store name another event namespace, or
 	// take over a stream without an owner.
 	ReasonTenancyForbidden = "TenancyForbidden"
