@@ -163,7 +163,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 		standing, _ := homes.standing(ctx, index, owner)
 		return standing
 	})
-	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
+	connect := connector{cached: mgr.GetClient(), uncached: mgr.GetAPIReader(), connections: connections}
 	memory := stream.NewMemory()
 	sweeps = newSweeper(connect, index, homes, memory, options.ResyncInterval/2, forStores.send)
 	callouts := &callouts{

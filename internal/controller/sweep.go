@@ -152,6 +152,8 @@ func (s *sweeper) expire(class string) {
 func (s *sweeper) look(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn) error {
 	looked := &lookAt{sweeper: s, class: class, started: time.Now(), waiting: map[string]*pair{}, settled: map[types.UID]settledStore{}}
 	looked.prepare(ctx)
+	// The status of a store whose pass began before has been written, and says its class.
+	conn.KeepFirstEvents(looked.kept, looked.started.Add(-passTimeout-reportTimeout))
 	if err := conn.List(ctx, looked.found); err != nil {
 		return err
 	}
@@ -186,6 +188,9 @@ func (l *lookAt) prepare(ctx context.Context) {
 	l.mu.Lock()
 	swept := l.of(l.class.Name)
 	swept.sweeps++
+	// What was told until now is forgotten as the listing begins, and what the sweep
+	// before has seen counts only together with it.
+	swept.settled = nil
 	l.anyChange = swept.sweeps%figuresEvery == 0
 	l.mu.Unlock()
 	l.kept = make(map[string]bool, 2*len(stores))

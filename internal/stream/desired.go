@@ -15,6 +15,10 @@ const (
 	// Schema is the version of what is stored and how; see MetadataSchema.
 	Schema    = "1"
 	unlimited = -1
+	// MaxConsumers is how many subscriptions a stream takes, each of which is a
+	// consumer: 1,000 pods with a hundred each. It must be a number, since servers
+	// from 2.15 on take none at all for 1,000.
+	MaxConsumers = 100_000
 )
 
 // NewerSchema says whether a schema on record is one that this operator does not
@@ -92,7 +96,7 @@ func snapshotsConfig(store *v1alpha1.EventStore, home Home, s settings) jetstrea
 func commonConfig(store *v1alpha1.EventStore, home Home, s settings) jetstream.StreamConfig {
 	config := jetstream.StreamConfig{
 		Retention:    jetstream.LimitsPolicy,
-		MaxConsumers: unlimited,
+		MaxConsumers: MaxConsumers,
 		MaxMsgs:      unlimited,
 		MaxBytes:     unlimited,
 		MaxMsgSize:   unlimited,

@@ -3,9 +3,11 @@ package stream_test
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -148,6 +150,57 @@ func TestCreatedStreamIsEmpty(t *testing.T) {
 			fail(t, err)
 		}
 		fail(t, conn.Delete(t.Context(), wanted.Config.Name))
+	}
+}
+
+// Where a stream says no number of consumers, the server takes its own for it: 1,000
+// in 2.15, and as few here as show it. A stream of before gets the number while it is
+// in use.
+func TestConsumersBeyondTheServersDefault(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1, func(o *server.Options) { o.JetStreamLimits.DefaultMaxConsumers = 1 })
+	conn, _ := connect(t, servers, nil)
+	api, err := jetstream.New(servers.Connect(t))
+	fail(t, err)
+	for _, wanted := range desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 })) {
+		before := wanted.Config
+		before.MaxConsumers = -1
+		live, err := conn.Create(t.Context(), before)
+		fail(t, err)
+		subscribe := func() error {
+			_, err := api.CreateConsumer(t.Context(), before.Name, jetstream.ConsumerConfig{InactiveThreshold: time.Hour})
+			return err
+		}
+		fail(t, subscribe())
+		if subscribe() == nil {
+			t.Fatal("the server does not limit the consumers of a stream that says no number")
+		}
+		plan := stream.NewPlan(wanted, live, time.Now())
+		if len(plan.Steps) != 1 || plan.Steps[0].Effect != stream.Safe {
+			t.Fatalf("the plan is %v, want one safe step", plan.Steps)
+		}
+		live, err = conn.Update(t.Context(), plan.Config())
+		fail(t, err)
+		if plan = stream.NewPlan(wanted, live, time.Now()); !plan.Settled() {
+			t.Errorf("after the update: %v", plan.Steps)
+		}
+		for range 3 {
+			fail(t, subscribe())
+		}
+	}
+}
+
+// An account may allow fewer: who reads it learns where to change what.
+func TestAccountThatLimitsConsumers(t *testing.T) {
+	t.Parallel()
+	option, err := natsserver.WithConfig(`
+		accounts { A { users: [{user: u, password: p}], jetstream: {max_consumers: 10} }, $SYS { users: [{user: s, password: s}] } }`)
+	fail(t, err)
+	conn, _ := connect(t, natsserver.Run(t, 1, option), map[string][]byte{"username": []byte("u"), "password": []byte("p")})
+	_, err = conn.Create(t.Context(), desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 }))[0].Config)
+	wantFault(t, err, stream.Stall, v1alpha1.ReasonRefusedByServer)
+	if err == nil || !strings.Contains(err.Error(), "raise max_consumers of the account") {
+		t.Errorf("it says %v", err)
 	}
 }
 
