@@ -16,7 +16,8 @@ import (
 // +kubebuilder:validation:XValidation:rule="has(self.className) == has(oldSelf.className)",message="is immutable, from unset to set as well: the events of a store do not move to another NATS system; create another EventStore instead",fieldPath=".className",reason=FieldValueForbidden
 type EventStoreSpec struct {
 	// namespace is the event namespace, a DNS label: the first part of the names
-	// of the streams. Defaults to the namespace of the resource. Immutable.
+	// of the streams. Defaults to the namespace of the resource; another one takes a
+	// class whose tenancy.eventNamespaces is Any. Immutable.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: the events of a store belong to one event namespace for ever; create another EventStore instead",reason=FieldValueForbidden
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63

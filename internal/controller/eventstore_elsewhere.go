@@ -27,7 +27,8 @@ const (
 // default class of today, when its streams are on that of yesterday. It is asked only
 // before the streams of a store are made for the first time.
 func (p *pass) checkElsewhere(ctx context.Context) error {
-	if p.store.Spec.ClassName != "" || len(p.store.Status.Streams) > 0 {
+	isThere := func(live *liveStream) bool { return live != nil }
+	if p.store.Spec.ClassName != "" || len(p.store.Status.Streams) > 0 || slices.ContainsFunc(p.live, isThere) {
 		return nil
 	}
 	var classes v1alpha1.EventStoreClassList
