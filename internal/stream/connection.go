@@ -38,8 +38,9 @@ const (
 // except that of a context that ended.
 type Conn struct {
 	nc *nats.Conn
-	// api is the prefix of the JetStream API.
-	api string
+	// api is the prefix of the JetStream API, and servers are where it is.
+	api     string
+	servers []string
 
 	mu sync.Mutex
 	// denied is what the server said when it last refused a request for lack of
@@ -117,7 +118,7 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 // dial connects as the operator, and finds JetStream.
 func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
 	c := &Conn{
-		api: apiPrefix(""), denied: map[string]string{}, firstEvents: map[string]firstWatch{},
+		api: apiPrefix(""), servers: servers, denied: map[string]string{}, firstEvents: map[string]firstWatch{},
 		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
 	}
 	options = append(options, nats.ErrorHandler(c.asyncError), nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }))
