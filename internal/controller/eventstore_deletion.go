@@ -18,8 +18,11 @@ import (
 // anything that needs NATS: its resource, and its namespace, must go at once. And it
 // puts it on one that deletes them and has some, whatever keeps it from being Ready.
 func (p *pass) settleFinalizer(ctx context.Context) error {
+	policy, err := p.deletionPolicy(ctx)
 	switch {
-	case p.store.Spec.DeletionPolicy != v1alpha1.DeletionPolicyDelete:
+	case err != nil:
+		return err
+	case policy != v1alpha1.DeletionPolicyDelete:
 		return p.setFinalizer(ctx, controllerutil.RemoveFinalizer)
 	case len(p.store.Status.Streams) > 0:
 		return p.setFinalizer(ctx, controllerutil.AddFinalizer)
@@ -27,10 +30,27 @@ func (p *pass) settleFinalizer(ctx context.Context) error {
 	return nil
 }
 
+// deletionPolicy is what becomes of the streams, by the spec or else the class. A
+// class that does not exist deletes nothing.
+func (p *pass) deletionPolicy(ctx context.Context) (v1alpha1.DeletionPolicy, error) {
+	if p.store.Spec.DeletionPolicy != "" {
+		return p.store.Spec.DeletionPolicy, nil
+	}
+	class := &v1alpha1.EventStoreClass{}
+	name := classInUse(p.store)
+	if name == "" {
+		return v1alpha1.DeletionPolicyRetain, nil
+	}
+	if err := p.Get(ctx, client.ObjectKey{Name: name}, class); client.IgnoreNotFound(err) != nil {
+		return "", fmt.Errorf("read EventStoreClass %s: %w", name, err)
+	}
+	return stream.DeletionPolicyOf(p.store, class.Spec.Defaults), nil
+}
+
 // claim puts the finalizer on a store that deletes its streams, before they are
 // made, and only once they are known to be ours to make.
 func (p *pass) claim(ctx context.Context) error {
-	if p.store.Spec.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
+	if p.store.Status.Effective.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
 		return nil
 	}
 	return p.setFinalizer(ctx, controllerutil.AddFinalizer)
@@ -56,8 +76,12 @@ func (p *pass) remove(ctx context.Context) error {
 		p.gone = true
 		return nil
 	}
+	policy, err := p.deletionPolicy(ctx)
+	if err != nil {
+		return err
+	}
 	switch {
-	case p.store.Spec.DeletionPolicy != v1alpha1.DeletionPolicyDelete:
+	case policy != v1alpha1.DeletionPolicyDelete:
 	case p.observes():
 		p.tellNotDeleted("spec.managementPolicy is Observe, under which nothing is deleted: streams " +
 			p.store.EventsStreamName() + " and " + p.store.SnapshotsStreamName() + " stay as they are")

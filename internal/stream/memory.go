@@ -28,6 +28,8 @@ type Seen struct {
 	// LastSequence and LastTime are those of the newest message.
 	LastSequence uint64
 	LastTime     time.Time
+	// MaxBytes is how much it may take on each server, 0 for no limit.
+	MaxBytes uint64
 	// Lag is how many operations the replica that is furthest behind lacks.
 	Lag uint64
 	// lost: its loss is on record.
@@ -60,7 +62,10 @@ func (m *Memory) NoteLost(class string, live *jetstream.StreamInfo) {
 }
 
 func seenNow(live *jetstream.StreamInfo) Seen {
-	now := Seen{Created: live.Created, Messages: live.State.Msgs, Bytes: live.State.Bytes, LastSequence: live.State.LastSeq, LastTime: live.State.LastTime}
+	now := Seen{
+		Created: live.Created, Messages: live.State.Msgs, Bytes: live.State.Bytes, LastSequence: live.State.LastSeq, LastTime: live.State.LastTime,
+		MaxBytes: uint64(max(live.Config.MaxBytes, 0)),
+	}
 	if live.Cluster != nil {
 		for _, replica := range live.Cluster.Replicas {
 			now.Lag = max(now.Lag, replica.Lag)
