@@ -65,6 +65,16 @@ const (
 	ReasonUnreachable = "Unreachable"
 	// ReasonJetStreamUnavailable: the servers answer but JetStream does not.
 	ReasonJetStreamUnavailable = "JetStreamUnavailable"
+	// ReasonServerTooOld: a server of the NATS system is older than 2.12.
+	ReasonServerTooOld = "ServerTooOld"
+	// ReasonFieldIgnored: a server took the configuration of a stream and left out a
+	// field of it.
+	ReasonFieldIgnored = "FieldIgnored"
+	// ReasonNoQuorum: a majority of the servers that are needed is not there.
+	ReasonNoQuorum = "NoQuorum"
+	// ReasonOutOfStorage: the servers, or the account, have not as much storage left as
+	// is asked for.
+	ReasonOutOfStorage = "OutOfStorage"
 	// ReasonConnected: connected.
 	ReasonConnected = "Connected"
 	// ReasonInvalidSpec: the spec asks for something that cannot be.

@@ -98,7 +98,7 @@ func isSettled(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.Eve
 // lostConnection tells of a connection that was lost after it was found.
 func (p *pass) lostConnection(err error) error {
 	fault, ok := stream.AsFault(err)
-	if ok && slices.Contains([]string{v1alpha1.ReasonUnreachable, v1alpha1.ReasonJetStreamUnavailable, v1alpha1.ReasonPermissionDenied}, fault.Reason) {
+	if ok && slices.Contains([]string{v1alpha1.ReasonUnreachable, v1alpha1.ReasonJetStreamUnavailable, v1alpha1.ReasonNoQuorum, v1alpha1.ReasonPermissionDenied}, fault.Reason) {
 		return p.disconnected(err)
 	}
 	return err
@@ -441,7 +441,12 @@ func (p *pass) checkReplicas() error {
 			"Every replica of both streams is current")
 		return nil
 	}
-	fault := stream.Waiting(v1alpha1.ReasonReplicasCatchingUp, "%w", errors.New(strings.Join(behind, "; ")))
+	reason := v1alpha1.ReasonReplicasCatchingUp
+	if slices.ContainsFunc(p.live, stream.Leaderless) {
+		reason = v1alpha1.ReasonNoQuorum
+		behind = append(behind, "a majority of the servers that hold its replicas is not there, and nothing can be saved until they run again")
+	}
+	fault := stream.Waiting(reason, "%w", errors.New(strings.Join(behind, "; ")))
 	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionReplicasCurrent, metav1.ConditionFalse, fault.Reason, fault.Error())
 	return fault
 }

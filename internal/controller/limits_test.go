@@ -20,8 +20,8 @@ func quantity(s string) *resource.Quantity {
 	return &q
 }
 
-// eventsOf are the Events about a store.
-func eventsOf(ctx context.Context, store *v1alpha1.EventStore) func(Gomega) []eventsv1.Event {
+// eventsAbout are the Events about a store.
+func eventsAbout(ctx context.Context, store *v1alpha1.EventStore) func(Gomega) []eventsv1.Event {
 	return func(g Gomega) []eventsv1.Event {
 		var events eventsv1.EventList
 		g.Expect(k8s.List(ctx, &events, client.InNamespace(store.Namespace))).To(Succeed())
@@ -163,7 +163,7 @@ var _ = Describe("An EventStore that is nearly full", func() {
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(),
 			haveCondition(v1alpha1.ConditionFull, metav1.ConditionTrue, v1alpha1.ReasonNearlyFull),
 			HaveField("Status.Streams", ContainElement(And(HaveField("MaxBytes", BeEquivalentTo(64<<10)), HaveField("Size", HaveSuffix(" of 64Ki")))))))
-		Eventually(eventsOf(ctx, store)).Should(ContainElement(And(HaveField("Reason", "NearlyFull"), HaveField("Type", "Warning"),
+		Eventually(eventsAbout(ctx, store)).Should(ContainElement(And(HaveField("Reason", "NearlyFull"), HaveField("Type", "Warning"),
 			HaveField("Note", And(ContainSubstring(store.EventsStreamName()), ContainSubstring("of 64Ki"))))))
 		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(stored))
 

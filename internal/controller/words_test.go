@@ -57,7 +57,7 @@ var _ = Describe("A message", func() {
 		}))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(),
 			haveCondition(v1alpha1.ConditionAccessIgnored, metav1.ConditionTrue, v1alpha1.ReasonAccessNotEnforced)))
-		Eventually(eventsOf(ctx, store)).Should(ContainElement(And(HaveField("Type", "Warning"), HaveField("Reason", v1alpha1.ReasonAccessNotEnforced))))
+		Eventually(eventsAbout(ctx, store)).Should(ContainElement(And(HaveField("Type", "Warning"), HaveField("Reason", v1alpha1.ReasonAccessNotEnforced))))
 		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Access = nil })
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionAccessIgnored)))
 	})
