@@ -73,6 +73,14 @@ var _ = Describe("Limits of a class", func() {
 		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "30d" })
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
 
+		By("asking for the deletion of the streams: it is held, and they stay")
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.DeletionPolicy = v1alpha1.DeletionPolicyDelete })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonLimitExceeded), HaveField("Finalizers", BeEmpty())))
+		annotate(ctx, store, "again")
+		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(And(beStalled(v1alpha1.ReasonLimitExceeded), HaveField("Finalizers", BeEmpty())))
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.DeletionPolicy = "" })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+
 		By("making the limit smaller: what there is goes on")
 		changeClass(ctx, class, limited(v1alpha1.Limits{MaxAge: "1d", MaxBytes: quantity("1Ki")}))
 		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Compression = v1alpha1.CompressionS2 })
