@@ -3,6 +3,7 @@ package injector
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,8 +31,9 @@ type Rule struct {
 var Rules = []Rule{
 	{"the pod has no label `" + v1alpha1.LabelEventStore + "`", Skipped, withoutLabel},
 	{"the pod is the API server's mirror of a static pod, which may not use Secrets", Skipped, isMirror},
+	{fmt.Sprintf("the pod has more than %d containers, %d environment variables in `env`, or %d volumes", MaxContainers, MaxVariables, MaxVolumes), Refused, tooLarge},
 	{"the label's value is not the name of an EventStore (a DNS label)", Refused, (*request).readLabel},
-	{"the annotation `" + v1alpha1.AnnotationEventStores + "` holds anything but names of EventStores, separated by commas", Refused, (*request).readStores},
+	{"the annotation `" + v1alpha1.AnnotationEventStores + "` holds anything but names of EventStores, separated by commas, or more than " + strconv.Itoa(MaxStores-1) + " of them", Refused, (*request).readStores},
 	{"the annotation `" + v1alpha1.AnnotationSidecarImage + "` is empty or holds white space, or is missing while the operator runs without `--sidecar-image`", Refused, (*request).readImage},
 	{"the annotation `" + v1alpha1.AnnotationSidecarCPULimit + "` is not a quantity above 0", Refused, (*request).readCPULimit},
 	{"the annotation `" + v1alpha1.AnnotationSidecarMemoryLimit + "` is not a quantity above 0", Refused, (*request).readMemoryLimit},
@@ -55,6 +57,8 @@ type request struct {
 	logLevel string
 	// existing is the sidecar of an earlier injection.
 	existing *corev1.Container
+	// previousBindings are the volumes that it mounts for its stores.
+	previousBindings map[string]bool
 }
 
 // decide finds the row that applies.
@@ -81,6 +85,69 @@ func isMirror(r *request) string {
 	return "the pod is the mirror of a static pod, which may not use Secrets"
 }
 
+// What a pod may have, so that the work on one pod has a bound that others do not
+// notice. The pods that people write are far below.
+const (
+	// MaxContainers counts init containers too.
+	MaxContainers = 100
+	// MaxVariables counts those of all containers in env.
+	MaxVariables = 5000
+	// MaxVolumes are those of the pod before the sidecar's are added.
+	MaxVolumes = 500
+	// MaxStores is how many stores a sidecar serves, with the default one.
+	MaxStores = 32
+)
+
+// Size is how much of a pod injection has to look at.
+type Size struct {
+	Containers, Variables, Volumes int
+	// Again: the pod has traces of an earlier injection, which has added to it. Then
+	// it may have twice as much.
+	Again bool
+}
+
+// Add counts a container in, by its name and the names of its variables.
+func (s *Size) Add(container string, variables []string) {
+	s.Containers++
+	s.Variables += len(variables)
+	s.Again = s.Again || container == ContainerName || slices.Contains(variables, EnvStores)
+}
+
+// Excess says which bound is exceeded, and is empty where none is.
+func (s Size) Excess() string {
+	for _, bound := range []struct {
+		what      string
+		have, max int
+	}{
+		{"containers", s.Containers, MaxContainers},
+		{"environment variables", s.Variables, MaxVariables},
+		{"volumes", s.Volumes, MaxVolumes},
+	} {
+		if s.Again {
+			bound.max *= 2
+		}
+		if bound.have > bound.max {
+			return fmt.Sprintf("the pod has %d %s, and the sidecar is added to a pod with at most %d: have fewer, or take the label %s away",
+				bound.have, bound.what, bound.max, v1alpha1.LabelEventStore)
+		}
+	}
+	return ""
+}
+
+func tooLarge(r *request) string {
+	size := Size{Volumes: len(r.pod.Spec.Volumes)}
+	for _, containers := range [][]corev1.Container{r.pod.Spec.InitContainers, r.pod.Spec.Containers} {
+		for i := range containers {
+			variables := make([]string, len(containers[i].Env))
+			for j := range variables {
+				variables[j] = containers[i].Env[j].Name
+			}
+			size.Add(containers[i].Name, variables)
+		}
+	}
+	return size.Excess()
+}
+
 func (r *request) readLabel() string {
 	store := r.pod.Labels[v1alpha1.LabelEventStore]
 	r.stores = []string{store}
@@ -91,6 +158,9 @@ func (r *request) readStores() string {
 	value := r.pod.Annotations[v1alpha1.AnnotationEventStores]
 	if strings.TrimSpace(value) == "" {
 		return ""
+	}
+	if count := strings.Count(value, ",") + 1; count > MaxStores-1 {
+		return fmt.Sprintf("annotation %s: it names %d stores: a sidecar serves at most %d beside that of the label", v1alpha1.AnnotationEventStores, count, MaxStores-1)
 	}
 	for name := range strings.SplitSeq(value, ",") {
 		name = strings.TrimSpace(name)
@@ -108,7 +178,16 @@ func notAStore(key, name string) string {
 	if len(validation.IsDNS1123Label(name)) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s: %q is not the name of an EventStore: give lower case letters, digits and '-', at most 63, with a letter or digit at both ends", key, name)
+	return fmt.Sprintf("%s: %s is not the name of an EventStore: give lower case letters, digits and '-', at most 63, with a letter or digit at both ends", key, quote(name))
+}
+
+// quote is a value in a message: an annotation may have hundreds of KiB.
+func quote(value string) string {
+	const most = 100
+	if runes := []rune(value[:min(len(value), 4*most+4)]); len(runes) > most {
+		value = string(runes[:most]) + "..."
+	}
+	return strconv.Quote(value)
 }
 
 func (r *request) readImage() string {
@@ -120,7 +199,7 @@ func (r *request) readImage() string {
 		r.image = r.config.Image
 		return ""
 	case image == "" || strings.ContainsAny(image, " \t\r\n"):
-		return fmt.Sprintf("annotation %s: %q is not an image: give one, such as registry.example/aether-sidecar:1.0, or leave the annotation out", v1alpha1.AnnotationSidecarImage, image)
+		return fmt.Sprintf("annotation %s: %s is not an image: give one, such as registry.example/aether-sidecar:1.0, or leave the annotation out", v1alpha1.AnnotationSidecarImage, quote(image))
 	}
 	r.image = image
 	return ""
@@ -143,7 +222,7 @@ func (r *request) readQuantity(key, example string) (*resource.Quantity, string)
 	}
 	quantity, err := resource.ParseQuantity(value)
 	if err != nil || quantity.Sign() <= 0 {
-		return nil, fmt.Sprintf("annotation %s: %q is not a quantity above 0: give one, such as %s", key, value, example)
+		return nil, fmt.Sprintf("annotation %s: %s is not a quantity above 0: give one, such as %s", key, quote(value), example)
 	}
 	return &quantity, ""
 }
@@ -151,7 +230,7 @@ func (r *request) readQuantity(key, example string) (*resource.Quantity, string)
 func (r *request) readLogLevel() string {
 	level, annotated := r.pod.Annotations[v1alpha1.AnnotationSidecarLogLevel]
 	if annotated && !slices.Contains([]string{"debug", "info", "warn", "error"}, level) {
-		return fmt.Sprintf("annotation %s: %q is not a log level: give debug, info, warn or error", v1alpha1.AnnotationSidecarLogLevel, level)
+		return fmt.Sprintf("annotation %s: %s is not a log level: give debug, info, warn or error", v1alpha1.AnnotationSidecarLogLevel, quote(level))
 	}
 	r.logLevel = level
 	return ""
@@ -172,14 +251,23 @@ func forWindows(r *request) string {
 	return fmt.Sprintf("spec.os.name is windows and the sidecar needs Linux: take the label %s away, and save events from a pod on Linux", v1alpha1.LabelEventStore)
 }
 
-// readSidecar finds the sidecar of an earlier injection. Another webhook may
-// have added to it, or changed its image to a mirror of the registry, so only
-// what it cannot work without tells it from a stranger.
+// IsSidecar says whether an init container is the sidecar of an earlier injection.
+// Another webhook may have added to it, or changed its image to a mirror of the
+// registry, so only what it cannot work without tells it from a stranger.
+func IsSidecar(c *corev1.Container) bool {
+	return isNamedSidecar(*c) && isNative(c) && literal(c.Env, envBindingRoot) == bindingRoot
+}
+
+func isNative(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// readSidecar finds the sidecar of an earlier injection.
 func (r *request) readSidecar() string {
 	for i, container := range r.pod.Spec.InitContainers {
-		always := container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways
-		if isNamedSidecar(container) && always && literal(container.Env, envBindingRoot) == bindingRoot {
+		if IsSidecar(&container) {
 			r.existing = &r.pod.Spec.InitContainers[i]
+			r.previousBindings = bindingsOf(r.existing)
 			return ""
 		}
 	}

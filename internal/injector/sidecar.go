@@ -203,9 +203,17 @@ func (r *request) volumes() []corev1.Volume {
 }
 
 // isPreviousBinding says whether an earlier injection added the volume.
-func (r *request) isPreviousBinding(name string) bool {
-	return r.existing != nil && strings.HasPrefix(name, bindingVolume) &&
-		slices.ContainsFunc(r.existing.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == name && isBindingMount(m) })
+func (r *request) isPreviousBinding(name string) bool { return r.previousBindings[name] }
+
+// bindingsOf are the names of the volumes that a sidecar mounts for its stores.
+func bindingsOf(sidecar *corev1.Container) map[string]bool {
+	names := map[string]bool{}
+	for _, mount := range sidecar.VolumeMounts {
+		if strings.HasPrefix(mount.Name, bindingVolume) && isBindingMount(mount) {
+			names[mount.Name] = true
+		}
+	}
+	return names
 }
 
 func isBindingMount(m corev1.VolumeMount) bool {

@@ -42,12 +42,23 @@ func answerText(w http.ResponseWriter, status int, text string) {
 	_, _ = fmt.Fprintln(w, text)
 }
 
-// ready says which stores cannot serve at this moment, and why, a line each.
+// ready says which stores cannot serve at this moment, and why, a line each. Who asks
+// while others do is told what they are: anybody may ask who reaches the pod.
 func (s *Server) ready(ctx context.Context) error {
 	if s.stopping.Err() != nil {
 		return errors.New("the sidecar stops")
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	checked := s.checking.DoChan("", func() (any, error) { return nil, s.checkStores() })
+	select {
+	case result := <-checked:
+		return result.Err
+	case <-ctx.Done():
+		return fmt.Errorf("look at all stores: %w", ctx.Err())
+	}
+}
+
+func (s *Server) checkStores() error {
+	ctx, cancel := context.WithTimeout(s.stopping, checkTimeout)
 	defer cancel()
 	failed := make([]error, len(s.config.Stores))
 	var checks errgroup.Group

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/sync/singleflight"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -100,6 +101,8 @@ type Server struct {
 	api      http.Handler
 	health   http.Handler
 	sessions sessions
+	// checking is the look at all stores that is under way.
+	checking singleflight.Group
 	// These are the constants, but in a test.
 	heartbeat, readTimeout, writeTimeout time.Duration
 	// stopping ends when the server stops: streams end with it.

@@ -19,8 +19,11 @@ import (
 
 // Names of the objects of config/ that this package works with.
 const (
-	// Path is where the webhook for pods is served.
+	// Path is where the webhook for pods is served, with a secret part behind it that
+	// the operator writes into the MutatingWebhookConfiguration.
 	Path = "/mutate--v1-pod"
+	// HookName is the name of that webhook in the configuration.
+	HookName = "injector.aether.flowmade.one"
 	// ConfigurationName is the MutatingWebhookConfiguration whose caBundle is kept.
 	ConfigurationName = "aether-injector"
 	// ServiceName is the Service, in the operator's namespace, that the API server
@@ -32,6 +35,9 @@ const (
 	// DefaultNamespace is the operator's namespace in config/default.
 	DefaultNamespace = "aether-system"
 )
+
+// basePaths are the paths of our webhooks, without the secret part.
+var basePaths = map[string]string{HookName: Path}
 
 const (
 	// DefaultCheckInterval costs two reads a replica. It bounds how long labelled
@@ -99,12 +105,16 @@ func SetupWithManager(mgr ctrl.Manager, options Options) error {
 	}
 	certificates := newCertificates(mgr, server, options)
 	server.Options.TLSOpts = append(server.Options.TLSOpts, certificates.configureTLS)
-	server.Register(Path, oneCallEach(&admission.Webhook{Handler: &podHandler{
+	protect := func(handler admission.Handler) http.Handler {
+		return certificates.callers.only(oneCallEach(newIntake().bound(&admission.Webhook{Handler: handler})))
+	}
+	server.Register(Path+"/{"+secretParameter+"}", protect(&podHandler{
 		decoder: admission.NewDecoder(mgr.GetScheme()),
 		cached:  mgr.GetClient(),
 		live:    mgr.GetAPIReader(),
 		config:  injector.Config{Image: options.SidecarImage},
-	}}))
+		turns:   newTurns(workersAtOnce),
+	}))
 	if err := mgr.Add(certificates); err != nil {
 		return fmt.Errorf("add the webhook's certificates to the manager: %w", err)
 	}
