@@ -54,6 +54,7 @@ func TestRights(t *testing.T) {
 		{Verb: "watch", Group: group, Resource: "eventstores"},
 		{Verb: "watch", Group: group, Resource: "eventstoreclasses"},
 		{Verb: "update", Group: group, Resource: "eventstores", Subresource: "status"},
+		{Verb: "list", Resource: "limitranges", Namespace: "shop"},
 		{Verb: "create", Resource: "secrets", Namespace: "shop", Name: "orders-eventstore"},
 		{Verb: "list", Resource: "secrets"},
 		{Verb: "watch", Resource: "secrets"},

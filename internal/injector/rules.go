@@ -1,6 +1,7 @@
 package injector
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -35,13 +36,16 @@ var Rules = []Rule{
 	{"the label's value is not the name of an EventStore (a DNS label)", Refused, (*request).readLabel},
 	{"the annotation `" + v1alpha1.AnnotationEventStores + "` holds anything but names of EventStores, separated by commas, or more than " + strconv.Itoa(MaxStores-1) + " of them", Refused, (*request).readStores},
 	{"the annotation `" + v1alpha1.AnnotationSidecarImage + "` is empty or holds white space, or is missing while the operator runs without `--sidecar-image`", Refused, (*request).readImage},
-	{"the annotation `" + v1alpha1.AnnotationSidecarCPULimit + "` is not a quantity above 0", Refused, (*request).readCPULimit},
-	{"the annotation `" + v1alpha1.AnnotationSidecarMemoryLimit + "` is not a quantity above 0", Refused, (*request).readMemoryLimit},
+	{"an annotation `aether.flowmade.one/sidecar-cpu-request`, `-cpu-limit`, `-memory-request` or `-memory-limit` is not a quantity above 0", Refused, (*request).readQuantities},
 	{"the annotation `" + v1alpha1.AnnotationSidecarLogLevel + "` is not debug, info, warn or error", Refused, (*request).readLogLevel},
+	{fmt.Sprintf("the annotation `%s` holds anything but lines of NAME=value, or more than %d, or a variable that says who the sidecar is or what it connects to", v1alpha1.AnnotationSidecarEnv, maxEnv), Refused, (*request).readEnv},
+	{"the annotation `" + v1alpha1.AnnotationSidecarUserID + "` is neither a number above 0 nor `None`", Refused, (*request).readUserID},
+	{fmt.Sprintf("the annotation `%s` holds anything but lines of --name=value with arguments that can be given, or more than %d", v1alpha1.AnnotationSidecarArgs, maxArgs), Refused, (*request).readArgs},
 	{"the pod has `hostNetwork: true`", Refused, onHostNetwork},
-	{"the pod is for Windows (`os.name: windows`)", Refused, forWindows},
+	{"the pod is for Windows (`os.name`, or `kubernetes.io/os` in its node selector or required node affinity)", Refused, forWindows},
 	{"the pod has a container `" + ContainerName + "` that Aether did not add", Refused, (*request).readSidecar},
 	{"the pod has a volume with the name of a volume of the sidecar, and with other content", Refused, (*request).foreignVolume},
+	{"what the pod or the class gives the sidecar of CPU or memory contradicts itself, or fits neither `spec.resources` of the pod nor a LimitRange of the namespace", Refused, (*request).fitResources},
 	{"none of the above", Injected, func(*request) string { return "asked for" }},
 }
 
@@ -52,9 +56,15 @@ type request struct {
 
 	stores   []string
 	image    string
-	cpu      *resource.Quantity
-	memory   *resource.Quantity
 	logLevel string
+	env      []corev1.EnvVar
+	args     []string
+	// user is nil where the platform chooses it.
+	user *int64
+	// These are the annotations, nil where they are left out.
+	cpuRequest, cpuLimit, memoryRequest, memoryLimit *resource.Quantity
+	// resources are what comes of them, of the class, and of what fits.
+	resources corev1.ResourceRequirements
 	// existing is the sidecar of an earlier injection.
 	existing *corev1.Container
 	// previousBindings are the volumes that it mounts for its stores.
@@ -192,27 +202,31 @@ func quote(value string) string {
 
 func (r *request) readImage() string {
 	image, annotated := r.pod.Annotations[v1alpha1.AnnotationSidecarImage]
+	r.image = cmp.Or(image, r.class().Image, r.config.Image)
 	switch {
-	case !annotated && r.config.Image == "":
-		return fmt.Sprintf("no image for the sidecar: start the operator with --sidecar-image, or set the annotation %s", v1alpha1.AnnotationSidecarImage)
-	case !annotated:
-		r.image = r.config.Image
-		return ""
-	case image == "" || strings.ContainsAny(image, " \t\r\n"):
+	case annotated && (image == "" || strings.ContainsAny(image, " \t\r\n")):
 		return fmt.Sprintf("annotation %s: %s is not an image: give one, such as registry.example/aether-sidecar:1.0, or leave the annotation out", v1alpha1.AnnotationSidecarImage, quote(image))
+	case r.image == "":
+		return fmt.Sprintf("no image for the sidecar: start the operator with --sidecar-image, or set the annotation %s", v1alpha1.AnnotationSidecarImage)
 	}
-	r.image = image
 	return ""
 }
 
-func (r *request) readCPULimit() (reason string) {
-	r.cpu, reason = r.readQuantity(v1alpha1.AnnotationSidecarCPULimit, "500m")
-	return reason
-}
-
-func (r *request) readMemoryLimit() (reason string) {
-	r.memory, reason = r.readQuantity(v1alpha1.AnnotationSidecarMemoryLimit, "128Mi")
-	return reason
+func (r *request) readQuantities() (reason string) {
+	for _, annotation := range []struct {
+		key, example string
+		into         **resource.Quantity
+	}{
+		{v1alpha1.AnnotationSidecarCPURequest, "50m", &r.cpuRequest},
+		{v1alpha1.AnnotationSidecarCPULimit, "500m", &r.cpuLimit},
+		{v1alpha1.AnnotationSidecarMemoryRequest, "64Mi", &r.memoryRequest},
+		{v1alpha1.AnnotationSidecarMemoryLimit, "128Mi", &r.memoryLimit},
+	} {
+		if *annotation.into, reason = r.readQuantity(annotation.key, annotation.example); reason != "" {
+			return reason
+		}
+	}
+	return ""
 }
 
 func (r *request) readQuantity(key, example string) (*resource.Quantity, string) {
@@ -242,13 +256,6 @@ func onHostNetwork(r *request) string {
 	}
 	return fmt.Sprintf("spec.hostNetwork is true: ports %d and %d would be the node's, where two pods collide and every process of the node reaches the events of this one; take hostNetwork away, or the label %s",
 		apiPort, healthPort, v1alpha1.LabelEventStore)
-}
-
-func forWindows(r *request) string {
-	if r.pod.Spec.OS == nil || r.pod.Spec.OS.Name != corev1.Windows {
-		return ""
-	}
-	return fmt.Sprintf("spec.os.name is windows and the sidecar needs Linux: take the label %s away, and save events from a pod on Linux", v1alpha1.LabelEventStore)
 }
 
 // IsSidecar says whether an init container is the sidecar of an earlier injection.

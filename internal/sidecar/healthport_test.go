@@ -92,3 +92,38 @@ func TestOneCheckAtATime(t *testing.T) {
 		t.Errorf("%d checks of a store at once", most.Load())
 	}
 }
+
+// TestStartupWaitsForStores, for ever or for a while, and no more after that.
+func TestStartupWaitsForStores(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		wait time.Duration
+		want int
+	}{"for ever": {0, http.StatusServiceUnavailable}, "for a while": {time.Nanosecond, http.StatusOK}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var there atomic.Bool
+			check := func(context.Context) error {
+				if there.Load() {
+					return nil
+				}
+				return errors.New("no leader")
+			}
+			r := serve(t, sidecar.Config{WaitForStores: c.wait, Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
+			if got := r.healthOf("/startupz"); got.status != c.want {
+				t.Errorf("before the stores: %d %s, want %d", got.status, got.body, c.want)
+			}
+			there.Store(true)
+			if got := r.healthOf("/startupz"); got.status != http.StatusOK {
+				t.Errorf("beside the stores: %d %s", got.status, got.body)
+			}
+			there.Store(false)
+			if got := r.healthOf("/startupz"); got.status != http.StatusOK {
+				t.Errorf("without the stores again: %d %s", got.status, got.body)
+			}
+			if got := r.healthOf("/readyz"); got.status != http.StatusServiceUnavailable {
+				t.Errorf("readyz tells something else: %d %s", got.status, got.body)
+			}
+		})
+	}
+}

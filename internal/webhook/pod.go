@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -23,8 +24,6 @@ import (
 // lookupTimeout bounds the search for the stores of a pod, which only serves a
 // warning, well within the 5 s that the API server waits.
 const lookupTimeout = 2 * time.Second
-
-// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=get;list;watch
 
 // podHandler answers the API server about pods.
 type podHandler struct {
@@ -63,7 +62,8 @@ func (h *podHandler) Handle(ctx context.Context, request admission.Request) admi
 // inject answers with a patch. A pod with a generated name may have no namespace
 // yet; the request has one.
 func (h *podHandler) inject(ctx context.Context, namespace string, pod *corev1.Pod) admission.Response {
-	result, err := injector.Inject(pod, h.config)
+	config, warnings := h.surroundings(ctx, namespace, pod)
+	result, err := injector.Inject(pod, config)
 	if err != nil {
 		return refused(err.Error())
 	}
@@ -74,7 +74,8 @@ func (h *podHandler) inject(ctx context.Context, namespace string, pod *corev1.P
 	if err != nil {
 		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("encode the patch that adds the sidecar to the pod: %w", err))
 	}
-	response := admission.Allowed("").WithWarnings(append(result.Warnings, h.missing(ctx, namespace, result.Stores)...)...)
+	warnings = slices.Concat(result.Warnings, warnings, h.missing(ctx, namespace, result.Stores))
+	response := admission.Allowed("").WithWarnings(warnings...)
 	response.Patch, response.PatchType = patch, new(admissionv1.PatchTypeJSONPatch)
 	return response
 }

@@ -163,10 +163,15 @@ func install(t *testing.T, r *replica) {
 	t.Cleanup(func() { uninstall(t) })
 }
 
-func uninstall(t *testing.T) {
-	// The test's own context has ended.
+// cleanUp is a context for what comes after a test, when its own has ended.
+func cleanUp(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), deadline)
-	defer cancel()
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func uninstall(t *testing.T) {
+	ctx := cleanUp(t)
 	for _, object := range []client.Object{
 		&admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: ConfigurationName}},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: DefaultNamespace, Name: SecretName}},
