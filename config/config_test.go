@@ -185,8 +185,11 @@ func argument(t *testing.T, container corev1.Container, name string) string {
 func TestWebhookReachesTheOperator(t *testing.T) {
 	install(t)
 	configuration := get(t, &admissionregistrationv1.MutatingWebhookConfiguration{}, webhook.ConfigurationName)
-	if len(configuration.Webhooks) != 1 {
-		t.Fatalf("%d webhooks, want 1", len(configuration.Webhooks))
+	if len(configuration.Webhooks) != 2 {
+		t.Fatalf("%d webhooks, want 2", len(configuration.Webhooks))
+	}
+	if stores := configuration.Webhooks[1]; *stores.FailurePolicy != admissionregistrationv1.Ignore || *stores.TimeoutSeconds > 2 || *stores.ClientConfig.Service.Port != 443 {
+		t.Errorf("the webhook for EventStores stands in the way: %+v", stores)
 	}
 	hook := configuration.Webhooks[0]
 	reference := hook.ClientConfig.Service

@@ -232,7 +232,7 @@ func installLate(t *testing.T, url string) {
 	if err := kubernetes.Client.Get(t.Context(), client.ObjectKey{Name: ConfigurationName}, ours); err != nil {
 		t.Fatal(err)
 	}
-	late := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "zz-late"}, Webhooks: slices.Clone(ours.Webhooks)}
+	late := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "zz-late"}, Webhooks: slices.Clone(ours.Webhooks[:1])}
 	late.Webhooks[0].Name = "late.example.com"
 	late.Webhooks[0].ClientConfig.URL = &url
 	never := admissionregistrationv1.NeverReinvocationPolicy

@@ -70,14 +70,8 @@ func (h *podHandler) inject(ctx context.Context, namespace string, pod *corev1.P
 	if result.Outcome == injector.Skipped {
 		return admission.Allowed(result.Reason)
 	}
-	patch, err := json.Marshal(patchOf(pod, result.Pod))
-	if err != nil {
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("encode the patch that adds the sidecar to the pod: %w", err))
-	}
 	warnings = slices.Concat(result.Warnings, warnings, h.missing(ctx, namespace, result.Stores))
-	response := admission.Allowed("").WithWarnings(warnings...)
-	response.Patch, response.PatchType = patch, new(admissionv1.PatchTypeJSONPatch)
-	return response
+	return answer(patchOf(pod, result.Pod)).WithWarnings(warnings...)
 }
 
 // maxObjects bounds how many objects, in the sense of JSON, a pod may be made of,

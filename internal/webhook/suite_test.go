@@ -154,8 +154,10 @@ func install(t *testing.T, r *replica) {
 		if object.GetKind() != "MutatingWebhookConfiguration" {
 			continue
 		}
-		hook := object.Object["webhooks"].([]any)[0].(map[string]any)
-		hook["clientConfig"] = map[string]any{"url": "https://" + r.address + Path}
+		for _, hook := range object.Object["webhooks"].([]any) {
+			hook := hook.(map[string]any)
+			hook["clientConfig"] = map[string]any{"url": "https://" + r.address + basePaths[hook["name"].(string)]}
+		}
 		if err := kubernetes.Apply(t.Context(), object); err != nil {
 			t.Fatal(err)
 		}
