@@ -163,9 +163,13 @@ func TestArguments(t *testing.T) {
 			t.Errorf("argument %s: the operator has no flag --%s", arg, name)
 		}
 	}
-	sidecar, operator := argument(t, container, "sidecar-image"), container.Image
+	index := slices.IndexFunc(container.Env, func(v corev1.EnvVar) bool { return v.Name == "AETHER_SIDECAR_IMAGE" })
+	if index < 0 {
+		t.Fatalf("the environment of the operator names no sidecar: %v", container.Env)
+	}
+	sidecar, operator := container.Env[index].Value, container.Image
 	if want := strings.Replace(operator, "/aether-operator:", "/aether-sidecar:", 1); sidecar != want {
-		t.Errorf("--sidecar-image=%s beside the operator %s, want %s", sidecar, operator, want)
+		t.Errorf("AETHER_SIDECAR_IMAGE=%s beside the operator %s, want %s", sidecar, operator, want)
 	}
 }
 
@@ -268,4 +272,37 @@ func checkSamplePod(t *testing.T, object *unstructured.Unstructured) {
 	}
 	pod.Labels = nil
 	refuseWarnings(t, pod)
+}
+
+// TestLabels: one selector finds all that config/default installs, and the components.
+func TestLabels(t *testing.T) {
+	t.Parallel()
+	for _, component := range []string{"network-policy", "mutating-admission-policy"} {
+		for _, object := range render(t, component) {
+			if part := object.GetLabels()["app.kubernetes.io/part-of"]; part != "aether" {
+				t.Errorf("%s %s is part of %q", object.GetKind(), object.GetName(), part)
+			}
+		}
+	}
+}
+
+// TestOverlay is the patch of docs/operations.md: the image of the sidecar is found by
+// its name, wherever it stands.
+func TestOverlay(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "patches:\n")
+	patches, _, _ := strings.Cut(rest, "```")
+	objects, err := testenv.RenderPatched("config/default", "patches:\n"+patches)
+	if err != nil {
+		t.Fatal(err)
+	}
+	container := find(t, objects, "Deployment", account, &appsv1.Deployment{}).Spec.Template.Spec.Containers[0]
+	want := corev1.EnvVar{Name: "AETHER_SIDECAR_IMAGE", Value: "registry.example/aether-sidecar:1.0"}
+	if !slices.Contains(container.Env, want) || len(container.Env) != 2 {
+		t.Errorf("the environment of the operator is %v", container.Env)
+	}
 }

@@ -35,7 +35,7 @@ var Rules = []Rule{
 	{fmt.Sprintf("the pod has more than %d containers, %d environment variables in `env`, or %d volumes", MaxContainers, MaxVariables, MaxVolumes), Refused, tooLarge},
 	{"the label's value is not the name of an EventStore (a DNS label)", Refused, (*request).readLabel},
 	{"the annotation `" + v1alpha1.AnnotationEventStores + "` holds anything but names of EventStores, separated by commas, or more than " + strconv.Itoa(MaxStores-1) + " of them", Refused, (*request).readStores},
-	{"the annotation `" + v1alpha1.AnnotationSidecarImage + "` is empty or holds white space, or is missing while the operator runs without `--sidecar-image`", Refused, (*request).readImage},
+	{"the annotation `" + v1alpha1.AnnotationSidecarImage + "` is empty or holds white space, or there is none, in the class and of the operator neither", Refused, (*request).readImage},
 	{"an annotation `aether.flowmade.one/sidecar-cpu-request`, `-cpu-limit`, `-memory-request` or `-memory-limit` is not a quantity above 0", Refused, (*request).readQuantities},
 	{"the annotation `" + v1alpha1.AnnotationSidecarLogLevel + "` is not debug, info, warn or error", Refused, (*request).readLogLevel},
 	{fmt.Sprintf("the annotation `%s` holds anything but lines of NAME=value, or more than %d, or a variable that says who the sidecar is or what it connects to", v1alpha1.AnnotationSidecarEnv, maxEnv), Refused, (*request).readEnv},
@@ -207,7 +207,7 @@ func (r *request) readImage() string {
 	case annotated && (image == "" || strings.ContainsAny(image, " \t\r\n")):
 		return fmt.Sprintf("annotation %s: %s is not an image: give one, such as registry.example/aether-sidecar:1.0, or leave the annotation out", v1alpha1.AnnotationSidecarImage, quote(image))
 	case r.image == "":
-		return fmt.Sprintf("no image for the sidecar: start the operator with --sidecar-image, or set the annotation %s", v1alpha1.AnnotationSidecarImage)
+		return fmt.Sprintf("no image for the sidecar: start the operator with --sidecar-image or AETHER_SIDECAR_IMAGE, or set the annotation %s", v1alpha1.AnnotationSidecarImage)
 	}
 	return ""
 }

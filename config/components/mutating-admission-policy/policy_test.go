@@ -393,8 +393,8 @@ func TestNoWebhook(t *testing.T) {
 	if !slices.Contains(container.Args, "--webhook-port=0") || slices.Contains(container.Args, "--webhook-port=9443") {
 		t.Errorf("arguments of the operator: %v", container.Args)
 	}
-	if !slices.Contains(container.Args, "--sidecar-image="+shippedImage) {
-		t.Errorf("the policy adds the image %s, the webhook that of %v", shippedImage, container.Args)
+	if !slices.ContainsFunc(container.Env, func(v corev1.EnvVar) bool { return v.Name == "AETHER_SIDECAR_IMAGE" && v.Value == shippedImage }) {
+		t.Errorf("the policy adds the image %s, the webhook that of %v", shippedImage, container.Env)
 	}
 	for _, port := range container.Ports {
 		if port.Name == "webhook" {
