@@ -49,6 +49,8 @@ const (
 	Failed Outcome = "failed"
 	// Malformed: what arrived is no callout of a server, and is not answered.
 	Malformed Outcome = "malformed"
+	// Dropped: there was more to do than can be done while whoever asked waits.
+	Dropped Outcome = "dropped"
 )
 
 // answered is a callout and what came of it.

@@ -21,8 +21,8 @@ const (
 	// encrypt with.
 	subject = "$SYS.REQ.USER.AUTH"
 	header  = "Nats-Server-Xkey"
-	// queue lets one replica of the operator answer each callout.
-	queue = "aether"
+	// queueGroup lets one replica of the operator answer each question.
+	queueGroup = "aether"
 	// answerTimeout bounds an answer: a server gives a connection 2 seconds in all.
 	answerTimeout = 1500 * time.Millisecond
 	// atOnce is how many callouts are worked on together. More wait, and those that
@@ -105,7 +105,7 @@ func keys(data map[string][]byte, field string) (issuer, xkey nkeys.KeyPair, err
 // listen subscribes, and waits until the server has agreed.
 func (s *Server) listen() error {
 	var err error
-	if s.sub, err = s.conn.QueueSubscribe(subject, queue, s.receive); err == nil {
+	if s.sub, err = s.conn.QueueSubscribe(subject, queueGroup, s.receive); err == nil {
 		err = s.conn.FlushTimeout(answerTimeout)
 	}
 	if err != nil {

@@ -29,18 +29,30 @@ type connector struct {
 }
 
 func (c connector) connect(ctx context.Context, class *v1alpha1.EventStoreClass) (*stream.Conn, error) {
-	target := stream.Target{Class: class.Name, Domain: class.Spec.Domain}
-	for _, server := range class.Spec.Servers {
-		target.Servers = append(target.Servers, string(server))
+	data, err := c.operatorCredentials(ctx, class)
+	if err != nil {
+		return nil, err
 	}
-	if class.Spec.Credentials != nil {
-		data, err := c.credentials(ctx, "spec.credentials", class, class.Spec.Credentials)
-		if err != nil {
-			return nil, err
-		}
-		target.Credentials = data
+	return c.connections.Get(ctx, stream.Target{Class: class.Name, Domain: class.Spec.Domain, Servers: serversOf(class), Credentials: data})
+}
+
+func serversOf(class *v1alpha1.EventStoreClass) []string {
+	servers := make([]string, len(class.Spec.Servers))
+	for i, server := range class.Spec.Servers {
+		servers[i] = string(server)
 	}
-	return c.connections.Get(ctx, target)
+	return servers
+}
+
+const operatorField = "spec.credentials"
+
+// operatorCredentials are those with which the operator logs in to the servers of a
+// class, nil where they ask for none.
+func (c connector) operatorCredentials(ctx context.Context, class *v1alpha1.EventStoreClass) (map[string][]byte, error) {
+	if class.Spec.Credentials == nil {
+		return nil, nil
+	}
+	return c.credentials(ctx, operatorField, class, class.Spec.Credentials)
 }
 
 // credentials reads the Secret that a field of a class names.
