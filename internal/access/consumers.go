@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,6 +28,7 @@ var consumerLimits = queueLimits{atOnce: 16, perKey: 4, waiting: 1024, waitingPe
 // whoever asks reads the answer of either in one way.
 const (
 	codeBadRequest      = 10003
+	codeMaxConsumers    = 10026
 	codeStreamNotFound  = 10059
 	codeTooManyRequests = 10167
 )
@@ -38,9 +40,16 @@ type ConsumersConfig struct {
 	// Domain is the JetStream domain of the streams as the operator reaches them, empty
 	// for that of the servers.
 	Domain string
+	// MaxConsumers is how many consumers a store has, those of others than pods among
+	// them; 0 is DefaultMaxConsumers.
+	MaxConsumers int
 	// Stores are the EventStores of the class that name one of these streams of events.
 	Stores func(ctx context.Context, streams []string) ([]v1alpha1.EventStore, error)
 }
+
+// DefaultMaxConsumers is for some thousand pods with a few subscriptions each. Every
+// consumer takes memory of the servers.
+const DefaultMaxConsumers = 10_000
 
 // Consumers makes the consumers of pods. They may not ask JetStream to: what a
 // consumer delivers, JetStream publishes with all rights of the account of the
@@ -125,7 +134,15 @@ func (c *Consumers) make(msg *nats.Msg) {
 		c.refuse(msg, Refused, 404, codeStreamNotFound, "the operator has no EventStore with this stream that can be used")
 		return
 	}
-	answer, err := c.ask(ctx, request)
+	full, err := c.full(ctx, request)
+	if full {
+		c.refuse(msg, Refused, 400, codeMaxConsumers, "the store has as many consumers as it may")
+		return
+	}
+	var answer []byte
+	if err == nil {
+		answer, err = c.request(ctx, ".CONSUMER.CREATE."+name+"."+request.Config.Name+"."+request.Config.FilterSubject, request)
+	}
 	if err == nil {
 		err = msg.Respond(answer)
 	}
@@ -136,13 +153,36 @@ func (c *Consumers) make(msg *nats.Msg) {
 	made.WithLabelValues(c.config.Class, string(Granted)).Inc()
 }
 
-// ask has JetStream make a consumer, and answers what it says.
-func (c *Consumers) ask(ctx context.Context, request consumerRequest) ([]byte, error) {
-	body, err := json.Marshal(request)
-	if err != nil {
-		return nil, fmt.Errorf("encode the request for a consumer: %w", err)
+// full says whether a store has as many consumers as it may.
+func (c *Consumers) full(ctx context.Context, request consumerRequest) (bool, error) {
+	if request.Action != "create" {
+		return false, nil
 	}
-	subject := apiPrefix(c.config.Domain) + ".CONSUMER.CREATE." + request.Stream + "." + request.Config.Name + "." + request.Config.FilterSubject
+	answer, err := c.request(ctx, ".STREAM.INFO."+request.Stream, nil)
+	if err != nil {
+		return false, err
+	}
+	var info struct {
+		State struct {
+			Consumers int `json:"consumer_count"`
+		} `json:"state"`
+	}
+	if err := json.Unmarshal(answer, &info); err != nil {
+		return false, fmt.Errorf("read how many consumers stream %s has: %w", request.Stream, err)
+	}
+	return info.State.Consumers >= cmp.Or(c.config.MaxConsumers, DefaultMaxConsumers), nil
+}
+
+// request asks JetStream, and answers what it says.
+func (c *Consumers) request(ctx context.Context, operation string, payload any) ([]byte, error) {
+	var body []byte
+	if payload != nil {
+		var err error
+		if body, err = json.Marshal(payload); err != nil {
+			return nil, fmt.Errorf("encode a request to JetStream: %w", err)
+		}
+	}
+	subject := apiPrefix(c.config.Domain) + operation
 	answer, err := c.conn.RequestWithContext(ctx, subject, body)
 	if err != nil {
 		return nil, fmt.Errorf("request %s: %w", clip(subject), err)

@@ -124,6 +124,12 @@ func TestConsumersThatAreNotMade(t *testing.T) {
 			t.Errorf("a consumer of %s was not made: %s", filter, answer)
 		}
 	}
+	for i := range 16 {
+		if answer := a.request(subject, nil, consumerFor(a.own, fmt.Sprint("more-", i), unchanged)); strings.Contains(answer, `"error"`) {
+			t.Errorf("consumer %d was not made: %s", 4+i, answer)
+		}
+	}
+	a.wantRefused("one consumer more", a.request(subject, nil, consumerFor(a.own, "one-more", unchanged)), "as many consumers as it may")
 }
 
 // A reader that asks for a consumer after the other holds up no other store, and what

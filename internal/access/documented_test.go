@@ -33,7 +33,7 @@ func TestDocumentedPermissionsOfTheOperator(t *testing.T) {
 	}
 	for kind, want := range map[string][]string{"publish": configured.Publish.Allow, "subscribe": configured.Subscribe.Allow} {
 		var listed []string
-		for _, list := range regexp.MustCompile(`(?s)\n` + kind + `: \[(.*?)\]`).FindAllStringSubmatch(string(page), -1) {
+		for _, list := range regexp.MustCompile(`(?s)\n`+kind+`: \[(.*?)\]`).FindAllStringSubmatch(string(page), -1) {
 			for _, quoted := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(list[1], -1) {
 				listed = append(listed, quoted[1])
 			}

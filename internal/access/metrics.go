@@ -15,7 +15,7 @@ var (
 	}, []string{"class"})
 	ended = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "aether_callout_connections_ended_total",
-		Help: "Connections of pods that were ended since their access had changed, by class.",
+		Help: "Connections of pods that were ended since their access had changed or they were too many, by class.",
 	}, []string{"class"})
 	made = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "aether_consumer_requests_total",

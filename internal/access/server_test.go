@@ -97,9 +97,10 @@ func (b *bench) makeConsumers(t *testing.T, stores ...v1alpha1.EventStore) *acce
 }
 
 func (b *bench) serveConsumers(stores ...v1alpha1.EventStore) (*access.Consumers, error) {
+	const most = 20
 	login := stream.Login{Name: "test", Servers: b.servers.URLs(), Credentials: secretData(b.setup.Operator), Field: "spec.credentials"}
 	return access.ServeConsumers(login, access.ConsumersConfig{
-		Class: "bench", Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) { return stores, nil },
+		Class: "bench", MaxConsumers: most, Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) { return stores, nil },
 	}, slog.New(slog.DiscardHandler))
 }
 
