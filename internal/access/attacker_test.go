@@ -143,13 +143,18 @@ func ears(stream, inboxes string) []string {
 // request asks for something that the pod may ask, and answers what came.
 func (a *attacker) request(subject string, header nats.Header, data string) string {
 	a.Helper()
+	return string(a.ask(subject, header, data).Data)
+}
+
+func (a *attacker) ask(subject string, header nats.Header, data string) *nats.Msg {
+	a.Helper()
 	ctx, cancel := context.WithTimeout(a.Context(), limit)
 	defer cancel()
 	answer, err := a.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: []byte(data)})
 	if err != nil {
 		a.Fatalf("request %s: %v", subject, err)
 	}
-	return string(answer.Data)
+	return answer
 }
 
 // wantRefused sees that an answer is an error that says why.

@@ -110,7 +110,8 @@ func startSystem(ctx context.Context, size int) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	servers, err := setup.Start(dir, size, withAdministrator)
+	// Both forms of acknowledgements are in use, by one server and by three.
+	servers, err := setup.Start(dir, size, withAdministrator, withAcknowledgements(min(size, 2)))
 	if err != nil {
 		return nil, err
 	}
