@@ -40,6 +40,13 @@ build: ## Build both binaries into bin/, as the images have them.
 test: controlplane ## All tests, against a real API server and real nats-servers.
 	go test -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
+# Packages whose value is that many use them at once.
+RACY := ./internal/access ./internal/stream ./internal/webhook
+
+.PHONY: test-race
+test-race: controlplane ## The tests of what is used by many at once, with the race detector; needs a C compiler.
+	CGO_ENABLED=1 go test -race -timeout 20m $(TESTFLAGS) $(RACY)
+
 .PHONY: test-browser
 test-browser: ## Tests in a real browser; installs Chromium from Debian where it is missing and it may.
 	@hack/debian.sh chromium:chromium

@@ -67,6 +67,12 @@ const (
 	ReasonInsufficientPeers = "InsufficientPeers"
 	// ReasonClassNotAllowed: the class does not allow the namespace of the store.
 	ReasonClassNotAllowed = "ClassNotAllowed"
+	// ReasonTenancyForbidden: the class lets no store name another event namespace, or
+	// take over a stream without an owner.
+	ReasonTenancyForbidden = "TenancyForbidden"
+	// ReasonNotGivenBack: the streams are of an earlier namespace or of another cluster,
+	// and the class does not give them back.
+	ReasonNotGivenBack = "NotGivenBack"
 	// ReasonObserved: managementPolicy is Observe. With Ready True, nothing is to be
 	// done; with Ready False, status.plan tells what.
 	ReasonObserved = "Observed"

@@ -31,6 +31,11 @@ type EventStoreClassSpec struct {
 	// +optional
 	AllowedNamespaces *AllowedNamespaces `json:"allowedNamespaces,omitempty"`
 
+	// tenancy says how far EventStores reach beyond their own namespace. Left out: not
+	// at all.
+	// +optional
+	Tenancy Tenancy `json:"tenancy,omitzero"`
+
 	// defaults are for what an EventStore leaves out. Changing them changes the
 	// streams of those that do, except for their storage.
 	// +optional

@@ -22,6 +22,8 @@ const credentialsReader = "aether-operator-credentials-reader"
 
 // connector finds the connection of a class.
 type connector struct {
+	// cached knows which classes there are.
+	cached client.Reader
 	// uncached reads past the cache, which holds only bindings: Secrets with
 	// credentials are few and change seldom.
 	uncached    client.Reader
@@ -33,7 +35,11 @@ func (c connector) connect(ctx context.Context, class *v1alpha1.EventStoreClass)
 	if err != nil {
 		return nil, err
 	}
-	return c.connections.Get(ctx, stream.Target{Class: class.Name, Domain: class.Spec.Domain, Servers: serversOf(class), Credentials: data})
+	conn, err := c.connections.Get(ctx, stream.Target{Class: class.Name, Domain: class.Spec.Domain, Servers: serversOf(class), Credentials: data})
+	if err := c.checkThere(ctx, class); err != nil {
+		return nil, err
+	}
+	return conn, err
 }
 
 func serversOf(class *v1alpha1.EventStoreClass) []string {
@@ -53,6 +59,23 @@ func (c connector) operatorCredentials(ctx context.Context, class *v1alpha1.Even
 		return nil, nil
 	}
 	return c.credentials(ctx, operatorField, class, class.Spec.Credentials)
+}
+
+// checkThere looks whether a class is there still, once there is a connection for
+// it: a pass that began before the class was deleted may make the connection after
+// that of the class was closed, and nobody else would close it.
+func (c connector) checkThere(ctx context.Context, class *v1alpha1.EventStoreClass) error {
+	current := &v1alpha1.EventStoreClass{}
+	err := c.cached.Get(ctx, client.ObjectKeyFromObject(class), current)
+	switch {
+	case apierrors.IsNotFound(err):
+		c.connections.Forget(class.Name)
+	case err != nil:
+		return fmt.Errorf("read EventStoreClass %s: %w", class.Name, err)
+	case current.UID == class.UID:
+		return nil
+	}
+	return stream.Retrying(v1alpha1.ReasonUnreachable, "EventStoreClass %s was deleted a moment ago: looking again", class.Name)
 }
 
 // credentials reads the Secret that a field of a class names.

@@ -116,10 +116,21 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	class.Status.ServerVersion = conn.ServerVersion()
 	class.Status.APILevel = int32(account.APILevel)
 	class.Status.Peers = int32(peers)
-	if err := r.callouts.check(ctx, class); err != nil {
-		return err
+	// One does not wait for the other: stores are looked at also while no pod can
+	// connect.
+	return joined(r.sweeper.sweep(ctx, class, conn), r.callouts.check(ctx, class))
+}
+
+// joined is both errors in one text; the first says how they are handled.
+func joined(first, second error) error {
+	switch {
+	case first == nil:
+		return second
+	case second == nil:
+		return first
+	default:
+		return fmt.Errorf("%w; %w", first, second)
 	}
-	return r.sweeper.sweep(ctx, class, conn)
 }
 
 // report is the only writer of the status of a class.
@@ -130,8 +141,12 @@ func (r *EventStoreClassReconciler) report(ctx context.Context, before, class *v
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	fault, known := stream.AsFault(err)
-	if err != nil && !known {
+	switch {
+	case err != nil && !known:
 		fault = stream.Retrying(v1alpha1.ReasonProgressingWithRetry, "%w", err)
+	case known:
+		// There may be more to tell than the fault that decides.
+		fault = &stream.Fault{Handling: fault.Handling, Reason: fault.Reason, Err: err}
 	}
 	setOutcome(&class.Status.Conditions, fault, "JetStream answers")
 	finishConditions(class.Status.Conditions, class.Generation)

@@ -24,6 +24,14 @@ const (
 	// requestTimeout bounds one request: JetStream answers in milliseconds, and an
 	// election of a leader takes a few seconds.
 	requestTimeout = 5 * time.Second
+	// pingInterval and maxPings say when a server that is silent is given up: a
+	// machine that lost its power closes no connection. The third ping that finds two
+	// unanswered ends it, so after 15 seconds.
+	pingInterval = 5 * time.Second
+	maxPings     = 2
+	// writeTimeout bounds one write, during which everything else on the connection
+	// waits.
+	writeTimeout = 2 * time.Second
 )
 
 // Conn is a connection to the NATS system of a class. All its errors are Faults,
@@ -38,7 +46,7 @@ type Conn struct {
 	// permission: it does not answer the request itself.
 	denied map[string]string
 	// firstEvents are the stores whose first event is awaited, by stream.
-	firstEvents map[string]*nats.Subscription
+	firstEvents map[string]firstWatch
 	// first is where the notifications of all first events arrive: one channel and
 	// one goroutine, since those of a subscription each take 10 KB. closed ends it.
 	first  chan *nats.Msg
@@ -88,6 +96,11 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 		// A request while there is no connection fails at once rather than wait in a
 		// buffer for a server that may never come.
 		nats.ReconnectBufSize(-1),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(maxPings),
+		nats.FlusherTimeout(writeTimeout),
+		// What was cut off in the middle leaves nothing that a server could read on.
+		nats.ReconnectOnFlusherError(),
 	)
 	nc, err := nats.Connect(strings.Join(login.Servers, ","), append(options, authentication...)...)
 	if err != nil {
@@ -99,7 +112,7 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 // dial connects as the operator, and finds JetStream.
 func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
 	c := &Conn{
-		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{},
+		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]firstWatch{},
 		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
 	}
 	options = append(options, nats.ErrorHandler(c.asyncError), nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }))

@@ -18,6 +18,7 @@ import (
 // Codes of errors of the JetStream API that the client library does not name.
 const (
 	errNoSuitablePeers      = 10005
+	errMaxConsumers         = 10026
 	errMemoryExceeded       = 10028
 	errStorageExceeded      = 10047
 	errInvalidConfig        = 10052
@@ -220,29 +221,6 @@ func gatherPeers(ctx context.Context, answers *nats.Subscription, cluster string
 	}
 }
 
-// WatchFirstEvent wakes the store when its first event is stored, once. Until
-// then the loss of a stream is no loss, so that moment must not be missed. It is
-// true when the watch is new: what was seen before it may be out of date.
-func (c *Conn) WatchFirstEvent(stream, subjects string) (bool, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if sub := c.firstEvents[stream]; sub != nil && sub.IsValid() {
-		return false, nil
-	}
-	sub, err := c.nc.ChanSubscribe(subjects, c.first)
-	if err == nil {
-		err = sub.AutoUnsubscribe(1)
-	}
-	if err == nil {
-		err = c.nc.FlushTimeout(requestTimeout)
-	}
-	if err != nil {
-		return false, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the notifications of stream %s: %w", stream, err)
-	}
-	c.firstEvents[stream] = sub
-	return true, nil
-}
-
 // apiFault gives an error of the JetStream API its meaning.
 func apiFault(doing string, err error) error {
 	var api *jetstream.APIError
@@ -261,6 +239,9 @@ func apiFault(doing string, err error) error {
 			"%s: the NATS system has too few servers for the replicas (%w): set spec.replicas lower or add servers", doing, err)
 	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled, api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
 		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class", doing, err)
+	case api.ErrorCode == errMaxConsumers:
+		return Stalled(v1alpha1.ReasonRefusedByServer,
+			"%s: the NATS account limits the consumers of a stream to fewer than the %d that an event store may have (%w): raise max_consumers of the account, or set no limit there", doing, MaxConsumers, err)
 	case api.ErrorCode == errNameInUse:
 		return Retrying(v1alpha1.ReasonProgressingWithRetry, "%s: somebody created it at this moment (%w): looking again", doing, err)
 	case api.Code == 500 && !slices.Contains(refusals, api.ErrorCode):
