@@ -21,6 +21,12 @@ const (
 	// ConditionDataLoss is present only while True: a stream that held events is
 	// gone, was made again, or went back.
 	ConditionDataLoss = "DataLoss"
+	// ConditionAccessIgnored is present only while True: spec.access lists service
+	// accounts, and the class does not ask pods who they are.
+	ConditionAccessIgnored = "AccessIgnored"
+	// ConditionFull is present only while True: a stream of the store has taken 80 % of
+	// its maxBytes or more.
+	ConditionFull = "Full"
 	// ConditionDataLossPrevented is present only while True: a change that would
 	// destroy stored events is held back.
 	ConditionDataLossPrevented = "DataLossPrevented"
@@ -59,6 +65,16 @@ const (
 	ReasonUnreachable = "Unreachable"
 	// ReasonJetStreamUnavailable: the servers answer but JetStream does not.
 	ReasonJetStreamUnavailable = "JetStreamUnavailable"
+	// ReasonServerTooOld: a server of the NATS system is older than 2.12.
+	ReasonServerTooOld = "ServerTooOld"
+	// ReasonFieldIgnored: a server took the configuration of a stream and left out a
+	// field of it.
+	ReasonFieldIgnored = "FieldIgnored"
+	// ReasonNoQuorum: a majority of the servers that are needed is not there.
+	ReasonNoQuorum = "NoQuorum"
+	// ReasonOutOfStorage: the servers, or the account, have not as much storage left as
+	// is asked for.
+	ReasonOutOfStorage = "OutOfStorage"
 	// ReasonConnected: connected.
 	ReasonConnected = "Connected"
 	// ReasonInvalidSpec: the spec asks for something that cannot be.
@@ -67,6 +83,15 @@ const (
 	ReasonInsufficientPeers = "InsufficientPeers"
 	// ReasonClassNotAllowed: the class does not allow the namespace of the store.
 	ReasonClassNotAllowed = "ClassNotAllowed"
+	// ReasonAccessNotEnforced: workloads.access of the class is not ServiceAccount.
+	ReasonAccessNotEnforced = "AccessNotEnforced"
+	// ReasonLimitExceeded: the store asks for more than the limits of its class.
+	ReasonLimitExceeded = "LimitExceeded"
+	// ReasonNearlyFull: a stream has taken 80 % of its maxBytes or more.
+	ReasonNearlyFull = "NearlyFull"
+	// ReasonOnAnotherClass: the store names no class, and the streams of an earlier one of
+	// its name are on another class than the default.
+	ReasonOnAnotherClass = "OnAnotherClass"
 	// ReasonTenancyForbidden: the class lets no store name another event namespace, or
 	// take over a stream without an owner.
 	ReasonTenancyForbidden = "TenancyForbidden"

@@ -51,14 +51,17 @@ func (p *pass) look(ctx context.Context) error {
 	if p.home, err = p.homes.of(ctx, p.store.Namespace); err != nil {
 		return err
 	}
-	p.wanted, err = stream.Desired(p.store, p.home, defaultsFor(p.class, p.live[0]))
+	defaults := stream.DefaultsFor(p.class, p.live[0])
+	effective := stream.Effective(p.store, defaults)
+	p.store.Status.Effective = &effective
+	p.wanted, err = stream.Desired(p.store, p.home, defaults)
 	return err
 }
 
 // settle makes the streams what is asked for.
 func (p *pass) settle(ctx context.Context) error {
 	if !p.settled {
-		return p.run(ctx, p.checkLoss, p.checkOwnership, p.checkSchema, p.plan, p.observed, p.guard, p.checkContest, p.claim, p.apply)
+		return p.run(ctx, p.checkLoss, p.checkOwnership, p.checkSchema, p.plan, p.observed, p.checkLimits, p.guard, p.checkContest, p.claim, p.apply)
 	}
 	if p.observes() {
 		return errObserved
@@ -66,19 +69,9 @@ func (p *pass) settle(ctx context.Context) error {
 	return nil
 }
 
-// defaultsFor are the defaults of a class for a store whose stream of events is
-// live, nil for one that does not exist yet.
-func defaultsFor(class *v1alpha1.EventStoreClass, live *liveStream) v1alpha1.Defaults {
-	defaults := class.Spec.Defaults
-	if live != nil {
-		defaults.Storage = stream.StorageOf(live)
-	}
-	return defaults
-}
-
 // wantedOf is what a store asks for, nil where that cannot be.
 func wantedOf(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.EventStoreClass, live []*liveStream) []stream.Wanted {
-	wanted, err := stream.Desired(store, home, defaultsFor(class, live[0]))
+	wanted, err := stream.Desired(store, home, stream.DefaultsFor(class, live[0]))
 	if err != nil {
 		return nil
 	}
@@ -105,7 +98,7 @@ func isSettled(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.Eve
 // lostConnection tells of a connection that was lost after it was found.
 func (p *pass) lostConnection(err error) error {
 	fault, ok := stream.AsFault(err)
-	if ok && slices.Contains([]string{v1alpha1.ReasonUnreachable, v1alpha1.ReasonJetStreamUnavailable, v1alpha1.ReasonPermissionDenied}, fault.Reason) {
+	if ok && slices.Contains([]string{v1alpha1.ReasonUnreachable, v1alpha1.ReasonJetStreamUnavailable, v1alpha1.ReasonNoQuorum, v1alpha1.ReasonPermissionDenied}, fault.Reason) {
 		return p.disconnected(err)
 	}
 	return err
@@ -448,7 +441,12 @@ func (p *pass) checkReplicas() error {
 			"Every replica of both streams is current")
 		return nil
 	}
-	fault := stream.Waiting(v1alpha1.ReasonReplicasCatchingUp, "%w", errors.New(strings.Join(behind, "; ")))
+	reason := v1alpha1.ReasonReplicasCatchingUp
+	if slices.ContainsFunc(p.live, stream.Leaderless) {
+		reason = v1alpha1.ReasonNoQuorum
+		behind = append(behind, "a majority of the servers that hold its replicas is not there, and nothing can be saved until they run again")
+	}
+	fault := stream.Waiting(reason, "%w", errors.New(strings.Join(behind, "; ")))
 	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionReplicasCurrent, metav1.ConditionFalse, fault.Reason, fault.Error())
 	return fault
 }
@@ -460,4 +458,5 @@ func (p *pass) recordStreams() {
 		p.memory.Note(p.class.Name, p.live[i])
 		p.store.Status.Streams = append(p.store.Status.Streams, stream.StatusOf(wanted.Role, p.live[i]))
 	}
+	p.recordFullness()
 }

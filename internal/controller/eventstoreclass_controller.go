@@ -3,7 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
-	"math"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -105,32 +105,67 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	if err != nil {
 		return err
 	}
+	class.Status.ServerVersion = conn.ServerVersion()
+	denied := conn.CheckPermissions(ctx)
 	account, err := conn.Account(ctx)
 	if err != nil {
-		return err
+		return joined(denied, err)
 	}
-	peers, err := conn.Peers(ctx, math.MaxInt)
+	servers, err := conn.Servers(ctx)
 	if err != nil {
-		return err
+		return joined(denied, err)
 	}
-	class.Status.ServerVersion = conn.ServerVersion()
 	class.Status.APILevel = int32(account.APILevel)
-	class.Status.Peers = int32(peers)
-	// One does not wait for the other: stores are looked at also while no pod can
+	class.Status.Peers = int32(len(servers))
+	class.Status.Servers = serverStatus(servers)
+	// None of them waits for another: stores are looked at also while no pod can
 	// connect.
-	return joined(r.sweeper.sweep(ctx, class, conn), r.callouts.check(ctx, class))
+	return joined(
+		stream.CheckVersions(servers, account.APILevel),
+		denied,
+		account.CheckStorage(),
+		r.sweeper.sweep(ctx, class, conn),
+		r.callouts.check(ctx, class),
+		checkSelector(class),
+	)
 }
 
-// joined is both errors in one text; the first says how they are handled.
-func joined(first, second error) error {
-	switch {
-	case first == nil:
-		return second
-	case second == nil:
-		return first
-	default:
-		return fmt.Errorf("%w; %w", first, second)
+// checkSelector tells of namespaces that cannot be selected: the class would allow
+// none.
+func checkSelector(class *v1alpha1.EventStoreClass) error {
+	if _, err := selectorOf(class); err != nil {
+		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "spec.allowedNamespaces.selector cannot be read, so it allows no namespace: %w: correct it", err)
 	}
+	return nil
+}
+
+// maxServers is how many servers a status has, of clusters of which few have ten.
+const maxServers = 64
+
+func serverStatus(servers []stream.Server) []v1alpha1.ServerStatus {
+	var statuses []v1alpha1.ServerStatus
+	for _, server := range servers {
+		known := slices.ContainsFunc(statuses, func(s v1alpha1.ServerStatus) bool { return s.Name == server.Name })
+		if !known && len(statuses) < maxServers {
+			statuses = append(statuses, v1alpha1.ServerStatus{Name: server.Name, Version: server.Version})
+		}
+	}
+	return statuses
+}
+
+// joined is all errors in one text; the first says how they are handled.
+func joined(errs ...error) error {
+	var all error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case all == nil:
+			all = err
+		default:
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
 }
 
 // report is the only writer of the status of a class.

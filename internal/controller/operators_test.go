@@ -225,7 +225,9 @@ var _ = Describe("An operator", Ordered, func() {
 			current := &v1alpha1.EventStoreClass{}
 			g.Expect(other.Client.Get(ctx, client.ObjectKeyFromObject(faulty), current)).To(Succeed())
 			return current
-		}).WithContext(ctx).Should(beStalled(v1alpha1.ReasonCredentialsInvalid))
+		}).WithContext(ctx).Should(And(
+			// Two things are wrong, and both are told.
+			beStalled(v1alpha1.ReasonPermissionDenied), sayWhy(And(ContainSubstring("$JS.EVENT.ADVISORY"), ContainSubstring("issuer.nk")))))
 		api := js(asked, nats.UserInfo("aether-operator", setup.Operator["password"]))
 		config := streamInfo(ctx, api, store.EventsStreamName()).Config
 		config.MaxAge = time.Hour

@@ -38,8 +38,9 @@ const (
 // except that of a context that ended.
 type Conn struct {
 	nc *nats.Conn
-	// api is the prefix of the JetStream API.
-	api string
+	// api is the prefix of the JetStream API, and servers are where it is.
+	api     string
+	servers []string
 
 	mu sync.Mutex
 	// denied is what the server said when it last refused a request for lack of
@@ -59,6 +60,11 @@ type Conn struct {
 	// peers is how many servers there were at peersAt, at least.
 	peers   int
 	peersAt time.Time
+
+	// probing is held while permissions are tried. permitted is the connection on which
+	// none is missing, counted from 1.
+	probing   sync.Mutex
+	permitted uint64
 
 	// listing is held while all streams are listed. told are the streams of which
 	// something was told since it began, and canList says that it worked.
@@ -112,7 +118,7 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 // dial connects as the operator, and finds JetStream.
 func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
 	c := &Conn{
-		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]firstWatch{},
+		api: apiPrefix(""), servers: servers, denied: map[string]string{}, firstEvents: map[string]firstWatch{},
 		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
 	}
 	options = append(options, nats.ErrorHandler(c.asyncError), nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }))
@@ -240,7 +246,10 @@ func (c *Conn) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, quoted := range strings.Split(err.Error(), `"`)[1:] {
-		c.denied[strings.ToLower(quoted)] = err.Error()
+		// Each inbox is another, and nobody asks for it again.
+		if !strings.HasPrefix(quoted, nats.InboxPrefix) {
+			c.denied[strings.ToLower(quoted)] = err.Error()
+		}
 		break
 	}
 }
@@ -319,7 +328,7 @@ func (c *Conn) requestFault(ctx context.Context, subject string, err error) erro
 	}
 	if said, denied := c.denial(subject); denied {
 		return Stalled(v1alpha1.ReasonPermissionDenied,
-			"the operator may not use %s (%s): give the account of the class the permissions that the documentation of EventStoreClass lists", subject, said)
+			"the operator may not use %s (%s): give its NATS user the permissions of section Credentials in the documentation of EventStoreClass (docs/eventstoreclass.md)", subject, said)
 	}
 	switch {
 	case !c.nc.IsConnected():
@@ -327,7 +336,7 @@ func (c *Conn) requestFault(ctx context.Context, subject string, err error) erro
 			"the connection to NATS is lost (%w): check that its servers run; the operator connects again by itself", err)
 	case errors.Is(err, nats.ErrNoResponders):
 		return Stalled(v1alpha1.ReasonJetStreamUnavailable,
-			"the NATS servers answer but JetStream does not (%w): turn JetStream on for the servers and the account", err)
+			"the NATS servers answer but JetStream does not (%w): turn JetStream on for the servers and the account. If it was on, a server has turned it off, as it does when its disk is full or cannot be written: its log says so; make room and restart it", err)
 	default:
 		return Retrying(v1alpha1.ReasonJetStreamUnavailable,
 			"JetStream did not answer %s within %s (%w): check that a majority of the servers runs; the operator tries again by itself", subject, requestTimeout, err)

@@ -79,9 +79,8 @@ func TestWatchesOfDeletedStoresEnd(t *testing.T) {
 func TestNoSuitablePeers(t *testing.T) {
 	t.Parallel()
 	for description, handling := range map[string]Handling{
-		"no suitable peers for placement, peer offline":         Retry,
-		"no suitable peers for placement, tags not matched":     Stall,
-		"no suitable peers for placement, insufficient storage": Stall,
+		"no suitable peers for placement, peer offline":     Retry,
+		"no suitable peers for placement, tags not matched": Stall,
 	} {
 		err := apiFault("create", &jetstream.APIError{Code: 400, ErrorCode: errNoSuitablePeers, Description: description})
 		if fault, ok := AsFault(err); !ok || fault.Handling != handling || fault.Reason != v1alpha1.ReasonInsufficientPeers {

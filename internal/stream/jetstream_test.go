@@ -19,13 +19,23 @@ import (
 func connect(t *testing.T, servers *natsserver.Cluster, credentials map[string][]byte) (*stream.Conn, chan stream.Notice) {
 	t.Helper()
 	told := make(chan stream.Notice, 100)
+	return connectAs(t, stream.Target{Class: "c", Servers: servers.URLs(), Credentials: credentials}, told), told
+}
+
+func connectTo(t *testing.T, urls ...string) *stream.Conn {
+	t.Helper()
+	return connectAs(t, stream.Target{Class: "c", Servers: urls}, make(chan stream.Notice, 100))
+}
+
+func connectAs(t *testing.T, target stream.Target, told chan stream.Notice) *stream.Conn {
+	t.Helper()
 	connections := stream.NewConnections(func(n stream.Notice) { told <- n }, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
-	conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: credentials})
+	conn, err := connections.Get(t.Context(), target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return conn, told
+	return conn
 }
 
 func fail(t *testing.T, err error) {
