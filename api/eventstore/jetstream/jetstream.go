@@ -48,6 +48,10 @@ type Config struct {
 	EventsStream, SnapshotsStream string
 	// Domain is the JetStream domain; empty is that of the server.
 	Domain string
+	// OperatorMakesConsumers: the operator of Aether makes the consumers of
+	// subscriptions, asked on MakeConsumerSubject, since the connection may not ask
+	// JetStream to. No subscription can begin, or be begun again, while it is away.
+	OperatorMakesConsumers bool
 	// Timeout bounds each call whose context has no deadline; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// Heads is of how many actors the Store remembers where they stand, those used

@@ -40,6 +40,7 @@ func (e *apiError) Error() string {
 // JetStream's error codes, as far as something follows from them.
 const (
 	codeAccountResources  = 10002
+	codeBadRequest        = 10003
 	codeClusterNotAvail   = 10008
 	codeClusterNotLeader  = 10009
 	codeInsufficient      = 10023
