@@ -30,7 +30,8 @@ const (
 	retryWait = 100 * time.Millisecond
 	// absentTries is how often a stream that nobody answers for, or that is said
 	// not to exist, is asked before the call fails: it may be between two leaders,
-	// or so new that not every server knows of it. Some 2 seconds in all.
+	// or so new that not every server knows of it. So is one while the connection is
+	// lost. Some 2 seconds in all.
 	absentTries = 20
 )
 
@@ -147,6 +148,10 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 // Check answers whether the leaders of both streams answer; nil says that
 // events can be saved and read.
 func (s *Store) Check(ctx context.Context) error {
+	if !s.nc.IsConnected() {
+		// Calls wait a while for it to come back. Whoever looks wants to know now.
+		return fmt.Errorf("check the streams of store %s: %w: %w", s.config.Store, eventstore.ErrUnavailable, errNotConnected)
+	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	for _, stream := range []string{s.config.EventsStream, s.config.SnapshotsStream} {
