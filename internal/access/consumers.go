@@ -81,6 +81,11 @@ func ServeConsumers(login stream.Login, config ConsumersConfig, log *slog.Logger
 		err = c.sub.SetPendingLimits(maxPending, maxPendingBytes)
 	}
 	if err == nil {
+		// There is no such stream: it shows whether the operator may ask at all.
+		const none = "aether-probe"
+		err = c.conn.Publish(apiPrefix(config.Domain)+".CONSUMER.CREATE."+none+"."+none+"."+none, nil)
+	}
+	if err == nil {
 		err = c.conn.FlushTimeout(answerTimeout)
 	}
 	if err != nil {

@@ -181,18 +181,23 @@ func TestManyConsumers(t *testing.T) {
 // An operator whose user may not make consumers says so.
 func TestOperatorThatMayNotMakeConsumers(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, newNamespace(t), func(o *server.Options) {
-		for _, u := range o.Users {
-			if u.Username == "aether-operator" {
-				u.Permissions.Subscribe.Allow = []string{"_INBOX.>"}
+	for missing, restrict := range map[string]func(*server.Permissions){
+		"aether.consumer.create":   func(p *server.Permissions) { p.Subscribe.Allow = []string{"_INBOX.>"} },
+		"$JS.API.CONSUMER.CREATE.": func(p *server.Permissions) { p.Publish.Allow = []string{"$JS.API.INFO"} },
+	} {
+		b := newBench(t, newNamespace(t), func(o *server.Options) {
+			for _, u := range o.Users {
+				if u.Username == "aether-operator" {
+					restrict(u.Permissions)
+				}
 			}
+		})
+		c, err := b.serveConsumers()
+		if err == nil {
+			c.Close()
 		}
-	})
-	c, err := b.serveConsumers()
-	if err == nil {
-		c.Close()
+		wantFault(t, "serve consumers", err, v1alpha1.ReasonPermissionDenied, missing)
 	}
-	wantFault(t, "serve consumers", err, v1alpha1.ReasonPermissionDenied, "aether.consumer.create")
 }
 
 // What a pod has sent to where members of another store would be was it guessable
