@@ -37,8 +37,15 @@ build: ## Build both binaries into bin/, as the images have them.
 	CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -o bin/ ./cmd/...
 
 .PHONY: test
-test: controlplane ## All tests, against a real API server and real nats-servers.
+test: controlplane oldserver ## All tests, against a real API server and real nats-servers.
 	go test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+# Packages whose value is that many use them at once.
+RACY := ./internal/access ./internal/stream ./internal/webhook
+
+.PHONY: test-race
+test-race: controlplane ## The tests of what is used by many at once, with the race detector; needs a C compiler.
+	CGO_ENABLED=1 go test -race -timeout 20m $(TESTFLAGS) $(RACY)
 
 .PHONY: test-browser
 test-browser: ## Tests in a real browser; installs Chromium from Debian where it is missing and it may.
@@ -64,6 +71,10 @@ bench-operator: controlplane ## Measure the operator with 1,000 EventStores; pri
 .PHONY: controlplane
 controlplane: ## Build kube-apiserver and etcd into the user's cache, once for each version.
 	@hack/controlplane/build.sh
+
+.PHONY: oldserver
+oldserver: ## Build a nats-server that is too old into the user's cache, once for each version.
+	@hack/oldserver/build.sh > /dev/null
 
 ##@ Keep
 

@@ -94,7 +94,7 @@ func ValidateDurableName(name string) error {
 		valid = valid && ('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_')
 	}
 	if !valid {
-		return &InvalidEventError{Field: "durable", Reason: fmt.Sprintf("is %q: give 1 to %d letters, digits, '-' and '_'", name, maxDurableName)}
+		return &InvalidEventError{Field: "durable", Reason: fmt.Sprintf("is %.100q: give 1 to %d letters, digits, '-' and '_'", name, maxDurableName)}
 	}
 	return nil
 }

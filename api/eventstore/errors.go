@@ -57,7 +57,7 @@ type VersionConflictError struct {
 
 // Error says which actor, which versions, and what to do.
 func (e *VersionConflictError) Error() string {
-	return fmt.Sprintf("version conflict: actor %q is at version %d, and version %d was attempted: read the actor again and decide anew",
+	return fmt.Sprintf("version conflict: actor %.100q is at version %d, and version %d was attempted: read the actor again and decide anew",
 		e.ActorID, e.CurrentVersion, e.AttemptedVersion)
 }
 
@@ -74,7 +74,7 @@ type DuplicateEventError struct {
 
 // Error says which event holds the id.
 func (e *DuplicateEventError) Error() string {
-	return fmt.Sprintf("duplicate event: id %q belongs to version %d of actor %q already, with other content: give every event an id of its own",
+	return fmt.Sprintf("duplicate event: id %.100q belongs to version %d of actor %.100q already, with other content: give every event an id of its own",
 		e.EventID, e.Version, e.ActorID)
 }
 

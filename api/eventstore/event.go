@@ -32,6 +32,9 @@ const (
 	// MaxBatchEvents is the most events of one SaveEvents: the size of an atomic
 	// batch in nats-server.
 	MaxBatchEvents = 1000
+	// MaxVersion is the largest version, 2^53-1: the largest whole number that every
+	// reader of JSON keeps exactly (RFC 8259, section 6).
+	MaxVersion = 1<<53 - 1
 )
 
 // ContentTypeJSON is the content type of an event that names none.
@@ -50,9 +53,9 @@ type Event struct {
 	ActorID string
 	// CommandID names the command that caused the event. Optional.
 	CommandID string
-	// Version orders the events of one actor: from 1, strictly greater than the
-	// actor's latest; gaps are allowed. Zero in a save asks the Store for the next
-	// one.
+	// Version orders the events of one actor: from 1 to MaxVersion, strictly greater
+	// than the actor's latest; gaps are allowed. Zero in a save asks the Store for
+	// the next one.
 	Version int64
 	// Data is the payload as raw bytes, kept byte for byte. With a JSON content
 	// type it must be valid JSON, or empty.
@@ -66,8 +69,8 @@ type Event struct {
 	// it in the header of that name: 00-{32 hex digits}-{16}-{2}. Optional, and no
 	// part of the content: who saves the event again does so in another trace.
 	TraceParent string
-	// Timestamp is when the event happened, kept to the nanosecond, in UTC. Zero
-	// in a save means now.
+	// Timestamp is when the event happened, kept to the nanosecond, in UTC; of the
+	// years 1 to 9999 there. Zero in a save means now.
 	Timestamp time.Time
 	// Sequence is the event's place in its store, over all actors, from 1. The
 	// Store sets it; what a save says of it is ignored.
@@ -79,11 +82,12 @@ type Event struct {
 type Snapshot struct {
 	// ActorID is whose state it is, as in Event.
 	ActorID string
-	// Version is the version of the last event that the state contains, from 1.
+	// Version is the version of the last event that the state contains, from 1 to
+	// MaxVersion.
 	Version int64
 	// Data is the state as raw bytes, kept byte for byte; at most MaxDataBytes.
 	Data []byte
-	// Timestamp is when the snapshot was taken. Zero in a save means now.
+	// Timestamp is when the snapshot was taken, as in Event. Zero in a save means now.
 	Timestamp time.Time
 }
 
@@ -137,8 +141,11 @@ func (e *Event) Validate() error {
 	if e.TraceParent != "" && !IsTraceParent(e.TraceParent) {
 		return &InvalidEventError{Field: "traceparent", Reason: fmt.Sprintf("is %.60q: give one of W3C Trace Context, or leave it out", e.TraceParent)}
 	}
-	if e.Version < 0 {
-		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: give a number from 1, or leave it out", e.Version)}
+	if e.Version < 0 || e.Version > MaxVersion {
+		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: give a number from 1 to %d, or leave it out", e.Version, MaxVersion)}
+	}
+	if err := validateTime("timestamp", e.Timestamp); err != nil {
+		return err
 	}
 	if err := validateMetadata(e.Metadata); err != nil {
 		return err
@@ -152,8 +159,11 @@ func (s *Snapshot) Validate() error {
 	if err := ValidateActorID(s.ActorID); err != nil {
 		return err
 	}
-	if s.Version < 1 {
-		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: a snapshot has the version of an event, from 1", s.Version)}
+	if s.Version < 1 || s.Version > MaxVersion {
+		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: a snapshot has the version of an event, from 1 to %d", s.Version, MaxVersion)}
+	}
+	if err := validateTime("timestamp", s.Timestamp); err != nil {
+		return err
 	}
 	return validateSize(s.Data)
 }
@@ -168,6 +178,15 @@ func ValidateActorID(id string) error {
 		return &InvalidEventError{Field: "actorId", Reason: fmt.Sprintf("has %d bytes: at most %d are allowed", len(id), MaxActorIDBytes)}
 	case !utf8.ValidString(id):
 		return &InvalidEventError{Field: "actorId", Reason: "is not valid UTF-8"}
+	}
+	return nil
+}
+
+// validateTime refuses a time that some way in cannot carry: RFC 3339 and protobuf
+// have the years 1 to 9999 in UTC, and Go has more.
+func validateTime(field string, t time.Time) error {
+	if year := t.UTC().Year(); year < 1 || year > 9999 {
+		return &InvalidEventError{Field: field, Reason: fmt.Sprintf("is in the year %d in UTC: give one of the years 1 to 9999", year)}
 	}
 	return nil
 }
@@ -198,7 +217,7 @@ const metadataKeyBytes = 16
 func validateMetadata(metadata map[string]string) error {
 	total := 0
 	for key, value := range metadata {
-		field := "metadata." + key
+		field := fmt.Sprintf("metadata.%.100s", key)
 		if key == "" || len(key) > 128 || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
 			return &InvalidEventError{Field: field, Reason: "is no metadata key: 1 to 128 characters of a-z, 0-9, '-', '_' and '.' are allowed"}
 		}

@@ -17,7 +17,8 @@ type Repository[S any] struct {
 	// Store keeps the events and snapshots. Required.
 	Store Store
 	// Apply is the state after one more event. Required. It must not change what
-	// the state it is given refers to, such as its maps.
+	// the state it is given refers to, such as its maps. Update calls it for what was
+	// decided before that is saved, with Sequence 0, and again after.
 	Apply func(state S, event Event) (S, error)
 	// SnapshotEvery saves a snapshot with the first save that is so many events
 	// after the last snapshot; 0 saves none.
@@ -55,7 +56,7 @@ func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], er
 	}
 	for event, err := range r.Store.Events(ctx, actorID, actor.Version) {
 		if err != nil {
-			return Loaded[S]{}, fmt.Errorf("load actor %q: %w", actorID, err)
+			return Loaded[S]{}, fmt.Errorf("load actor %.100q: %w", actorID, err)
 		}
 		if err := r.apply(&actor, event); err != nil {
 			return Loaded[S]{}, err
@@ -67,9 +68,19 @@ func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], er
 func (r *Repository[S]) apply(actor *Loaded[S], event Event) error {
 	state, err := r.Apply(actor.State, event)
 	if err != nil {
-		return fmt.Errorf("apply version %d of actor %q: %w", event.Version, event.ActorID, err)
+		return fmt.Errorf("apply version %d of actor %.100q: %w", event.Version, event.ActorID, err)
 	}
 	actor.State, actor.Version = state, event.Version
+	return nil
+}
+
+// applyAll says whether an actor takes events.
+func (r *Repository[S]) applyAll(actor Loaded[S], events []Event) error {
+	for _, event := range events {
+		if err := r.apply(&actor, event); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -82,7 +93,7 @@ func (r *Repository[S]) snapshot(ctx context.Context, actorID string) (Loaded[S]
 		return Loaded[S]{}, nil
 	}
 	if err != nil {
-		return Loaded[S]{}, fmt.Errorf("load actor %q: %w", actorID, err)
+		return Loaded[S]{}, fmt.Errorf("load actor %.100q: %w", actorID, err)
 	}
 	state, err := r.decode(snapshot.Data)
 	if err != nil {
@@ -137,9 +148,13 @@ func (r *Repository[S]) tryUpdate(ctx context.Context, actorID string, decide fu
 		event.ContentType = cmp.Or(event.ContentType, ContentTypeJSON)
 		events[i] = event
 	}
+	// What Apply refuses must not be stored: the actor could never be loaded again.
+	if err := r.applyAll(actor, events); err != nil {
+		return Loaded[S]{}, fmt.Errorf("nothing is saved: %w", err)
+	}
 	saved, err := r.Store.SaveEvents(ctx, events, Expect(actorID, ExpectedVersion(actor.Version)))
 	if err != nil {
-		return Loaded[S]{}, fmt.Errorf("update actor %q: %w", actorID, err)
+		return Loaded[S]{}, fmt.Errorf("update actor %.100q: %w", actorID, err)
 	}
 	for i, event := range events {
 		event.Sequence = saved[i].Sequence

@@ -2,8 +2,11 @@ package eventstore
 
 import (
 	"context"
+	"fmt"
 	"iter"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Store keeps the events of many actors. Implementations are safe for use by
@@ -76,7 +79,8 @@ type SubscribeOptions struct {
 	// FromNow delivers only what is saved after Subscribe has returned.
 	// FromSequence must then be 0, and FromTime zero.
 	FromNow bool
-	// ActorType delivers only events of actors of this type; see [ActorType].
+	// ActorType delivers only events of actors of this type, at most MaxActorIDBytes
+	// of UTF-8 without '-'; see [ActorType].
 	ActorType string
 	// ActorID delivers only events of this actor.
 	ActorID string
@@ -92,10 +96,38 @@ func (o SubscribeOptions) Validate() error {
 	if !o.FromTime.IsZero() && (o.FromNow || o.FromSequence != 0) {
 		return &InvalidEventError{Field: "fromTime", Reason: "cannot go with a start from a sequence or from now: give one of them"}
 	}
-	if o.ActorID != "" {
-		return ValidateActorID(o.ActorID)
+	if err := validateTime("fromTime", o.FromTime); err != nil {
+		return err
 	}
-	return nil
+	if o.ActorID != "" {
+		if err := ValidateActorID(o.ActorID); err != nil {
+			return err
+		}
+	}
+	if err := validateActorType(o.ActorType); err != nil {
+		return err
+	}
+	return validateText("eventType", o.EventType, MaxEventTypeBytes, false)
+}
+
+// validateActorType refuses what no actor id can begin with. What is longer than a
+// subject may be would end the connection to NATS, and with it the calls of others.
+func validateActorType(kind string) error {
+	if kind == "" {
+		return nil
+	}
+	reason := ""
+	switch {
+	case len(kind) > MaxActorIDBytes:
+		reason = fmt.Sprintf("has %d bytes: at most %d are allowed", len(kind), MaxActorIDBytes)
+	case !utf8.ValidString(kind):
+		reason = "is not valid UTF-8"
+	case strings.Contains(kind, "-"):
+		reason = fmt.Sprintf("is %.100q: the type of an actor is what its id has before the first '-'", kind)
+	default:
+		return nil
+	}
+	return &InvalidEventError{Field: "actorType", Reason: reason}
 }
 
 // Matches says whether an event passes the filters.

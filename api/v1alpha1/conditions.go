@@ -59,6 +59,16 @@ const (
 	ReasonUnreachable = "Unreachable"
 	// ReasonJetStreamUnavailable: the servers answer but JetStream does not.
 	ReasonJetStreamUnavailable = "JetStreamUnavailable"
+	// ReasonServerTooOld: a server of the NATS system is older than 2.12.
+	ReasonServerTooOld = "ServerTooOld"
+	// ReasonFieldIgnored: a server took the configuration of a stream and left out a
+	// field of it.
+	ReasonFieldIgnored = "FieldIgnored"
+	// ReasonNoQuorum: a majority of the servers that are needed is not there.
+	ReasonNoQuorum = "NoQuorum"
+	// ReasonOutOfStorage: the servers, or the account, have not as much storage left as
+	// is asked for.
+	ReasonOutOfStorage = "OutOfStorage"
 	// ReasonConnected: connected.
 	ReasonConnected = "Connected"
 	// ReasonInvalidSpec: the spec asks for something that cannot be.
@@ -67,6 +77,12 @@ const (
 	ReasonInsufficientPeers = "InsufficientPeers"
 	// ReasonClassNotAllowed: the class does not allow the namespace of the store.
 	ReasonClassNotAllowed = "ClassNotAllowed"
+	// ReasonTenancyForbidden: the class lets no store name another event namespace, or
+	// take over a stream without an owner.
+	ReasonTenancyForbidden = "TenancyForbidden"
+	// ReasonNotGivenBack: the streams are of an earlier namespace or of another cluster,
+	// and the class does not give them back.
+	ReasonNotGivenBack = "NotGivenBack"
 	// ReasonObserved: managementPolicy is Observe. With Ready True, nothing is to be
 	// done; with Ready False, status.plan tells what.
 	ReasonObserved = "Observed"

@@ -31,6 +31,11 @@ type EventStoreClassSpec struct {
 	// +optional
 	AllowedNamespaces *AllowedNamespaces `json:"allowedNamespaces,omitempty"`
 
+	// tenancy says how far EventStores reach beyond their own namespace. Left out: not
+	// at all.
+	// +optional
+	Tenancy Tenancy `json:"tenancy,omitzero"`
+
 	// defaults are for what an EventStore leaves out. Changing them changes the
 	// streams of those that do, except for their storage.
 	// +optional
@@ -200,9 +205,28 @@ type EventStoreClassStatus struct {
 	// +optional
 	Peers int32 `json:"peers,omitempty"`
 
+	// servers are those with JetStream that answer, by their names.
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	Servers []ServerStatus `json:"servers,omitempty"`
+
 	// eventStores is how many EventStores use the class.
 	// +optional
 	EventStores int32 `json:"eventStores"`
+}
+
+// ServerStatus is a server of the NATS system.
+type ServerStatus struct {
+	// name is the server's own.
+	// +kubebuilder:validation:MaxLength=255
+	// +required
+	Name string `json:"name"`
+	// version is that of nats-server.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Version string `json:"version,omitempty"`
 }
 
 // EventStoreClass is the platform's side of the contract, as a StorageClass is:

@@ -51,6 +51,11 @@ const (
 	MetadataUID       = "aether.flowmade.one/uid"
 	MetadataNamespace = "aether.flowmade.one/namespace"
 	MetadataName      = "aether.flowmade.one/name"
+	// MetadataNamespaceUID and MetadataClusterUID in a stream's metadata tell where
+	// that EventStore is: the uid of its Kubernetes namespace, and of its cluster, which
+	// is the uid of the namespace kube-system.
+	MetadataNamespaceUID = "aether.flowmade.one/namespace-uid"
+	MetadataClusterUID   = "aether.flowmade.one/cluster-uid"
 	// MetadataSchema in a stream's metadata is the version of what Aether stores
 	// there and how, "1" today.
 	MetadataSchema = "aether.flowmade.one/schema"

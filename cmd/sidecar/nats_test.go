@@ -49,7 +49,7 @@ func createStreams(t *testing.T, nc *nats.Conn, store *v1alpha1.EventStore) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted, err := stream.Desired(store, v1alpha1.Defaults{})
+	wanted, err := stream.Desired(store, stream.Home{}, v1alpha1.Defaults{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func (s *system) stop() error {
 func (s *system) store(ctx context.Context, name string, replicas int32) (*jetstream.Store, jetstream.Config, error) {
 	resource := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "bench", Name: name}}
 	resource.Spec.Replicas, resource.Spec.Retention.MaxAge, resource.Spec.Storage = replicas, "0", v1alpha1.StorageFile
-	wanted, err := stream.Desired(resource, v1alpha1.Defaults{})
+	wanted, err := stream.Desired(resource, stream.Home{}, v1alpha1.Defaults{})
 	if err != nil {
 		return nil, jetstream.Config{}, err
 	}

@@ -108,7 +108,7 @@ func unusable(store *v1alpha1.EventStore) string {
 // notOurs are the reasons for which the streams that a store names are not its
 // own, or it may not use them any more.
 var notOurs = []string{
-	v1alpha1.ReasonConflict, v1alpha1.ReasonNotOwned, v1alpha1.ReasonClassNotAllowed, v1alpha1.ReasonClassNotFound,
+	v1alpha1.ReasonConflict, v1alpha1.ReasonNotOwned, v1alpha1.ReasonTenancyForbidden, v1alpha1.ReasonNotGivenBack, v1alpha1.ReasonClassNotAllowed, v1alpha1.ReasonClassNotFound,
 }
 
 // RoleOf is what a service account may do with a store, empty for nothing. Where

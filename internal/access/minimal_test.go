@@ -91,7 +91,7 @@ func except(subjects []string, isIt func(string) bool) []string {
 
 func createStreams(t *testing.T, js natsjs.JetStream, store *v1alpha1.EventStore) {
 	t.Helper()
-	wanted, err := stream.Desired(store, v1alpha1.Defaults{})
+	wanted, err := stream.Desired(store, stream.Home{}, v1alpha1.Defaults{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,11 +34,15 @@ type callouts struct {
 
 	mu      sync.Mutex
 	classes map[string]*callout
+	closed  bool
 }
 
 // callout is the server of one class.
 type callout struct {
-	mu          sync.Mutex
+	mu sync.Mutex
+	// closed: whoever found it before it was closed must not open a server, since
+	// nobody would close that.
+	closed      bool
 	fingerprint [sha256.Size]byte
 	server      *access.Server
 	// failure is why there is no server, or why connections whose access has changed
@@ -57,7 +61,10 @@ func (c *callouts) check(ctx context.Context, class *v1alpha1.EventStoreClass) e
 	if _, err := c.serve(ctx, class); err != nil {
 		return err
 	}
-	known := c.of(class.Name)
+	known, err := c.entry(class.Name)
+	if err != nil {
+		return err
+	}
 	known.mu.Lock()
 	defer known.mu.Unlock()
 	return known.failure
@@ -79,9 +86,15 @@ func (c *callouts) serve(ctx context.Context, class *v1alpha1.EventStoreClass) (
 	if err != nil {
 		return nil, err
 	}
-	known := c.of(class.Name)
+	known, err := c.entry(class.Name)
+	if err != nil {
+		return nil, err
+	}
 	known.mu.Lock()
 	defer known.mu.Unlock()
+	if known.closed {
+		return nil, errCalloutClosed(class.Name)
+	}
 	if known.server != nil && known.fingerprint == fingerprint && known.server.Check() == nil {
 		return known.server, nil
 	}
@@ -131,8 +144,8 @@ func (c *callouts) open(ctx context.Context, class *v1alpha1.EventStoreClass, da
 // checkAccount refuses to let pods into the account that holds the streams.
 // JetStream answers a request on whatever subject it names as that of the
 // answer, without regard to what the asker may publish: a pod that may read one
-// store could have what it stored there sent to the purge of another. Answers do
-// not leave the account of who asks.
+// store could have what it stored there sent to the events of another, and by servers
+// before 2.15.3 to its purge. Answers do not leave the account of who asks.
 func (c *callouts) checkAccount(ctx context.Context, class *v1alpha1.EventStoreClass) error {
 	conn, err := c.connect(ctx, class)
 	if err != nil {
@@ -172,7 +185,13 @@ func (c *callouts) tellPod(r access.Refusal) {
 
 // noteSweep remembers what came of ending connections.
 func (c *callouts) noteSweep(class string, failure error) {
-	known := c.of(class)
+	c.mu.Lock()
+	known := c.classes[class]
+	c.mu.Unlock()
+	if known == nil {
+		// The class is gone, or the operator ends.
+		return
+	}
 	known.mu.Lock()
 	before := known.failure
 	known.failure = failure
@@ -182,13 +201,22 @@ func (c *callouts) noteSweep(class string, failure error) {
 	}
 }
 
-func (c *callouts) of(class string) *callout {
+// entry is what there is of a class. None is made any more when all were closed:
+// nobody would close it.
+func (c *callouts) entry(class string) (*callout, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errCalloutClosed(class)
+	}
 	if c.classes[class] == nil {
 		c.classes[class] = &callout{}
 	}
-	return c.classes[class]
+	return c.classes[class], nil
+}
+
+func errCalloutClosed(class string) error {
+	return stream.Retrying(v1alpha1.ReasonCalloutUnavailable, "the callout of EventStoreClass %q was closed, since the class is gone or the operator ends", class)
 }
 
 // forget ends the server of a class that is gone, or has no callout any more.
@@ -205,6 +233,7 @@ func (c *callouts) forget(class string) {
 func (c *callouts) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closed = true
 	for name, known := range c.classes {
 		known.close()
 		delete(c.classes, name)
@@ -214,6 +243,7 @@ func (c *callouts) close() {
 func (c *callout) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closed = true
 	if c.server != nil {
 		c.server.Close()
 		c.server = nil

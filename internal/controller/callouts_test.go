@@ -19,11 +19,17 @@ import (
 // class and the Secret of the callout user.
 func newCalloutClass(ctx context.Context, edit func(*v1alpha1.EventStoreClass, *corev1.Secret), options ...natsserver.Option) (*v1alpha1.EventStoreClass, *corev1.Secret) {
 	GinkgoHelper()
+	class, secret, _ := newCalloutClassOn(ctx, 1, edit, options...)
+	return class, secret
+}
+
+func newCalloutClassOn(ctx context.Context, size int, edit func(*v1alpha1.EventStoreClass, *corev1.Secret), options ...natsserver.Option) (*v1alpha1.EventStoreClass, *corev1.Secret, *natsserver.Cluster) {
+	GinkgoHelper()
 	setup, err := callout.New()
 	Expect(err).NotTo(HaveOccurred())
 	dir, err := os.MkdirTemp("", "nats-")
 	Expect(err).NotTo(HaveOccurred())
-	servers, err := setup.Start(dir, 1, options...)
+	servers, err := setup.Start(dir, size, options...)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() {
 		servers.Stop()
@@ -37,7 +43,7 @@ func newCalloutClass(ctx context.Context, edit func(*v1alpha1.EventStoreClass, *
 		Expect(k8s.Create(ctx, object)).To(Succeed())
 		DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(k8s.Delete(ctx, object))).To(Succeed()) })
 	}
-	return class, secret
+	return class, secret, servers
 }
 
 func asDocumented(*v1alpha1.EventStoreClass, *corev1.Secret) {}
@@ -99,5 +105,28 @@ var _ = Describe("A class with access ServiceAccount", func() {
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
 		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) { c.Spec.Workloads = v1alpha1.Workloads{Access: v1alpha1.AccessNone} })
 		Eventually(func() map[string][]byte { return bindingOf(ctx, store).Data }).Should(And(Not(HaveKey("access")), Not(HaveKey("domain"))))
+	})
+
+	// In a cluster of servers a look at a class takes seconds, since all are asked.
+	It("leaves no connection behind when it is deleted while it is looked at", func(ctx context.Context) {
+		class, _, servers := newCalloutClassOn(ctx, 3, asDocumented)
+		Eventually(readClass(ctx, class)).WithContext(ctx).Should(beReady())
+		connected := func() []string {
+			var names []string
+			for i := range servers.Size() {
+				connections, err := servers.Node(i).Connz(&server.ConnzOptions{})
+				Expect(err).NotTo(HaveOccurred())
+				for _, c := range connections.Conns {
+					names = append(names, c.Name)
+				}
+			}
+			return names
+		}
+		Expect(connected()).To(ContainElements("aether-operator", "aether-callout"))
+		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) { c.Spec.Defaults.Replicas = 3 })
+		Expect(k8s.Delete(ctx, class)).To(Succeed())
+		// The pass that was under way ends before the connection of the class is closed.
+		Eventually(connected).WithContext(ctx).ShouldNot(ContainElement("aether-operator"))
+		Expect(connected()).To(BeEmpty())
 	})
 })

@@ -88,7 +88,7 @@ func pause(conditions []metav1.Condition, fault *stream.Fault, resync time.Durat
 	case fault.Handling == stream.Stall:
 		switch fault.Reason {
 		case v1alpha1.ReasonCredentialsInvalid, v1alpha1.ReasonAuthenticationFailed, v1alpha1.ReasonCertificateInvalid, v1alpha1.ReasonPermissionDenied,
-			v1alpha1.ReasonInsufficientPeers, v1alpha1.ReasonCalloutUnavailable:
+			v1alpha1.ReasonInsufficientPeers, v1alpha1.ReasonOutOfStorage, v1alpha1.ReasonCalloutUnavailable:
 			return jittered(min(credentialsPause, resync))
 		}
 		return jittered(resync)

@@ -22,6 +22,8 @@ const credentialsReader = "aether-operator-credentials-reader"
 
 // connector finds the connection of a class.
 type connector struct {
+	// cached knows which classes there are.
+	cached client.Reader
 	// uncached reads past the cache, which holds only bindings: Secrets with
 	// credentials are few and change seldom.
 	uncached    client.Reader
@@ -40,7 +42,28 @@ func (c connector) connect(ctx context.Context, class *v1alpha1.EventStoreClass)
 		}
 		target.Credentials = data
 	}
-	return c.connections.Get(ctx, target)
+	conn, err := c.connections.Get(ctx, target)
+	if err := c.checkThere(ctx, class); err != nil {
+		return nil, err
+	}
+	return conn, err
+}
+
+// checkThere looks whether a class is there still, once there is a connection for
+// it: a pass that began before the class was deleted may make the connection after
+// that of the class was closed, and nobody else would close it.
+func (c connector) checkThere(ctx context.Context, class *v1alpha1.EventStoreClass) error {
+	current := &v1alpha1.EventStoreClass{}
+	err := c.cached.Get(ctx, client.ObjectKeyFromObject(class), current)
+	switch {
+	case apierrors.IsNotFound(err):
+		c.connections.Forget(class.Name)
+	case err != nil:
+		return fmt.Errorf("read EventStoreClass %s: %w", class.Name, err)
+	case current.UID == class.UID:
+		return nil
+	}
+	return stream.Retrying(v1alpha1.ReasonUnreachable, "EventStoreClass %s was deleted a moment ago: looking again", class.Name)
 }
 
 // credentials reads the Secret that a field of a class names.

@@ -38,6 +38,7 @@ type EventStoreReconciler struct {
 	memory   *stream.Memory
 	metrics  *metrics
 	contests *contests
+	homes    homes
 }
 
 // setup watches what a store depends on; told is what NATS tells.
@@ -93,6 +94,7 @@ type pass struct {
 	store, before *v1alpha1.EventStore
 
 	class  *v1alpha1.EventStoreClass
+	home   stream.Home
 	conn   *stream.Conn
 	wanted []stream.Wanted
 	plans  []stream.Plan

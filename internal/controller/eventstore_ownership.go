@@ -2,65 +2,177 @@ package controller
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// checkOwnership goes on only when both streams are ours or free.
+// checkOwnership goes on only when both streams are ours, or free and ours to make
+// or to take.
 func (p *pass) checkOwnership(ctx context.Context) error {
-	self := stream.OwnerOf(p.store)
-	free := false
-	var gone types.UID
-	for i, wanted := range p.wanted {
-		name := wanted.Config.Name
-		switch stream.OwnershipOf(self, p.live[i], p.seen(wanted.Role)) {
-		case stream.Absent:
-			free = true
-		case stream.Anothers:
-			owner, _ := stream.RecordedOwner(p.live[i].Config.Metadata)
-			return p.conflict(ctx, owner, "stream "+name+" belongs to")
+	whose := p.ownerships()
+	if err := p.checkEventNamespace(whose); err != nil {
+		return err
+	}
+	taken := map[types.UID]bool{}
+	for i, live := range p.live {
+		switch whose[i] {
 		case stream.Nobodys:
-			if p.store.Spec.AdoptionPolicy != v1alpha1.AdoptionAdopt {
-				return stream.Stalled(v1alpha1.ReasonNotOwned,
-					"stream %s exists and names no EventStore as its owner, so it is not touched: set spec.adoptionPolicy to Adopt to take it over with its %d messages, or rename this EventStore", name, p.live[i].State.Msgs)
+			if err := p.adopt(live); err != nil {
+				return err
 			}
-			p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, p.live[i].State.Msgs)
-		case stream.OursBefore:
-			owner, _ := stream.RecordedOwner(p.live[i].Config.Metadata)
-			if owner.UID != gone {
+		case stream.Anothers, stream.OursBefore, stream.OursElsewhere:
+			owner, _ := stream.RecordedOwner(live.Config.Metadata)
+			if !taken[owner.UID] {
 				// The same for both streams, nearly always, and the answer takes a while.
-				if err := p.checkGone(ctx, owner, name); err != nil {
+				if err := p.checkTakeBack(ctx, whose[i], owner, live.Config.Name); err != nil {
 					return err
 				}
-				gone = owner.UID
+				taken[owner.UID] = true
 			}
-			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore of this name is taken back with its %d messages", name, p.live[i].State.Msgs)
-		case stream.Ours:
+			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore %s is taken back with its %d messages", live.Config.Name, owner, live.State.Msgs)
+		case stream.Absent, stream.Ours:
 		}
 	}
-	if free {
+	if slices.Contains(whose, stream.Absent) {
 		return p.checkEldest(ctx)
 	}
 	return nil
 }
 
-// checkGone goes on only when the EventStore of our namespace and name that a
-// stream names is gone: it may live in another cluster, whose operator answers.
-func (p *pass) checkGone(ctx context.Context, owner stream.Owner, name string) error {
-	exists, err := p.conn.Exists(ctx, owner.UID)
+// ownerships are whose the streams are, in the order of wanted.
+func (p *pass) ownerships() []stream.Ownership {
+	whose := make([]stream.Ownership, len(p.wanted))
+	for i, wanted := range p.wanted {
+		whose[i] = stream.OwnershipOf(p.self(), p.live[i], p.seen(wanted.Role))
+	}
+	return whose
+}
+
+func (p *pass) self() stream.Owner { return stream.OwnerOf(p.store, p.home) }
+
+// checkEventNamespace stops a store that reaches for the streams of another
+// namespace and has none of them yet. What it has it keeps.
+func (p *pass) checkEventNamespace(whose []stream.Ownership) error {
+	if ownsName(p.store) || p.class.Spec.Tenancy.EventNamespaces == v1alpha1.EventNamespacesAny || slices.Contains(whose, stream.Ours) {
+		return nil
+	}
+	return stream.Stalled(v1alpha1.ReasonTenancyForbidden,
+		"spec.namespace is %s, and EventStoreClass %s allows a store only the event namespace of its own namespace, %s: delete this EventStore and apply it again without spec.namespace; or let the platform set spec.tenancy.eventNamespaces of the class to Any; nothing was made",
+		p.store.EventNamespace(), p.class.Name, p.store.Namespace)
+}
+
+// ownsName says whether the names of a store's streams are of its own namespace.
+func ownsName(store *v1alpha1.EventStore) bool { return store.EventNamespace() == store.Namespace }
+
+// adopt goes on only where the class and the store let it take over a stream that
+// names no owner.
+func (p *pass) adopt(live *liveStream) error {
+	name := live.Config.Name
+	allowed := p.class.Spec.Tenancy.Adoption == v1alpha1.AdoptionAllowed
+	switch {
+	case p.store.Spec.AdoptionPolicy == v1alpha1.AdoptionAdopt && allowed:
+		p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, live.State.Msgs)
+		return nil
+	case p.store.Spec.AdoptionPolicy == v1alpha1.AdoptionAdopt:
+		return stream.Stalled(v1alpha1.ReasonTenancyForbidden,
+			"stream %s exists and names no EventStore as its owner, and EventStoreClass %s forbids to adopt such streams, so it is not touched: give this EventStore another name; or let the platform set spec.tenancy.adoption of the class to Allowed", name, p.class.Name)
+	case allowed:
+		return stream.Stalled(v1alpha1.ReasonNotOwned,
+			"stream %s exists and names no EventStore as its owner, so it is not touched: set spec.adoptionPolicy to Adopt to take it over with its %d messages, or rename this EventStore", name, live.State.Msgs)
+	default:
+		return stream.Stalled(v1alpha1.ReasonNotOwned,
+			"stream %s exists and names no EventStore as its owner, so it is not touched: give this EventStore another name", name)
+	}
+}
+
+// checkTakeBack goes on only when a stream that names another EventStore is given
+// to this one: by an equal identity, or by the word of the platform. Either way the
+// other must not be known to exist.
+func (p *pass) checkTakeBack(ctx context.Context, whose stream.Ownership, owner stream.Owner, name string) error {
+	if whose == stream.OursBefore {
+		return p.confirmSelf(ctx)
+	}
+	given := slices.Contains(p.class.Spec.Tenancy.GiveBack, v1alpha1.StoreReference{Namespace: p.store.Namespace, Name: p.store.Name})
+	byName := whose == stream.OursElsewhere && p.class.Spec.Tenancy.TakeBack == v1alpha1.TakeBackByName
+	if !given && !byName {
+		if whose == stream.OursElsewhere {
+			return p.notGivenBack(owner, name)
+		}
+		return p.conflict(ctx, owner, "stream "+name+" belongs to")
+	}
+	standing, err := p.standingOf(ctx, owner)
+	switch {
+	case err != nil:
+		return err
+	case standing == stream.Exists:
+		return p.conflict(ctx, owner, "stream "+name+" belongs to")
+	case standing == stream.Unknown && !given:
+		return stream.Stalled(v1alpha1.ReasonNotGivenBack,
+			"stream %s belongs to EventStore %s with the uid %s of %s, of which no operator says whether it still exists, so it counts as there and nothing is touched: let the operator of that cluster run, with the permissions that the documentation of EventStoreClass lists; or, if that cluster is gone for good, add {namespace: %s, name: %s} to spec.tenancy.giveBack of EventStoreClass %s",
+			name, owner, owner.UID, clusterText(owner), p.store.Namespace, p.store.Name, p.class.Name)
+	case standing == stream.Unknown:
+		return p.checkCanAsk(ctx, name)
+	}
+	return p.confirmSelf(ctx)
+}
+
+func (p *pass) notGivenBack(owner stream.Owner, name string) error {
+	return stream.Stalled(v1alpha1.ReasonNotGivenBack,
+		"stream %s belongs to EventStore %s with the uid %s of another namespace of that name or of another cluster (its namespace has the uid %q and its cluster %q; here they are %s and %s), and is not touched: give this EventStore another name; or, if it is the same store, let the platform add {namespace: %s, name: %s} to spec.tenancy.giveBack of EventStoreClass %s",
+		name, owner, owner.UID, owner.Home.Namespace, owner.Home.Cluster, p.home.Namespace, p.home.Cluster, p.store.Namespace, p.store.Name, p.class.Name)
+}
+
+// checkCanAsk: the platform gives a stream away whose owner nobody knows. That
+// nobody knows it counts only where operators hear each other at all: two of them
+// that do not would take it from each other for ever.
+func (p *pass) checkCanAsk(ctx context.Context, name string) error {
+	can, err := p.conn.CanAsk(ctx, p.self())
 	if err != nil {
 		return p.lostConnection(err)
 	}
-	if !exists {
-		return nil
+	if can {
+		return p.confirmSelf(ctx)
 	}
-	return stream.Stalled(v1alpha1.ReasonConflict,
-		"stream %s belongs to EventStore %s with the uid %s of another cluster, whose operator is at work, and is not touched: delete that one with deletionPolicy Retain to move the stream here, or give this EventStore another name or spec.namespace",
-		name, owner, owner.UID)
+	return stream.Stalled(v1alpha1.ReasonPermissionDenied,
+		"stream %s is given back by EventStoreClass %s, and the operator cannot ask those of other clusters whether its EventStore still exists: it does not hear its own question on aether.owner.*: give the account of the class the permissions that the documentation of EventStoreClass lists", name, p.class.Name)
+}
+
+// confirmSelf reads past the cache before a stream gets another owner: an EventStore
+// or a namespace of an earlier time may still be there.
+func (p *pass) confirmSelf(ctx context.Context) error {
+	current := &v1alpha1.EventStore{}
+	key := client.ObjectKeyFromObject(p.store)
+	if err := p.uncached.Get(ctx, key, current); err != nil {
+		return fmt.Errorf("read EventStore %s: %w", key, err)
+	}
+	home, err := p.homes.now(ctx, p.store.Namespace)
+	if err != nil {
+		return err
+	}
+	if current.UID != p.store.UID || home != p.home {
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("eventstores").GroupResource(), p.store.Name, errors.New("the cache is behind"))
+	}
+	return nil
+}
+
+// standingOf is what is known of an EventStore, here or in another cluster.
+func (p *pass) standingOf(ctx context.Context, owner stream.Owner) (stream.Standing, error) {
+	standing, err := p.homes.standing(ctx, p.stores, owner)
+	if err != nil || standing != stream.Unknown || owner.Home.Cluster == p.home.Cluster {
+		return standing, err
+	}
+	if standing, err = p.conn.StandingOf(ctx, owner); err != nil {
+		return standing, p.lostConnection(err)
+	}
+	return standing, nil
 }
 
 // checkSchema leaves what a newer operator made alone.
@@ -84,32 +196,43 @@ func (p *pass) tellTaken(reason, action, format string, args ...any) {
 	}
 }
 
-// checkEldest lets only the oldest of the stores that name a stream create it.
+// checkEldest lets only the oldest of the stores that name a stream create it. One
+// that the class does not let name it does not count.
 func (p *pass) checkEldest(ctx context.Context) error {
 	rivals := slices.DeleteFunc(p.stores.ofStream(p.store.EventsStreamName()), func(s *v1alpha1.EventStore) bool {
 		class := classInUse(s)
-		return class != "" && class != p.class.Name
+		return class != "" && class != p.class.Name ||
+			!ownsName(s) && p.class.Spec.Tenancy.EventNamespaces != v1alpha1.EventNamespacesAny && len(s.Status.Streams) == 0
 	})
 	eldest := stream.Eldest(rivals)
 	if eldest == nil || eldest.UID == p.store.UID {
 		return nil
 	}
-	return p.conflict(ctx, stream.OwnerOf(eldest), "the name "+p.store.EventsStreamName()+" of the stream is taken by")
+	return p.conflict(ctx, stream.OwnerOf(eldest, stream.Home{Cluster: p.home.Cluster}), "the name "+p.store.EventsStreamName()+" of the stream is taken by")
 }
 
 func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) error {
-	state := ""
-	if !p.stores.exists(owner.UID) {
-		elsewhere, err := p.conn.Exists(ctx, owner.UID)
-		switch {
-		case err != nil:
-			return p.lostConnection(err)
-		case elsewhere:
-			state = " of another cluster"
-		default:
-			state = " (which does not exist any more; applied again it takes its streams back)"
+	standing, err := p.standingOf(ctx, owner)
+	if err != nil {
+		return err
+	}
+	state, wayOut := "", "give this EventStore another name or spec.namespace"
+	switch {
+	case standing == stream.Gone:
+		state = " (which does not exist any more; applied again it takes its streams back)"
+		wayOut += fmt.Sprintf("; or let the platform add {namespace: %s, name: %s} to spec.tenancy.giveBack of EventStoreClass %s", p.store.Namespace, p.store.Name, p.class.Name)
+	case owner.Home.Cluster != p.home.Cluster:
+		state = " with the uid " + string(owner.UID) + " of " + clusterText(owner)
+		if standing == stream.Exists {
+			state += ", where it exists"
 		}
 	}
-	return stream.Stalled(v1alpha1.ReasonConflict,
-		"%s EventStore %s%s, and is not touched: give this EventStore another name or spec.namespace", what, owner, state)
+	return stream.Stalled(v1alpha1.ReasonConflict, "%s EventStore %s%s, and is not touched: %s", what, owner, state, wayOut)
+}
+
+func clusterText(owner stream.Owner) string {
+	if owner.Home.Cluster == "" {
+		return "a cluster that the stream does not name"
+	}
+	return fmt.Sprintf("another cluster (%s)", owner.Home.Cluster)
 }

@@ -48,7 +48,10 @@ func (p *pass) look(ctx context.Context) error {
 		}
 	}
 	var err error
-	p.wanted, err = stream.Desired(p.store, defaultsFor(p.class, p.live[0]))
+	if p.home, err = p.homes.of(ctx, p.store.Namespace); err != nil {
+		return err
+	}
+	p.wanted, err = stream.Desired(p.store, p.home, defaultsFor(p.class, p.live[0]))
 	return err
 }
 
@@ -74,8 +77,8 @@ func defaultsFor(class *v1alpha1.EventStoreClass, live *liveStream) v1alpha1.Def
 }
 
 // wantedOf is what a store asks for, nil where that cannot be.
-func wantedOf(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, live []*liveStream) []stream.Wanted {
-	wanted, err := stream.Desired(store, defaultsFor(class, live[0]))
+func wantedOf(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.EventStoreClass, live []*liveStream) []stream.Wanted {
+	wanted, err := stream.Desired(store, home, defaultsFor(class, live[0]))
 	if err != nil {
 		return nil
 	}
@@ -83,7 +86,7 @@ func wantedOf(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, live 
 }
 
 // isSettled says whether the streams of a store are just as they should be.
-func isSettled(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, wanted []stream.Wanted, live []*liveStream, memory *stream.Memory) bool {
+func isSettled(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.EventStoreClass, wanted []stream.Wanted, live []*liveStream, memory *stream.Memory) bool {
 	if wanted == nil || slices.Contains(live, nil) {
 		return false
 	}
@@ -91,7 +94,7 @@ func isSettled(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, want
 	for i, w := range wanted {
 		seen := seenOf(store, class, memory, w.Role)
 		current, _ := stream.ReplicasCurrent(live[i])
-		if !current || stream.OwnershipOf(stream.OwnerOf(store), live[i], seen) != stream.Ours ||
+		if !current || stream.OwnershipOf(stream.OwnerOf(store, home), live[i], seen) != stream.Ours ||
 			stream.LossOf(seen, live[i], now) != nil || !stream.NewPlan(w, live[i], now).Settled() {
 			return false
 		}
@@ -102,7 +105,7 @@ func isSettled(store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass, want
 // lostConnection tells of a connection that was lost after it was found.
 func (p *pass) lostConnection(err error) error {
 	fault, ok := stream.AsFault(err)
-	if ok && slices.Contains([]string{v1alpha1.ReasonUnreachable, v1alpha1.ReasonJetStreamUnavailable, v1alpha1.ReasonPermissionDenied}, fault.Reason) {
+	if ok && slices.Contains([]string{v1alpha1.ReasonUnreachable, v1alpha1.ReasonJetStreamUnavailable, v1alpha1.ReasonNoQuorum, v1alpha1.ReasonPermissionDenied}, fault.Reason) {
 		return p.disconnected(err)
 	}
 	return err
@@ -445,7 +448,12 @@ func (p *pass) checkReplicas() error {
 			"Every replica of both streams is current")
 		return nil
 	}
-	fault := stream.Waiting(v1alpha1.ReasonReplicasCatchingUp, "%w", errors.New(strings.Join(behind, "; ")))
+	reason := v1alpha1.ReasonReplicasCatchingUp
+	if slices.ContainsFunc(p.live, stream.Leaderless) {
+		reason = v1alpha1.ReasonNoQuorum
+		behind = append(behind, "a majority of the servers that hold its replicas is not there, and nothing can be saved until they run again")
+	}
+	fault := stream.Waiting(reason, "%w", errors.New(strings.Join(behind, "; ")))
 	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionReplicasCurrent, metav1.ConditionFalse, fault.Reason, fault.Error())
 	return fault
 }

@@ -40,7 +40,7 @@ var _ = Describe("An EventStore", func() {
 		Expect(events).To(Equal(jetstream.StreamConfig{
 			Name: name, Subjects: []string{name + ".events.>"},
 			Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage, Compression: jetstream.S2Compression,
-			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1,
+			MaxConsumers: 100_000, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1,
 			MaxAge: 365 * 24 * time.Hour, Duplicates: 2 * time.Minute, Replicas: int(replicas),
 			AllowDirect: true, AllowAtomicPublish: true,
 			RePublish: &jetstream.RePublish{Source: name + ".events.>", Destination: name + ".stored.>", HeadersOnly: true},
@@ -52,7 +52,7 @@ var _ = Describe("An EventStore", func() {
 		Expect(snapshots).To(Equal(jetstream.StreamConfig{
 			Name: name + "_snapshots", Subjects: []string{name + ".snapshots.>"},
 			Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage, Compression: jetstream.S2Compression,
-			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: 1, MaxMsgSize: -1,
+			MaxConsumers: 100_000, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: 1, MaxMsgSize: -1,
 			Duplicates: 2 * time.Minute, Replicas: int(replicas), AllowDirect: true,
 		}))
 
@@ -75,7 +75,7 @@ var _ = Describe("An EventStore", func() {
 	}, systems)
 
 	It("takes its streams' name from spec.namespace", func(ctx context.Context) {
-		class := newClass(ctx, single.URLs())
+		class := newClass(ctx, single.URLs(), anyEventNamespace)
 		eventNamespace := unique("events")
 		store := create(ctx, newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) { s.Spec.Namespace = eventNamespace }))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())

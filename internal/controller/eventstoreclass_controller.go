@@ -3,7 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
-	"math"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -105,21 +105,57 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 	if err != nil {
 		return err
 	}
+	class.Status.ServerVersion = conn.ServerVersion()
+	denied := conn.CheckPermissions(ctx)
 	account, err := conn.Account(ctx)
 	if err != nil {
-		return err
+		return joined(denied, err)
 	}
-	peers, err := conn.Peers(ctx, math.MaxInt)
+	servers, err := conn.Servers(ctx)
 	if err != nil {
-		return err
+		return joined(denied, err)
 	}
-	class.Status.ServerVersion = conn.ServerVersion()
 	class.Status.APILevel = int32(account.APILevel)
-	class.Status.Peers = int32(peers)
-	if err := r.callouts.check(ctx, class); err != nil {
-		return err
+	class.Status.Peers = int32(len(servers))
+	class.Status.Servers = serverStatus(servers)
+	// None of them waits for another: stores are looked at also while no pod can
+	// connect.
+	return joined(
+		stream.CheckVersions(servers, account.APILevel),
+		denied,
+		account.CheckStorage(),
+		r.sweeper.sweep(ctx, class, conn),
+		r.callouts.check(ctx, class),
+	)
+}
+
+// maxServers is how many servers a status has, of clusters of which few have ten.
+const maxServers = 64
+
+func serverStatus(servers []stream.Server) []v1alpha1.ServerStatus {
+	var statuses []v1alpha1.ServerStatus
+	for _, server := range servers {
+		known := slices.ContainsFunc(statuses, func(s v1alpha1.ServerStatus) bool { return s.Name == server.Name })
+		if !known && len(statuses) < maxServers {
+			statuses = append(statuses, v1alpha1.ServerStatus{Name: server.Name, Version: server.Version})
+		}
 	}
-	return r.sweeper.sweep(ctx, class, conn)
+	return statuses
+}
+
+// joined is all errors in one text; the first says how they are handled.
+func joined(errs ...error) error {
+	var all error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case all == nil:
+			all = err
+		default:
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
 }
 
 // report is the only writer of the status of a class.
@@ -130,8 +166,12 @@ func (r *EventStoreClassReconciler) report(ctx context.Context, before, class *v
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	fault, known := stream.AsFault(err)
-	if err != nil && !known {
+	switch {
+	case err != nil && !known:
 		fault = stream.Retrying(v1alpha1.ReasonProgressingWithRetry, "%w", err)
+	case known:
+		// There may be more to tell than the fault that decides.
+		fault = &stream.Fault{Handling: fault.Handling, Reason: fault.Reason, Err: err}
 	}
 	setOutcome(&class.Status.Conditions, fault, "JetStream answers")
 	finishConditions(class.Status.Conditions, class.Generation)

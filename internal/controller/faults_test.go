@@ -148,6 +148,27 @@ var _ = Describe("A fault", func() {
 		store := create(ctx, newStore(ns, class.Name))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(
 			beStalled(v1alpha1.ReasonPermissionDenied), sayWhy(ContainSubstring("$JS.API.STREAM.CREATE."+store.EventsStreamName()))))
+		By("looking at the class, which says what to add")
+		Eventually(readClass(ctx, class)).WithContext(ctx).Should(And(
+			beStalled(v1alpha1.ReasonPermissionDenied), sayWhy(And(ContainSubstring("may not publish to $JS.API.STREAM.CREATE.*: give it"), ContainSubstring("section Credentials")))))
+	})
+
+	It("of permissions: what is told only to who listens, or who answers others", func(ctx context.Context) {
+		servers := startNATS(1, func(o *server.Options) {
+			o.Users = []*server.User{{Username: "u", Password: "p", Permissions: &server.Permissions{
+				Publish:   &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.LIST", "aether.owner.*"}},
+				Subscribe: &server.SubjectPermission{Deny: []string{"aether.owner.*"}},
+			}}}
+		})
+		ns := newNamespace(ctx)
+		secret := newSecret(ctx, ns, map[string]string{"username": "u", "password": "p"})
+		class := newClass(ctx, servers.URLs(), withCredentials(ns, secret.Name))
+		store := create(ctx, newStore(ns, class.Name))
+		Eventually(readClass(ctx, class)).WithContext(ctx).Should(And(
+			beStalled(v1alpha1.ReasonPermissionDenied),
+			sayWhy(ContainSubstring("may not publish to $JS.API.STREAM.LIST, aether.owner.* and not subscribe to aether.owner.*: give it"))))
+		// What needs none of them goes on.
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
 	})
 
 	It("of permissions is none with those that the documentation lists", func(ctx context.Context) {

@@ -223,7 +223,7 @@ var _ = Describe("What the operator may do", func() {
 
 	It("is to adopt a stream that has no owner, where it is told to", func(ctx context.Context) {
 		api := js(single)
-		store := newStore(newNamespace(ctx), newClass(ctx, single.URLs()).Name, func(s *v1alpha1.EventStore) { s.Spec.AdoptionPolicy = v1alpha1.AdoptionAdopt })
+		store := newStore(newNamespace(ctx), newClass(ctx, single.URLs(), anyEventNamespace, allowAdoption).Name, func(s *v1alpha1.EventStore) { s.Spec.AdoptionPolicy = v1alpha1.AdoptionAdopt })
 		_, err := api.CreateStream(ctx, jetstream.StreamConfig{
 			Name: store.EventsStreamName(), Subjects: []string{store.EventsStreamName() + ".events.>"}, Metadata: map[string]string{"team": "sales"},
 		})

@@ -25,7 +25,7 @@ var _ = Describe("Whose a stream is", func() {
 	var class *v1alpha1.EventStoreClass
 	var api jetstream.JetStream
 	BeforeEach(func(ctx context.Context) {
-		class = newClass(ctx, single.URLs())
+		class = newClass(ctx, single.URLs(), anyEventNamespace)
 		api = js(single)
 	})
 	deletes := func(s *v1alpha1.EventStore) { s.Spec.DeletionPolicy = v1alpha1.DeletionPolicyDelete }

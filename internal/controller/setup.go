@@ -138,6 +138,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	}
 	forStores, forClasses := make(notices, noticeBuffer), make(notices, classBuffer)
 	counts := newMetrics()
+	homes := homes{cached: mgr.GetClient(), uncached: mgr.GetAPIReader()}
 	var sweeps *sweeper
 	connections := stream.NewConnections(func(n stream.Notice) {
 		if n.Stream == "" {
@@ -145,10 +146,14 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 			forClasses.send(n)
 		}
 		forStores.send(n)
-	}, counts.measureRequest, index.exists)
-	connect := connector{uncached: mgr.GetAPIReader(), connections: connections}
+	}, counts.measureRequest, func(ctx context.Context, owner stream.Owner) stream.Standing {
+		// What could not be found out is Unknown, and counts as there.
+		standing, _ := homes.standing(ctx, index, owner)
+		return standing
+	})
+	connect := connector{cached: mgr.GetClient(), uncached: mgr.GetAPIReader(), connections: connections}
 	memory := stream.NewMemory()
-	sweeps = newSweeper(connect, index, memory, options.ResyncInterval/2, forStores.send)
+	sweeps = newSweeper(connect, index, homes, memory, options.ResyncInterval/2, forStores.send)
 	callouts := &callouts{
 		connector: connect, client: mgr.GetClient(), stores: index, recorder: mgr.GetEventRecorder("aether-operator"),
 		changed: func(class string) { forClasses.send(stream.Notice{Class: class}) }, classes: map[string]*callout{},
@@ -156,7 +161,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	stores := &EventStoreReconciler{
 		Client: mgr.GetClient(), connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		stores: index, sweeper: sweeps, memory: memory, metrics: counts, contests: newContests(),
+		stores: index, sweeper: sweeps, memory: memory, metrics: counts, contests: newContests(), homes: homes,
 	}
 	classes := &EventStoreClassReconciler{
 		Client: mgr.GetClient(), connector: connect,

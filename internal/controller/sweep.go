@@ -20,6 +20,7 @@ import (
 type sweeper struct {
 	connector
 	stores storeIndex
+	homes  homes
 	memory *stream.Memory
 	// every is how long after a sweep the next one is made, at least.
 	every time.Duration
@@ -62,8 +63,8 @@ const (
 	sweepAge = 30 * time.Second
 )
 
-func newSweeper(c connector, stores storeIndex, memory *stream.Memory, every time.Duration, wake func(stream.Notice)) *sweeper {
-	return &sweeper{connector: c, stores: stores, memory: memory, every: every, wake: wake, classes: map[string]*sweptClass{}}
+func newSweeper(c connector, stores storeIndex, homes homes, memory *stream.Memory, every time.Duration, wake func(stream.Notice)) *sweeper {
+	return &sweeper{connector: c, stores: stores, homes: homes, memory: memory, every: every, wake: wake, classes: map[string]*sweptClass{}}
 }
 
 // of is what is known of a class; its fields are guarded by s.mu.
@@ -150,7 +151,9 @@ func (s *sweeper) expire(class string) {
 // look lists all streams and judges the stores that have settled.
 func (s *sweeper) look(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn) error {
 	looked := &lookAt{sweeper: s, class: class, started: time.Now(), waiting: map[string]*pair{}, settled: map[types.UID]settledStore{}}
-	looked.prepare()
+	looked.prepare(ctx)
+	// The status of a store whose pass began before has been written, and says its class.
+	conn.KeepFirstEvents(looked.kept, looked.started.Add(-passTimeout-reportTimeout))
 	if err := conn.List(ctx, looked.found); err != nil {
 		return err
 	}
@@ -175,22 +178,31 @@ type lookAt struct {
 // pair is a store and its streams, as far as they were found.
 type pair struct {
 	store *v1alpha1.EventStore
+	home  stream.Home
 	live  [2]*liveStream
 }
 
 // prepare finds the stores to judge. One that has not settled looks for itself.
-func (l *lookAt) prepare() {
+func (l *lookAt) prepare(ctx context.Context) {
 	stores := l.stores.ofClass(l.class.Name)
 	l.mu.Lock()
 	swept := l.of(l.class.Name)
 	swept.sweeps++
+	// What was told until now is forgotten as the listing begins, and what the sweep
+	// before has seen counts only together with it.
+	swept.settled = nil
 	l.anyChange = swept.sweeps%figuresEvery == 0
 	l.mu.Unlock()
 	l.kept = make(map[string]bool, 2*len(stores))
+	homes := map[string]stream.Home{}
 	for _, store := range stores {
 		l.kept[store.EventsStreamName()], l.kept[store.SnapshotsStreamName()] = true, true
 		if hasSettled(store) {
-			l.waiting[store.EventsStreamName()] = &pair{store: store}
+			if _, known := homes[store.Namespace]; !known {
+				// When it fails the streams seem to be another's, and the store looks for itself.
+				homes[store.Namespace], _ = l.homes.of(ctx, store.Namespace)
+			}
+			l.waiting[store.EventsStreamName()] = &pair{store: store, home: homes[store.Namespace]}
 		}
 	}
 }
@@ -250,8 +262,8 @@ func (l *lookAt) end() {
 
 // wantsLook says whether something is to be done or told.
 func (l *lookAt) wantsLook(p *pair) bool {
-	wanted := wantedOf(p.store, l.class, p.live[:])
-	if !isSettled(p.store, l.class, wanted, p.live[:], l.memory) {
+	wanted := wantedOf(p.store, p.home, l.class, p.live[:])
+	if !isSettled(p.store, p.home, l.class, wanted, p.live[:], l.memory) {
 		return true
 	}
 	for i, w := range wanted {

@@ -73,7 +73,7 @@ func (s *sessions) find(id string) (*session, error) {
 	if found := s.open[id]; found != nil {
 		return found, nil
 	}
-	return nil, fmt.Errorf("%w: %q: the stream of SubscribeDurable has ended, or never began: join again", errNoSession, id)
+	return nil, fmt.Errorf("%w: %.100q: the stream of SubscribeDurable has ended, or never began: join again", errNoSession, id)
 }
 
 func (s *session) begin() { s.start.Do(func() { close(s.started) }) }
@@ -262,6 +262,9 @@ func (s *service) NegativeAcknowledge(ctx context.Context, request *eventstorev1
 	}
 	delay, err := request.ToDelay()
 	if err != nil {
+		return nil, err
+	}
+	if err := notNegative("delay", int64(delay)); err != nil {
 		return nil, err
 	}
 	if err := session.settled(request.GetSequence(), session.member.Nak(ctx, request.GetSequence(), delay, request.GetReason())); err != nil {

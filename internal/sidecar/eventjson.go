@@ -120,7 +120,7 @@ func decodeEvents(body []byte) ([]eventstore.Event, map[string]eventstore.Expect
 	for i, document := range documents {
 		event, given, err := decodeEvent(document)
 		if err == nil && given != nil && seen[event.ActorID] {
-			err = invalid("expectedVersion", "is given after an earlier event of actor %q: only the first of them may carry it", event.ActorID)
+			err = invalid("expectedVersion", "is given after an earlier event of actor %.100q: only the first of them may carry it", event.ActorID)
 		}
 		if err != nil {
 			return nil, nil, atIndex(err, i, len(documents))
@@ -169,7 +169,7 @@ func decodeEvent(document json.RawMessage) (event eventstore.Event, expected *ev
 		}
 	}
 	if payload.isJSON && !eventstore.IsJSON(event.ContentType) {
-		return event, nil, invalid("data", "is JSON, and contentType is %q: give dataBase64 instead", event.ContentType)
+		return event, nil, invalid("data", "is JSON, and contentType is %.100q: give dataBase64 instead", event.ContentType)
 	}
 	event.Data = payload.data
 	return event, expected, nil
@@ -260,7 +260,7 @@ func decodeSnapshot(body []byte, actorID string) (eventstore.Snapshot, error) {
 		case m.name == "actorId":
 			var named string
 			if named, err = decodeString(m.name, m.value); err == nil && named != actorID {
-				err = invalid(m.name, "is %q, and the path names %q: give the same, or leave it out", named, actorID)
+				err = invalid(m.name, "is %.100q, and the path names %.100q: give the same, or leave it out", named, actorID)
 			}
 		}
 		if err != nil {

@@ -79,6 +79,9 @@ func expectFromQuery(c *call, events []eventstore.Event, expected map[string]eve
 
 // readBody reads the body as a whole, up to the limit.
 func (s *Server) readBody(c *call) ([]byte, error) {
+	if encoding := c.r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, &requestError{field: "Content-Encoding", reason: fmt.Sprintf("is %.100q: send the body as it is", encoding), status: http.StatusUnsupportedMediaType}
+	}
 	control := http.NewResponseController(c.w)
 	// A connection that takes no deadlines has none to keep, as in a test.
 	_ = control.SetReadDeadline(time.Now().Add(s.readTimeout))
@@ -131,6 +134,10 @@ func (s *Server) getEvents(c *call) error {
 func (s *Server) streamEvents(c *call, fromVersion int64) error {
 	ctx, cancel := s.streamContext(c.r.Context())
 	defer cancel()
+	if c.r.Method == http.MethodHead {
+		c.w.Header().Set("Content-Type", "application/x-ndjson")
+		return nil
+	}
 	begun := false
 	write := func(document any) {
 		if !begun {
@@ -211,30 +218,31 @@ func intParameter(c *call, name string, fallback, least, most int64) (int64, err
 	}
 	n, err := strconv.ParseInt(c.query.Get(name), 10, 64)
 	if err != nil || n < least || n > most {
-		return 0, &requestError{field: name, reason: fmt.Sprintf("is %q: give a number from %d to %d", c.query.Get(name), least, most)}
+		return 0, &requestError{field: name, reason: fmt.Sprintf("is %.100q: give a number from %d to %d", c.query.Get(name), least, most)}
 	}
 	return n, nil
 }
 
-// accepts says whether the Accept header of a request lists a media type, or
-// with wildcards one that stands for it.
-func accepts(r *http.Request, mediaType string, wildcards bool) bool {
+// accepts says whether the Accept header of a request lists a media type, or one
+// that stands for it; all are where there is none.
+func accepts(r *http.Request, mediaType string) bool {
 	kind, _, _ := strings.Cut(mediaType, "/")
-	header := strings.Join(r.Header.Values("Accept"), ",")
-	if strings.TrimSpace(header) == "" {
-		return wildcards
-	}
-	for _, accepted := range strings.Split(header, ",") {
+	return strings.TrimSpace(strings.Join(r.Header.Values("Accept"), ",")) == "" ||
+		quality(r, mediaType) > 0 || quality(r, kind+"/*") > 0 || quality(r, "*/*") > 0
+}
+
+// quality is the weight of a media type in the Accept header of a request, from 0 to
+// 1, and 0 where it is not listed itself (RFC 9110, section 12.5.1).
+func quality(r *http.Request, mediaType string) float64 {
+	for _, accepted := range strings.Split(strings.Join(r.Header.Values("Accept"), ","), ",") {
 		name, parameters, err := mime.ParseMediaType(accepted)
-		if err != nil {
+		if err != nil || name != mediaType {
 			continue
 		}
-		if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil && q == 0 {
-			continue
+		if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil {
+			return q
 		}
-		if name == mediaType || wildcards && (name == "*/*" || name == kind+"/*") {
-			return true
-		}
+		return 1
 	}
-	return false
+	return 0
 }

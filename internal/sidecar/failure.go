@@ -49,7 +49,7 @@ type unknownStoreError struct {
 }
 
 func (e *unknownStoreError) Error() string {
-	return fmt.Sprintf("store %q is not served here: the stores are %s", e.name, strings.Join(e.served, ", "))
+	return fmt.Sprintf("store %.100q is not served here: the stores are %s", e.name, strings.Join(e.served, ", "))
 }
 
 // requestError: a parameter of the request breaks a rule.
@@ -72,13 +72,14 @@ type routeError struct {
 
 func (e *routeError) Error() string {
 	if len(e.allowed) > 0 {
-		return fmt.Sprintf("%s takes %s, not %s", e.path, strings.Join(e.allowed, ", "), e.method)
+		return fmt.Sprintf("%.100s takes %s, not %.100s", e.path, strings.Join(e.allowed, ", "), e.method)
 	}
-	return fmt.Sprintf("there is nothing at %s: /openapi.yaml lists what there is", e.path)
+	return fmt.Sprintf("there is nothing at %.100s: /openapi.yaml lists what there is", e.path)
 }
 
 // sentinels are the errors without members, in the order in which they decide:
-// an outcome that is not known stays so, whatever else the error is.
+// an outcome that is not known stays so, whatever else the error is. Clients of gRPC
+// try again on UNAVAILABLE and RESOURCE_EXHAUSTED, so only what may pass has those.
 var sentinels = []struct {
 	err    error
 	status int
@@ -92,9 +93,9 @@ var sentinels = []struct {
 	{errNoSession, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSession, "No session"},
 	{errNoDurables, http.StatusNotImplemented, connect.CodeUnimplemented, eventstorev1.CodeNoDurables, "No durable subscriptions"},
 	{eventstore.ErrNotInHand, http.StatusConflict, connect.CodeFailedPrecondition, eventstorev1.CodeNotInHand, "Not in hand"},
-	{eventstore.ErrTooManyParked, http.StatusInsufficientStorage, connect.CodeResourceExhausted, eventstorev1.CodeTooManyParked, "Too many parked"},
-	{eventstore.ErrTooLarge, http.StatusRequestEntityTooLarge, connect.CodeResourceExhausted, eventstorev1.CodeTooLarge, "Too large"},
-	{eventstore.ErrStoreFull, http.StatusInsufficientStorage, connect.CodeResourceExhausted, eventstorev1.CodeStoreFull, "Store full"},
+	{eventstore.ErrTooManyParked, http.StatusInsufficientStorage, connect.CodeFailedPrecondition, eventstorev1.CodeTooManyParked, "Too many parked"},
+	{eventstore.ErrTooLarge, http.StatusRequestEntityTooLarge, connect.CodeInvalidArgument, eventstorev1.CodeTooLarge, "Too large"},
+	{eventstore.ErrStoreFull, http.StatusInsufficientStorage, connect.CodeFailedPrecondition, eventstorev1.CodeStoreFull, "Store full"},
 	{eventstore.ErrPermissionDenied, http.StatusForbidden, connect.CodePermissionDenied, eventstorev1.CodePermissionDenied, "Permission denied"},
 	{eventstore.ErrUnavailable, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
 	{errTooManyRequests, http.StatusTooManyRequests, connect.CodeResourceExhausted, eventstorev1.CodeTooManyRequests, "Too many requests"},

@@ -15,12 +15,16 @@ import (
 // followEvents answers with server-sent events, until the client goes, the
 // server stops or the subscription fails.
 func (s *Server) followEvents(c *call) error {
-	if !accepts(c.r, "text/event-stream", true) {
+	if !accepts(c.r, "text/event-stream") {
 		return &requestError{field: "Accept", reason: "is not text/event-stream, which is all that events are followed in", status: http.StatusNotAcceptable}
 	}
 	opts, err := followOptions(c)
 	if err != nil {
 		return err
+	}
+	if c.r.Method == http.MethodHead {
+		c.w.Header().Set("Content-Type", "text/event-stream")
+		return opts.Validate()
 	}
 	subscription, err := s.subscribe(c.r.Context(), c.store, opts)
 	if err != nil {
@@ -64,20 +68,20 @@ func followOptions(c *call) (eventstore.SubscribeOptions, error) {
 	default:
 		sequence, err := strconv.ParseUint(from, 10, 64)
 		if err != nil {
-			return opts, &requestError{field: "fromSequence", reason: fmt.Sprintf("is %q: give a number from 0, or now", from)}
+			return opts, &requestError{field: "fromSequence", reason: fmt.Sprintf("is %.100q: give a number from 0, or now", from)}
 		}
 		opts.FromSequence = sequence
 	}
-	if at := c.query.Get("fromTime"); at != "" {
-		var err error
-		if opts.FromTime, err = time.Parse(time.RFC3339Nano, at); err != nil {
-			return opts, &requestError{field: "fromTime", reason: fmt.Sprintf("is %q: give a time as 2026-01-31T12:00:00Z", at)}
+	if c.query.Has("fromTime") {
+		var reason string
+		if opts.FromTime, reason = parseTime(c.query.Get("fromTime")); reason != "" {
+			return opts, &requestError{field: "fromTime", reason: reason}
 		}
 	}
 	if last := c.r.Header.Get("Last-Event-ID"); last != "" {
 		sequence, err := strconv.ParseUint(last, 10, 63)
 		if err != nil {
-			return opts, &requestError{field: "Last-Event-ID", reason: fmt.Sprintf("is %q: give the id of an event of this stream", last)}
+			return opts, &requestError{field: "Last-Event-ID", reason: fmt.Sprintf("is %.100q: give the id of an event of this stream", last)}
 		}
 		opts.FromNow, opts.FromTime, opts.FromSequence = false, time.Time{}, sequence+1
 	}

@@ -17,7 +17,7 @@ import (
 type originError struct{ header, value, flag string }
 
 func (e *originError) Error() string {
-	return fmt.Sprintf("%s %q is not served: this is for programs and pages on this machine; a sidecar that shall serve it is started with %s",
+	return fmt.Sprintf("%s %.100q is not served: this is for programs and pages on this machine; a sidecar that shall serve it is started with %s",
 		e.header, e.value, e.flag)
 }
 

@@ -107,7 +107,7 @@ type healthChecker struct{ server *Server }
 // Check answers for the process and for its one service.
 func (h *healthChecker) Check(ctx context.Context, request *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
 	if request.Service != "" && request.Service != eventstorev1connect.EventStoreServiceName {
-		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("service %q is not served here", request.Service))
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("service %.100q is not served here", request.Service))
 	}
 	if h.server.ready(ctx) != nil {
 		return &grpchealth.CheckResponse{Status: grpchealth.StatusNotServing}, nil

@@ -167,7 +167,16 @@ func TestRefusedRequests(t *testing.T) {
 		{"POST " + ordersEvents, event(`,"version":-1`), 400, "invalid_event", "version"},
 		{"POST " + ordersEvents, event(`,"version":9223372036854775808`), 400, "invalid_event", "version"},
 		{"POST " + ordersEvents, event(`,"sequence":"1"`), 400, "invalid_event", "sequence"},
+		{"POST " + ordersEvents, event(`,"version":9007199254740992`), 400, "invalid_event", "version"},
 		{"POST " + ordersEvents, event(`,"timestamp":"yesterday"`), 400, "invalid_event", "timestamp"},
+		{"POST " + ordersEvents, event(`,"timestamp":"9999-12-31T23:59:59-01:00"`), 400, "invalid_event", "timestamp"},
+		{"POST " + ordersEvents, event(`,"timestamp":"0000-06-01T00:00:00Z"`), 400, "invalid_event", "timestamp"},
+		{"POST " + ordersEvents, event(`,"timestamp":"0001-01-01T00:00:00Z"`), 400, "invalid_event", "timestamp"},
+		{"POST " + ordersEvents, event(`,"timestamp":"0001-01-01T00:00:00+14:00"`), 400, "invalid_event", "timestamp"},
+		{"POST " + ordersEvents, event(`,"timestamp":"2026-01-02T12:00:00,5Z"`), 400, "invalid_event", "timestamp"},
+		{"POST " + ordersEvents, event(`,"timestamp":"2026-01-02T1:00:00Z"`), 400, "invalid_event", "timestamp"},
+		{"POST " + ordersEvents, event(`,"timestamp":"2026-01-02T12:00:00.1234567891Z"`), 400, "invalid_event", "timestamp"},
+		{"POST " + ordersEvents, event(`,"timestamp":"2026-13-02T12:00:00Z"`), 400, "invalid_event", "timestamp"},
 		{"POST " + ordersEvents, event(`,"metadata":{"a":1}`), 400, "invalid_event", "metadata.a"},
 		{"POST " + ordersEvents, event(`,"metadata":{"a":"1","a":"2"}`), 400, "invalid_event", "metadata.a"},
 		{"POST " + ordersEvents, event(`,"metadata":{"A":"1"}`), 400, "invalid_event", "metadata.A"},
@@ -205,9 +214,17 @@ func TestRefusedRequests(t *testing.T) {
 		{"GET " + order1 + "/events?limit=%zz", "", 400, "invalid_request", "query"},
 		{"GET " + order1 + "/version?x=1", "", 400, "invalid_request", "x"},
 		{"GET " + ordersEvents + "?fromSequence=first", "", 400, "invalid_request", "fromSequence"},
+		{"GET " + ordersEvents + "?fromTime=", "", 400, "invalid_request", "fromTime"},
+		{"GET " + ordersEvents + "?fromTime=0001-01-01T00:00:00Z", "", 400, "invalid_request", "fromTime"},
+		{"GET " + ordersEvents + "?fromTime=9999-12-31T23:59:59-12:00", "", 400, "invalid_event", "fromTime"},
+		{"GET " + ordersEvents + "?actorType=a-b", "", 400, "invalid_event", "actorType"},
+		{"GET " + ordersEvents + "?actorType=" + strings.Repeat("a", 4000), "", 400, "invalid_event", "actorType"},
+		{"GET " + ordersEvents + "?eventType=" + strings.Repeat("a", 4000), "", 400, "invalid_event", "eventType"},
 
 		{"PUT " + order1 + "/snapshot", `{"data":1}`, 400, "invalid_event", "version"},
 		{"PUT " + order1 + "/snapshot", `{"version":0}`, 400, "invalid_event", "version"},
+		{"PUT " + order1 + "/snapshot", `{"version":9007199254740992}`, 400, "invalid_event", "version"},
+		{"PUT " + order1 + "/snapshot", `{"version":1,"timestamp":"9999-12-31T23:59:59-01:00"}`, 400, "invalid_event", "timestamp"},
 		{"PUT " + order1 + "/snapshot", `{"version":1,"state":1}`, 400, "invalid_event", "state"},
 		{"PUT " + order1 + "/snapshot", `{"version":1,"actorId":"order-2"}`, 400, "invalid_event", "actorId"},
 		{"PUT " + order1 + "/snapshot", `[]`, 400, "invalid_event", "body"},
@@ -219,7 +236,7 @@ func TestRefusedRequests(t *testing.T) {
 		})
 	}
 	r.wantJSON(r.do("GET /v1/stores/orders/actors/order-9/version", "").body, `{"actorId":"order-9","version":0}`)
-	if allow := r.do("DELETE "+ordersEvents, "").header.Get("Allow"); allow != "GET, POST" {
+	if allow := r.do("DELETE "+ordersEvents, "").header.Get("Allow"); allow != "GET, HEAD, POST" {
 		t.Errorf("Allow is %q", allow)
 	}
 }
@@ -373,11 +390,46 @@ func TestNDJSON(t *testing.T) {
 			t.Fatalf("line %d is %s", i, line)
 		}
 	}
+	for accept, want := range map[string]string{
+		"application/json, application/x-ndjson;q=0.1": "application/json",
+		"application/x-ndjson;q=0, application/json":   "application/json",
+		"*/*, application/x-ndjson":                    "application/x-ndjson",
+	} {
+		if got := r.do("GET "+order1+"/events", "", "Accept: "+accept).header.Get("Content-Type"); got != want {
+			t.Errorf("Accept %s: answered %s, want %s", accept, got, want)
+		}
+	}
 	none := r.do("GET /v1/stores/orders/actors/nobody/events", "", "Accept: application/x-ndjson")
 	if none.status != http.StatusOK || none.body != "" || none.header.Get("Content-Type") != "application/x-ndjson" {
 		t.Errorf("no events: %d %q", none.status, none.body)
 	}
 	r.wantProblem(r.do("GET "+order1+"/events?limit=3", "", "Accept: application/x-ndjson"), 400, "invalid_request", "limit")
+}
+
+// HEAD is GET without the content, and does not wait for a stream.
+func TestHead(t *testing.T) {
+	t.Parallel()
+	r := serveMemory(t)
+	r.post(ordersEvents, `{"id":"e-1","eventType":"T","actorId":"order-1"}`)
+	for _, c := range []struct {
+		path, accept string
+		status       int
+		contentType  string
+	}{
+		{"/v1/stores", "", 200, "application/json"},
+		{order1 + "/events", "", 200, "application/json"},
+		{order1 + "/events", "application/x-ndjson", 200, "application/x-ndjson"},
+		{order1 + "/version", "", 200, "application/json"},
+		{order1 + "/snapshot", "", 404, "application/problem+json"},
+		{ordersEvents, "", 200, "text/event-stream"},
+		{ordersEvents + "?actorType=a-b", "", 400, "application/problem+json"},
+		{"/openapi.yaml", "", 200, "application/yaml"},
+	} {
+		got := r.do("HEAD "+c.path, "", "Accept: "+c.accept)
+		if got.status != c.status || got.body != "" || got.header.Get("Content-Type") != c.contentType {
+			t.Errorf("HEAD %s: answered %d %s %q, want %d %s and nothing", c.path, got.status, got.header.Get("Content-Type"), got.body, c.status, c.contentType)
+		}
+	}
 }
 
 // A stream that fails in the middle cannot be taken for one that is whole.

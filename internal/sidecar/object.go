@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,13 +108,13 @@ func decodeObject(document json.RawMessage, prefix string, known []string) ([]me
 		}
 		m := member{name: fmt.Sprint(name)}
 		if m.value, err = nextValue(decoder, document); err != nil {
-			return nil, invalid(prefix+m.name, "is not valid JSON: %v", err)
+			return nil, invalid(prefix+cut(m.name), "is not valid JSON: %v", err)
 		}
 		if known != nil && !slices.Contains(known, m.name) {
-			return nil, invalid(prefix+m.name, "is no known field: there are %s", strings.Join(known, ", "))
+			return nil, invalid(prefix+cut(m.name), "is no known field: there are %s", strings.Join(known, ", "))
 		}
 		if slices.ContainsFunc(members, func(other member) bool { return other.name == m.name }) {
-			return nil, invalid(prefix+m.name, "is given twice")
+			return nil, invalid(prefix+cut(m.name), "is given twice")
 		}
 		members = append(members, m)
 	}
@@ -144,8 +145,11 @@ func kindOf(value json.RawMessage) string {
 	case 'n':
 		return "null"
 	}
-	return "the number " + string(value)
+	return "the number " + cut(string(value))
 }
+
+// cut is how much of what was sent an error repeats: 100 characters.
+func cut(text string) string { return fmt.Sprintf("%.100s", text) }
 
 func decodeString(field string, value json.RawMessage) (string, error) {
 	if value[0] != '"' {
@@ -174,7 +178,7 @@ func decodeInt(field string, value json.RawMessage) (int64, error) {
 		if kind := kindOf(value); !strings.HasPrefix(kind, "the number") {
 			return 0, invalid(field, "is %s: a whole number is wanted", kind)
 		}
-		return 0, invalid(field, "is %s: a whole number of 64 bits is wanted", value)
+		return 0, invalid(field, "is %.100s: a whole number of 64 bits is wanted", value)
 	}
 	return n, nil
 }
@@ -184,11 +188,32 @@ func decodeTime(field string, value json.RawMessage) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return time.Time{}, invalid(field, "is %q: a time after RFC 3339 is wanted, such as 2026-01-02T15:04:05.123456789Z", s)
+	t, reason := parseTime(s)
+	if reason != "" {
+		return time.Time{}, invalid(field, "%s", reason)
 	}
 	return t, nil
+}
+
+// dateTime is date-time of RFC 3339, section 5.6, to the nanosecond: time.Parse takes
+// a comma and hours of one digit too, drops further digits in silence, and refuses
+// small letters.
+var dateTime = regexp.MustCompile(`^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)$`)
+
+// parseTime reads a time, or says what is wrong with it. The first of all times is
+// what programs have for none; who means none leaves it out.
+func parseTime(text string) (t time.Time, reason string) {
+	var err error
+	if dateTime.MatchString(text) {
+		t, err = time.Parse(time.RFC3339Nano, strings.ToUpper(text))
+	}
+	switch {
+	case err != nil || t.IsZero() && !dateTime.MatchString(text):
+		return t, fmt.Sprintf("is %.100q: a time after RFC 3339 is wanted, such as 2026-01-02T15:04:05.123456789Z", text)
+	case t.IsZero():
+		return t, fmt.Sprintf("is %.100q, the zero of a program: leave it out where there is none", text)
+	}
+	return t, ""
 }
 
 func decodeBase64(field string, value json.RawMessage) ([]byte, error) {
@@ -210,7 +235,7 @@ func decodeMetadata(value json.RawMessage) (map[string]string, error) {
 	}
 	metadata := make(map[string]string, len(members))
 	for _, m := range members {
-		if metadata[m.name], err = decodeString("metadata."+m.name, m.value); err != nil {
+		if metadata[m.name], err = decodeString("metadata."+cut(m.name), m.value); err != nil {
 			return nil, err
 		}
 	}
@@ -226,7 +251,7 @@ func decodeExpected(value json.RawMessage) (eventstore.ExpectedVersion, error) {
 			return 0, err
 		}
 		if _, err := strconv.ParseInt(text, 10, 64); err == nil {
-			return 0, invalid("expectedVersion", "is the string %q: a number is wanted", text)
+			return 0, invalid("expectedVersion", "is the string %.100q: a number is wanted", text)
 		}
 	}
 	expected, reason := parseExpected(text)
@@ -249,7 +274,7 @@ func parseExpected(text string) (expected eventstore.ExpectedVersion, reason str
 	n, err := strconv.ParseInt(text, 10, 64)
 	// Below 0 are the words, and they have names.
 	if err != nil || n < 0 {
-		return 0, fmt.Sprintf("is %s: give a number from 0, none, exists or any", text)
+		return 0, fmt.Sprintf("is %.100s: give a number from 0, none, exists or any", text)
 	}
 	return eventstore.ExpectedVersion(n), ""
 }

@@ -152,12 +152,17 @@ func (s *Server) match(routes []route, r *http.Request) (match, error) {
 		if !ok {
 			continue
 		}
-		method, ok := route.methods[r.Method]
+		name := r.Method
+		if name == http.MethodHead {
+			// GET without the content (RFC 9110, section 9.3.2), which net/http leaves out.
+			name = http.MethodGet
+		}
+		method, ok := route.methods[name]
 		if !ok {
 			return match{label: route.pattern}, &routeError{method: r.Method, path: r.URL.EscapedPath(), allowed: route.allowed()}
 		}
-		found := match{method: method, label: r.Method + " " + route.pattern, call: &call{}}
-		found.call.stream = method.stream || method.lines && accepts(r, "application/x-ndjson", false)
+		found := match{method: method, label: name + " " + route.pattern, call: &call{}}
+		found.call.stream = method.stream || method.lines && quality(r, "application/x-ndjson") > 0 && quality(r, "application/x-ndjson") >= quality(r, "application/json")
 		return found, s.parse(found, parameters, r.URL.RawQuery)
 	}
 	return match{label: "none"}, &routeError{method: r.Method, path: r.URL.EscapedPath()}
@@ -167,6 +172,9 @@ func (r route) allowed() []string {
 	var methods []string
 	for method := range r.methods {
 		methods = append(methods, method)
+		if method == http.MethodGet {
+			methods = append(methods, http.MethodHead)
+		}
 	}
 	slices.Sort(methods)
 	return methods
@@ -229,7 +237,7 @@ func validateQuery(query url.Values, known []string) error {
 			if len(known) > 0 {
 				reason = "is no query parameter here: there are " + strings.Join(known, ", ")
 			}
-			return &requestError{field: name, reason: reason}
+			return &requestError{field: cut(name), reason: reason}
 		}
 		if len(values) > 1 {
 			return &requestError{field: name, reason: "is given more than once"}

@@ -53,6 +53,12 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		if encoding := compressed(r.Header); encoding != "" {
+			w.Header().Set("Grpc-Accept-Encoding", "identity")
+			// Who does not read its answer has nobody else to tell.
+			_ = errorWriter.Write(w, r, connect.NewError(connect.CodeUnimplemented, fmt.Errorf("messages are compressed with %.100q: send them as they are", encoding)))
+			return
+		}
 		account, err := s.limits.open(r.Context(), stream, r.ContentLength)
 		if err != nil {
 			ctx, calling := s.begin(r.Context(), r.Header, "rpc", r.URL.Path, stream)
@@ -72,6 +78,16 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 		r.Body = &rpcBody{account.body(r.Body), late}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// compressed is how the messages of a request are compressed, empty for not at all.
+func compressed(header http.Header) string {
+	for _, name := range []string{"Grpc-Encoding", "Connect-Content-Encoding", "Content-Encoding"} {
+		if encoding := header.Get(name); encoding != "" && encoding != "identity" {
+			return encoding
+		}
+	}
+	return ""
 }
 
 // rpcBody gives errors of the body their meaning: Connect reads it, and answers
@@ -232,6 +248,9 @@ func (s *service) GetEvents(ctx context.Context, request *eventstorev1.GetEvents
 	if limit == 0 {
 		limit = maxPageEvents
 	}
+	if err := notNegative("fromVersion", request.GetFromVersion()); err != nil {
+		return nil, err
+	}
 	page, err := s.server.readPage(ctx, store, request.GetActorId(), request.GetFromVersion(), limit)
 	if err != nil {
 		return nil, err
@@ -246,6 +265,14 @@ func (s *service) GetEvents(ctx context.Context, request *eventstorev1.GetEvents
 	return response, nil
 }
 
+// notNegative refuses numbers below 0, as HTTP does: 0 is a number that is left out.
+func notNegative(field string, n int64) error {
+	if n < 0 {
+		return &requestError{field: field, reason: fmt.Sprintf("is %d: give a number from 0", n)}
+	}
+	return nil
+}
+
 func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.StreamEventsRequest, stream *connect.ServerStream[eventstorev1.StreamEventsResponse]) error {
 	store, err := s.server.store(request.GetStore())
 	if err != nil {
@@ -253,6 +280,9 @@ func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.Stream
 	}
 	opts, err := request.ToOptions()
 	if err != nil {
+		return err
+	}
+	if err := errors.Join(notNegative("fromVersion", request.GetFromVersion()), notNegative("newest", int64(request.GetNewest()))); err != nil {
 		return err
 	}
 	for event, err := range s.server.replay(ctx, store, request.GetActorId(), request.GetFromVersion(), opts...) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -161,7 +162,7 @@ func rpcFailures() map[string]struct {
 		"expected version": {save(&eventstorev1.SaveEventRequest{Event: event("e-3", "a", 1), ExpectedVersion: &eventstorev1.ExpectedVersion{Expected: &eventstorev1.ExpectedVersion_Version{Version: -2}}}),
 			connect.CodeInvalidArgument, &eventstorev1.FieldViolation{Field: "expectedVersion", Description: "is -2: give a number from 0, none, exists or any"}},
 		"unknown store":     {save(&eventstorev1.SaveEventRequest{Store: "nowhere", Event: event("e-3", "a", 1)}), connect.CodeNotFound, reason("unknown_store")},
-		"too large":         {save(&eventstorev1.SaveEventRequest{Event: &eventstorev1.Event{Id: "e-3", EventType: "T", ActorId: "a", ContentType: "a/b", Data: make([]byte, 1<<20)}}), connect.CodeResourceExhausted, reason("too_large")},
+		"too large":         {save(&eventstorev1.SaveEventRequest{Event: &eventstorev1.Event{Id: "e-3", EventType: "T", ActorId: "a", ContentType: "a/b", Data: make([]byte, 1<<20)}}), connect.CodeInvalidArgument, reason("too_large")},
 		"message too large": {save(&eventstorev1.SaveEventRequest{Event: &eventstorev1.Event{Data: make([]byte, 9<<20)}}), connect.CodeResourceExhausted, nil},
 		"no snapshot": {func(ctx context.Context, client eventstorev1connect.EventStoreServiceClient) error {
 			_, err := client.GetLatestSnapshot(ctx, &eventstorev1.GetLatestSnapshotRequest{ActorId: "a"})
@@ -178,6 +179,19 @@ func rpcFailures() map[string]struct {
 			}
 			return stream.Err()
 		}, connect.CodeInvalidArgument, &eventstorev1.FieldViolation{Field: "actorId", Description: "is missing"}},
+		"zero of a program": {save(&eventstorev1.SaveEventRequest{Event: &eventstorev1.Event{Timestamp: &timestamppb.Timestamp{Seconds: -62135596800}}}), connect.CodeInvalidArgument,
+			&eventstorev1.FieldViolation{Field: "timestamp", Description: "is 0001-01-01T00:00:00Z, the zero of a program: leave it out where there is none"}},
+		"from version": {func(ctx context.Context, client eventstorev1connect.EventStoreServiceClient) error {
+			_, err := client.GetEvents(ctx, &eventstorev1.GetEventsRequest{ActorId: "a", FromVersion: -1})
+			return err
+		}, connect.CodeInvalidArgument, &eventstorev1.FieldViolation{Field: "fromVersion", Description: "is -1: give a number from 0"}},
+		"newest": {func(ctx context.Context, client eventstorev1connect.EventStoreServiceClient) error {
+			stream, err := client.StreamEvents(ctx, &eventstorev1.StreamEventsRequest{ActorId: "a", Newest: -1})
+			if err != nil || stream.Receive() {
+				return err
+			}
+			return stream.Err()
+		}, connect.CodeInvalidArgument, &eventstorev1.FieldViolation{Field: "newest", Description: "is -1: give a number from 0"}},
 		"subscribe": {func(ctx context.Context, client eventstorev1connect.EventStoreServiceClient) error {
 			stream, err := client.Subscribe(ctx, &eventstorev1.SubscribeRequest{FromNow: true, FromSequence: 1})
 			if err != nil || stream.Receive() {
@@ -198,6 +212,34 @@ func TestRPCFailures(t *testing.T) {
 			t.Run(protocol+"/"+name, func(t *testing.T) {
 				wantRPCError(t, c.call(t.Context(), client), c.code, c.detail)
 			})
+		}
+	}
+}
+
+// Whatever is sent, an error stays far below the 8 KiB that clients of gRPC take as
+// headers: beyond, they see another error, which they try again.
+func TestRPCErrorsAreShort(t *testing.T) {
+	t.Parallel()
+	client := serveMemory(t).rpc(connect.WithGRPC())
+	long := strings.Repeat("é", 5000)
+	for name, request := range map[string]*eventstorev1.SaveEventRequest{
+		"id":       {Event: &eventstorev1.Event{Id: long}},
+		"actor":    {Event: &eventstorev1.Event{Id: "e", EventType: "T", ActorId: long}},
+		"trace":    {Event: &eventstorev1.Event{Id: "e", EventType: "T", ActorId: "a", TraceParent: long}},
+		"metadata": {Event: &eventstorev1.Event{Id: "e", EventType: "T", ActorId: "a", Metadata: map[string]string{long: "v"}}},
+		"data":     {Event: &eventstorev1.Event{Id: "e", EventType: "T", ActorId: "a", ContentType: long}},
+		"store":    {Store: long},
+	} {
+		_, err := client.SaveEvent(t.Context(), request)
+		var got *connect.Error
+		if !errors.As(err, &got) || len(url.PathEscape(got.Message())) > 2000 {
+			t.Errorf("%s: %d bytes of %v", name, len(got.Message()), got)
+			continue
+		}
+		for _, detail := range got.Details() {
+			if len(detail.Bytes()) > 2000 {
+				t.Errorf("%s: a detail of %d bytes", name, len(detail.Bytes()))
+			}
 		}
 	}
 }
@@ -233,8 +275,8 @@ func wantRPCError(t *testing.T, err error, code connect.Code, detail proto.Messa
 func TestRPCFailuresOfAStore(t *testing.T) {
 	t.Parallel()
 	codes := map[string]connect.Code{
-		"store_full": connect.CodeResourceExhausted, "permission_denied": connect.CodePermissionDenied, "unavailable": connect.CodeUnavailable,
-		"unknown_outcome": connect.CodeDeadlineExceeded, "too_large": connect.CodeResourceExhausted, "internal": connect.CodeInternal,
+		"store_full": connect.CodeFailedPrecondition, "permission_denied": connect.CodePermissionDenied, "unavailable": connect.CodeUnavailable,
+		"unknown_outcome": connect.CodeDeadlineExceeded, "too_large": connect.CodeInvalidArgument, "internal": connect.CodeInternal,
 	}
 	for _, c := range failures {
 		client := serveFaulty(t, &faulty{err: c.err}).rpc(connect.WithGRPC())

@@ -24,6 +24,14 @@ const (
 	// requestTimeout bounds one request: JetStream answers in milliseconds, and an
 	// election of a leader takes a few seconds.
 	requestTimeout = 5 * time.Second
+	// pingInterval and maxPings say when a server that is silent is given up: a
+	// machine that lost its power closes no connection. The third ping that finds two
+	// unanswered ends it, so after 15 seconds.
+	pingInterval = 5 * time.Second
+	maxPings     = 2
+	// writeTimeout bounds one write, during which everything else on the connection
+	// waits.
+	writeTimeout = 2 * time.Second
 )
 
 // Conn is a connection to the NATS system of a class. All its errors are Faults,
@@ -38,7 +46,7 @@ type Conn struct {
 	// permission: it does not answer the request itself.
 	denied map[string]string
 	// firstEvents are the stores whose first event is awaited, by stream.
-	firstEvents map[string]*nats.Subscription
+	firstEvents map[string]firstWatch
 	// first is where the notifications of all first events arrive: one channel and
 	// one goroutine, since those of a subscription each take 10 KB. closed ends it.
 	first  chan *nats.Msg
@@ -51,6 +59,11 @@ type Conn struct {
 	// peers is how many servers there were at peersAt, at least.
 	peers   int
 	peersAt time.Time
+
+	// probing is held while permissions are tried. permitted is the connection on which
+	// none is missing, counted from 1.
+	probing   sync.Mutex
+	permitted uint64
 
 	// listing is held while all streams are listed. told are the streams of which
 	// something was told since it began, and canList says that it worked.
@@ -88,6 +101,11 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 		// A request while there is no connection fails at once rather than wait in a
 		// buffer for a server that may never come.
 		nats.ReconnectBufSize(-1),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(maxPings),
+		nats.FlusherTimeout(writeTimeout),
+		// What was cut off in the middle leaves nothing that a server could read on.
+		nats.ReconnectOnFlusherError(),
 	)
 	nc, err := nats.Connect(strings.Join(login.Servers, ","), append(options, authentication...)...)
 	if err != nil {
@@ -99,7 +117,7 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 // dial connects as the operator, and finds JetStream.
 func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
 	c := &Conn{
-		api: "$JS.API.", denied: map[string]string{}, firstEvents: map[string]*nats.Subscription{},
+		api: apiPrefix(""), denied: map[string]string{}, firstEvents: map[string]firstWatch{},
 		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
 	}
 	options = append(options, nats.ErrorHandler(c.asyncError), nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }))
@@ -227,7 +245,10 @@ func (c *Conn) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, quoted := range strings.Split(err.Error(), `"`)[1:] {
-		c.denied[strings.ToLower(quoted)] = err.Error()
+		// Each inbox is another, and nobody asks for it again.
+		if !strings.HasPrefix(quoted, nats.InboxPrefix) {
+			c.denied[strings.ToLower(quoted)] = err.Error()
+		}
 		break
 	}
 }
@@ -306,7 +327,7 @@ func (c *Conn) requestFault(ctx context.Context, subject string, err error) erro
 	}
 	if said, denied := c.denial(subject); denied {
 		return Stalled(v1alpha1.ReasonPermissionDenied,
-			"the operator may not use %s (%s): give the account of the class the permissions that the documentation of EventStoreClass lists", subject, said)
+			"the operator may not use %s (%s): give its NATS user the permissions of section Credentials in the documentation of EventStoreClass (docs/eventstoreclass.md)", subject, said)
 	}
 	switch {
 	case !c.nc.IsConnected():
@@ -314,7 +335,7 @@ func (c *Conn) requestFault(ctx context.Context, subject string, err error) erro
 			"the connection to NATS is lost (%w): check that its servers run; the operator connects again by itself", err)
 	case errors.Is(err, nats.ErrNoResponders):
 		return Stalled(v1alpha1.ReasonJetStreamUnavailable,
-			"the NATS servers answer but JetStream does not (%w): turn JetStream on for the servers and the account", err)
+			"the NATS servers answer but JetStream does not (%w): turn JetStream on for the servers and the account. If it was on, a server has turned it off, as it does when its disk is full or cannot be written: its log says so; make room and restart it", err)
 	default:
 		return Retrying(v1alpha1.ReasonJetStreamUnavailable,
 			"JetStream did not answer %s within %s (%w): check that a majority of the servers runs; the operator tries again by itself", subject, requestTimeout, err)

@@ -138,9 +138,7 @@ func (c *Connections) open(target Target) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if target.Domain != "" {
-		conn.api = "$JS." + target.Domain + ".API."
-	}
+	conn.api = apiPrefix(target.Domain)
 	conn.measure = c.measure
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
 	go conn.awaitFirstEvents()

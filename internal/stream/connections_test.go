@@ -1,21 +1,25 @@
 package stream_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
+
+// nobodyKnows answers other operators nothing.
+func nobodyKnows(context.Context, stream.Owner) stream.Standing { return stream.Unknown }
 
 // A pass that is still under way when the operator ends must not connect anew: nobody
 // would close that connection, and it would tell other operators that ours is at work.
 func TestClosedConnectionsStayClosed(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return true })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	target := stream.Target{Class: "standard", Servers: servers.URLs()}
 	if _, err := connections.Get(t.Context(), target); err != nil {
 		t.Fatal(err)
@@ -24,4 +28,38 @@ func TestClosedConnectionsStayClosed(t *testing.T) {
 	if _, err := connections.Get(t.Context(), target); err == nil {
 		t.Error("it connects after it was closed")
 	}
+}
+
+// A server whose machine has lost its power closes no connection. The others of its
+// cluster are found within seconds, and what listens there listens on.
+func TestSilentServerIsLeft(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 3)
+	silent := link.To(t, servers.URLs()[0])
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(_ context.Context, owner stream.Owner) stream.Standing {
+		if owner.UID == "ours" {
+			return stream.Exists
+		}
+		return stream.Unknown
+	})
+	t.Cleanup(connections.Close)
+	target := stream.Target{Class: "c", Servers: []string{silent.URL()}}
+	conn, err := connections.Get(t.Context(), target)
+	fail(t, err)
+	if _, err := conn.Stream(t.Context(), "shop_orders"); err != nil {
+		t.Fatal(err)
+	}
+	silent.Silence()
+	testenv.Eventually(t, time.Minute, "another server", func() error {
+		conn, err := connections.Get(t.Context(), target)
+		if err == nil {
+			_, err = conn.Stream(t.Context(), "shop_orders")
+		}
+		return err
+	})
+	another := servers.Connect(t)
+	testenv.Eventually(t, time.Minute, "an answer to another operator", func() error {
+		_, err := another.Request("aether.owner.ours", []byte("{}"), time.Second)
+		return err
+	})
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
-	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -56,7 +55,7 @@ func TestCredentials(t *testing.T) {
 			conn, _ := connect(t, servers, system.right)
 			_, err := conn.Account(t.Context())
 			fail(t, err)
-			connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+			connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 			t.Cleanup(connections.Close)
 			if system.wrong != nil {
 				_, err = connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: system.wrong})
@@ -74,7 +73,7 @@ func TestCredentials(t *testing.T) {
 
 func TestCredentialsThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	for name, data := range map[string]map[string][]byte{
 		"empty":                    {},
 		"unknown keys":             {"user": []byte("u")},
@@ -95,7 +94,7 @@ func TestUntrustedServer(t *testing.T) {
 	t.Parallel()
 	ca, other := newAuthority(t), newAuthority(t)
 	servers := natsserver.Run(t, 1, ca.serving(t, false))
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
 	for name, data := range map[string]map[string][]byte{"another authority": {"ca.crt": []byte(other.pem)}, "none": nil} {
 		_, err := connections.Get(t.Context(), stream.Target{Class: name, Servers: servers.URLs(), Credentials: data})

@@ -34,7 +34,7 @@ func orders(change ...func(*v1alpha1.EventStore)) *v1alpha1.EventStore {
 
 func desired(t *testing.T, store *v1alpha1.EventStore) []stream.Wanted {
 	t.Helper()
-	wanted, err := stream.Desired(store, v1alpha1.Defaults{})
+	wanted, err := stream.Desired(store, stream.Home{}, v1alpha1.Defaults{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestDesiredDefaults(t *testing.T) {
 			Placement: &jetstream.Placement{Cluster: "east"}, DenyDelete: true, DenyPurge: true,
 		}},
 	} {
-		wanted, err := stream.Desired(orders(test.change), test.class)
+		wanted, err := stream.Desired(orders(test.change), stream.Home{}, test.class)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,7 +148,7 @@ func TestDesiredDefaults(t *testing.T) {
 
 func TestDesiredOfAnInvalidSpec(t *testing.T) {
 	t.Parallel()
-	_, err := stream.Desired(orders(func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "293y" }), v1alpha1.Defaults{})
+	_, err := stream.Desired(orders(func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "293y" }), stream.Home{}, v1alpha1.Defaults{})
 	fault, ok := stream.AsFault(err)
 	if !ok || fault.Handling != stream.Stall || fault.Reason != v1alpha1.ReasonInvalidSpec {
 		t.Errorf("%v", err)
@@ -337,11 +337,15 @@ func TestPlanKeepsWhatOthersWrote(t *testing.T) {
 
 func TestOwnershipOf(t *testing.T) {
 	t.Parallel()
-	self := stream.OwnerOf(orders())
+	self := stream.OwnerOf(orders(), stream.Home{Namespace: "namespace-1", Cluster: "cluster-1"})
 	with := func(uid, namespace, name string) *jetstream.StreamInfo {
 		return &jetstream.StreamInfo{Created: created, Config: jetstream.StreamConfig{Metadata: map[string]string{
 			v1alpha1.MetadataUID: uid, v1alpha1.MetadataNamespace: namespace, v1alpha1.MetadataName: name,
 		}}}
+	}
+	in := func(namespace, cluster string, live *jetstream.StreamInfo) *jetstream.StreamInfo {
+		live.Config.Metadata[v1alpha1.MetadataNamespaceUID], live.Config.Metadata[v1alpha1.MetadataClusterUID] = namespace, cluster
+		return live
 	}
 	seen := func(at time.Time) *v1alpha1.StreamStatus {
 		micro := metav1.NewMicroTime(at.Truncate(time.Microsecond))
@@ -356,8 +360,11 @@ func TestOwnershipOf(t *testing.T) {
 		"absent, seen before":            {nil, seen(created), stream.Absent},
 		"ours":                           {with("uid-1", "shop", "orders"), nil, stream.Ours},
 		"ours, name edited":              {with("uid-1", "x", "y"), nil, stream.Ours},
-		"of an earlier resource":         {with("uid-0", "shop", "orders"), nil, stream.OursBefore},
-		"ours, uid edited away":          {with("", "shop", "orders"), nil, stream.OursBefore},
+		"of an earlier resource":         {in("namespace-1", "cluster-1", with("uid-0", "shop", "orders")), nil, stream.OursBefore},
+		"ours, uid edited away":          {in("namespace-1", "cluster-1", with("", "shop", "orders")), nil, stream.OursBefore},
+		"of an earlier namespace":        {in("namespace-0", "cluster-1", with("uid-0", "shop", "orders")), nil, stream.OursElsewhere},
+		"of another cluster":             {in("namespace-1", "cluster-2", with("uid-0", "shop", "orders")), nil, stream.OursElsewhere},
+		"of a home that nobody knows":    {with("uid-0", "shop", "orders"), nil, stream.OursElsewhere},
 		"another's":                      {with("uid-2", "other", "orders"), nil, stream.Anothers},
 		"another's, though seen as ours": {with("uid-2", "other", "orders"), seen(created), stream.Anothers},
 		"nobody's":                       {with("", "", ""), nil, stream.Nobodys},

@@ -15,6 +15,10 @@ const (
 	// Schema is the version of what is stored and how; see MetadataSchema.
 	Schema    = "1"
 	unlimited = -1
+	// MaxConsumers is how many subscriptions a stream takes, each of which is a
+	// consumer: 1,000 pods with a hundred each. It must be a number, since servers
+	// from 2.15 on take none at all for 1,000.
+	MaxConsumers = 100_000
 )
 
 // NewerSchema says whether a schema on record is one that this operator does not
@@ -31,24 +35,24 @@ type Wanted struct {
 	Config jetstream.StreamConfig
 }
 
-// Desired gives the streams that an EventStore of a class with defaults asks
-// for, events first. Every field that is ours is set, none is left to a default of
+// Desired gives the streams that an EventStore at home there, of a class with
+// defaults, asks for, events first. Every field that is ours is set, none is left to a default of
 // server or client. An error is a Fault: the spec asks for something that cannot
 // be.
-func Desired(store *v1alpha1.EventStore, defaults v1alpha1.Defaults) ([]Wanted, error) {
+func Desired(store *v1alpha1.EventStore, home Home, defaults v1alpha1.Defaults) ([]Wanted, error) {
 	s, err := settingsOf(&store.Spec, defaults)
 	if err != nil {
 		return nil, &Fault{Handling: Stall, Reason: v1alpha1.ReasonInvalidSpec, Err: err}
 	}
 	return []Wanted{
-		{Role: v1alpha1.StreamRoleEvents, Config: eventsConfig(store, s)},
-		{Role: v1alpha1.StreamRoleSnapshots, Config: snapshotsConfig(store, s)},
+		{Role: v1alpha1.StreamRoleEvents, Config: eventsConfig(store, home, s)},
+		{Role: v1alpha1.StreamRoleSnapshots, Config: snapshotsConfig(store, home, s)},
 	}, nil
 }
 
-func eventsConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamConfig {
+func eventsConfig(store *v1alpha1.EventStore, home Home, s settings) jetstream.StreamConfig {
 	name := store.EventsStreamName()
-	config := commonConfig(store, s)
+	config := commonConfig(store, home, s)
 	config.Name = name
 	config.Description = fmt.Sprintf("Events of EventStore %s in namespace %s", store.Name, store.Namespace)
 	config.Subjects = []string{layout.EventsSubjects(name)}
@@ -73,8 +77,8 @@ func eventsConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamConfig
 
 // snapshotsConfig: a snapshot can always be made again of events, so that it may
 // be erased where they may not.
-func snapshotsConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamConfig {
-	config := commonConfig(store, s)
+func snapshotsConfig(store *v1alpha1.EventStore, home Home, s settings) jetstream.StreamConfig {
+	config := commonConfig(store, home, s)
 	config.Name = store.SnapshotsStreamName()
 	config.Description = fmt.Sprintf("Snapshots of EventStore %s in namespace %s", store.Name, store.Namespace)
 	config.Subjects = []string{layout.SnapshotsSubjects(store.EventsStreamName())}
@@ -86,10 +90,10 @@ func snapshotsConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamCon
 // commonConfig is what both streams share. Roll-ups, schedules and message TTLs
 // stay off: each lets a client that may publish to one subject reach others or
 // remove what is stored.
-func commonConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamConfig {
+func commonConfig(store *v1alpha1.EventStore, home Home, s settings) jetstream.StreamConfig {
 	config := jetstream.StreamConfig{
 		Retention:    jetstream.LimitsPolicy,
-		MaxConsumers: unlimited,
+		MaxConsumers: MaxConsumers,
 		MaxMsgs:      unlimited,
 		MaxBytes:     unlimited,
 		MaxMsgSize:   unlimited,
@@ -98,7 +102,7 @@ func commonConfig(store *v1alpha1.EventStore, s settings) jetstream.StreamConfig
 		Storage:      jetstream.FileStorage,
 		Placement:    s.placement,
 		AllowDirect:  true,
-		Metadata:     OwnerOf(store).metadata(),
+		Metadata:     OwnerOf(store, home).metadata(),
 	}
 	switch {
 	case s.storage == v1alpha1.StorageMemory:

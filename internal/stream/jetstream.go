@@ -2,14 +2,11 @@ package stream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -18,8 +15,7 @@ import (
 // Codes of errors of the JetStream API that the client library does not name.
 const (
 	errNoSuitablePeers      = 10005
-	errMemoryExceeded       = 10028
-	errStorageExceeded      = 10047
+	errMaxConsumers         = 10026
 	errInvalidConfig        = 10052
 	errStreamLimits         = 10053
 	errNameInUse            = 10058
@@ -30,11 +26,15 @@ const (
 
 // refusals are the errors that a person must mend although the server gives them
 // the status of a fault of its own.
-var refusals = []jetstream.ErrorCode{errMemoryExceeded, errStorageExceeded, errInvalidConfig, errStreamLimits}
+var refusals = []jetstream.ErrorCode{errInvalidConfig, errStreamLimits}
 
 // Account is what the server tells about itself and the account.
 type Account struct {
 	APILevel int
+	// usages are how much it holds and may hold; largest is the largest message that
+	// the servers take, in bytes.
+	usages  []usage
+	largest int64
 }
 
 // Account asks for the JetStream account.
@@ -43,7 +43,7 @@ func (c *Conn) Account(ctx context.Context) (Account, error) {
 	if err := c.request(ctx, "INFO", "", nil, &info); err != nil {
 		return Account{}, apiFault("read the JetStream account", err)
 	}
-	return Account{APILevel: info.API.Level}, nil
+	return Account{APILevel: info.API.Level, usages: usagesOf(&info), largest: c.nc.MaxPayload()}, nil
 }
 
 // Stream asks for a stream. Nil without an error: there is none.
@@ -105,7 +105,26 @@ func (c *Conn) change(ctx context.Context, verb string, config jetstream.StreamC
 		c.unexpect(config.Name, told...)
 		return nil, err
 	}
+	if ignored := ignoredFields(config, &info); len(ignored) > 0 {
+		return nil, Stalled(v1alpha1.ReasonFieldIgnored,
+			"the server took the configuration of stream %s and ignored %s: it is older than %s, or does not know the field; %s: upgrade the NATS servers of the class",
+			config.Name, strings.Join(ignored, ", "), oldestVersion, c.serverText())
+	}
 	return &info, nil
+}
+
+// ignoredFields are those that were sent and that the stream came back without, as
+// from a server that does not know them. What came back as another value was not
+// ignored: somebody else may have changed it.
+func ignoredFields(sent jetstream.StreamConfig, info *jetstream.StreamInfo) []string {
+	var ignored []string
+	for _, f := range fields {
+		sent, got := f.value(&sent), f.value(&info.Config)
+		if sent != got && got == f.value(&jetstream.StreamConfig{}) {
+			ignored = append(ignored, f.name)
+		}
+	}
+	return ignored
 }
 
 // Delete deletes a stream with all it holds. One that is gone already is no error.
@@ -141,113 +160,14 @@ func (c *Conn) FirstSince(ctx context.Context, info *jetstream.StreamInfo, since
 	return found.Message.Sequence, nil
 }
 
-const (
-	// gatherTime is how long servers may take to answer the question who is there:
-	// on a busy machine too, since one that is missed counts as absent.
-	gatherTime = 2 * time.Second
-	// askAgain is when the question is repeated: it can reach a server before that
-	// server knows where to send the answer.
-	askAgain = 200 * time.Millisecond
-	// peersAge is how long the servers that were counted are taken for there.
-	peersAge = 10 * time.Second
-)
-
-// Peers counts the servers with JetStream in the cluster, and stops at enough. A
-// server that is no part of a cluster is one.
-func (c *Conn) Peers(ctx context.Context, enough int) (int, error) {
-	cluster := c.nc.ConnectedClusterName()
-	if cluster == "" {
-		return 1, nil
-	}
-	if known := c.knownPeers(); known >= enough {
-		return known, nil
-	}
-	inbox := c.nc.NewInbox()
-	answers, err := c.nc.SubscribeSync(inbox)
-	if err != nil {
-		return 0, Retrying(v1alpha1.ReasonUnreachable, "ask which servers there are: %w", err)
-	}
-	defer func() { _ = answers.Unsubscribe() }()
-	peers := map[string]bool{}
-	for started := time.Now(); len(peers) < enough && time.Since(started) < gatherTime; {
-		// Each server of the cluster answers this for the account of whoever asks; no
-		// right to the system account is needed.
-		if err := c.nc.PublishRequest("$SYS.REQ.ACCOUNT.PING.STATZ", inbox, []byte(`{"include_unused":true}`)); err != nil {
-			return 0, Retrying(v1alpha1.ReasonUnreachable, "ask which servers there are: %w", err)
-		}
-		gatherPeers(ctx, answers, cluster, peers, enough)
-		if ctx.Err() != nil {
-			return 0, fmt.Errorf("count the servers: %w", context.Cause(ctx))
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.peers, c.peersAt = len(peers), time.Now()
-	return len(peers), nil
-}
-
-// knownPeers is how many servers were counted a moment ago: thousands of stores
-// may ask at once, and each answer is long.
-func (c *Conn) knownPeers() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.peersAt) > peersAge {
-		return 0
-	}
-	return c.peers
-}
-
-// gatherPeers adds the ids of the servers that answer until it is time to ask
-// again, or there are enough.
-func gatherPeers(ctx context.Context, answers *nats.Subscription, cluster string, peers map[string]bool, enough int) {
-	gathering, cancel := context.WithTimeout(ctx, askAgain)
-	defer cancel()
-	for len(peers) < enough {
-		answer, err := answers.NextMsgWithContext(gathering)
-		if err != nil {
-			return
-		}
-		var who struct {
-			Server struct {
-				ID        string `json:"id"`
-				Cluster   string `json:"cluster"`
-				JetStream bool   `json:"jetstream"`
-			} `json:"server"`
-		}
-		if json.Unmarshal(answer.Data, &who) == nil && who.Server.JetStream && who.Server.Cluster == cluster {
-			peers[who.Server.ID] = true
-		}
-	}
-}
-
-// WatchFirstEvent wakes the store when its first event is stored, once. Until
-// then the loss of a stream is no loss, so that moment must not be missed. It is
-// true when the watch is new: what was seen before it may be out of date.
-func (c *Conn) WatchFirstEvent(stream, subjects string) (bool, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if sub := c.firstEvents[stream]; sub != nil && sub.IsValid() {
-		return false, nil
-	}
-	sub, err := c.nc.ChanSubscribe(subjects, c.first)
-	if err == nil {
-		err = sub.AutoUnsubscribe(1)
-	}
-	if err == nil {
-		err = c.nc.FlushTimeout(requestTimeout)
-	}
-	if err != nil {
-		return false, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the notifications of stream %s: %w", stream, err)
-	}
-	c.firstEvents[stream] = sub
-	return true, nil
-}
-
 // apiFault gives an error of the JetStream API its meaning.
 func apiFault(doing string, err error) error {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
 		return err
+	}
+	if fault := resourceFault(doing, api); fault != nil {
+		return fault
 	}
 	switch {
 	case api.ErrorCode == errReconfiguring:
@@ -260,7 +180,10 @@ func apiFault(doing string, err error) error {
 		return Stalled(v1alpha1.ReasonInsufficientPeers,
 			"%s: the NATS system has too few servers for the replicas (%w): set spec.replicas lower or add servers", doing, err)
 	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled, api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
-		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class", doing, err)
+		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class. If it was on, a server has turned it off, as it does when its disk is full or cannot be written: its log says so; make room and restart it", doing, err)
+	case api.ErrorCode == errMaxConsumers:
+		return Stalled(v1alpha1.ReasonRefusedByServer,
+			"%s: the NATS account limits the consumers of a stream to fewer than the %d that an event store may have (%w): raise max_consumers of the account, or set no limit there", doing, MaxConsumers, err)
 	case api.ErrorCode == errNameInUse:
 		return Retrying(v1alpha1.ReasonProgressingWithRetry, "%s: somebody created it at this moment (%w): looking again", doing, err)
 	case api.Code == 500 && !slices.Contains(refusals, api.ErrorCode):

@@ -3,11 +3,12 @@ package stream_test
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
-	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -18,13 +19,23 @@ import (
 func connect(t *testing.T, servers *natsserver.Cluster, credentials map[string][]byte) (*stream.Conn, chan stream.Notice) {
 	t.Helper()
 	told := make(chan stream.Notice, 100)
-	connections := stream.NewConnections(func(n stream.Notice) { told <- n }, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	return connectAs(t, stream.Target{Class: "c", Servers: servers.URLs(), Credentials: credentials}, told), told
+}
+
+func connectTo(t *testing.T, urls ...string) *stream.Conn {
+	t.Helper()
+	return connectAs(t, stream.Target{Class: "c", Servers: urls}, make(chan stream.Notice, 100))
+}
+
+func connectAs(t *testing.T, target stream.Target, told chan stream.Notice) *stream.Conn {
+	t.Helper()
+	connections := stream.NewConnections(func(n stream.Notice) { told <- n }, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
-	conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs(), Credentials: credentials})
+	conn, err := connections.Get(t.Context(), target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return conn, told
+	return conn
 }
 
 func fail(t *testing.T, err error) {
@@ -152,6 +163,57 @@ func TestCreatedStreamIsEmpty(t *testing.T) {
 	}
 }
 
+// Where a stream says no number of consumers, the server takes its own for it: 1,000
+// in 2.15, and as few here as show it. A stream of before gets the number while it is
+// in use.
+func TestConsumersBeyondTheServersDefault(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1, func(o *server.Options) { o.JetStreamLimits.DefaultMaxConsumers = 1 })
+	conn, _ := connect(t, servers, nil)
+	api, err := jetstream.New(servers.Connect(t))
+	fail(t, err)
+	for _, wanted := range desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 })) {
+		before := wanted.Config
+		before.MaxConsumers = -1
+		live, err := conn.Create(t.Context(), before)
+		fail(t, err)
+		subscribe := func() error {
+			_, err := api.CreateConsumer(t.Context(), before.Name, jetstream.ConsumerConfig{InactiveThreshold: time.Hour})
+			return err
+		}
+		fail(t, subscribe())
+		if subscribe() == nil {
+			t.Fatal("the server does not limit the consumers of a stream that says no number")
+		}
+		plan := stream.NewPlan(wanted, live, time.Now())
+		if len(plan.Steps) != 1 || plan.Steps[0].Effect != stream.Safe {
+			t.Fatalf("the plan is %v, want one safe step", plan.Steps)
+		}
+		live, err = conn.Update(t.Context(), plan.Config())
+		fail(t, err)
+		if plan = stream.NewPlan(wanted, live, time.Now()); !plan.Settled() {
+			t.Errorf("after the update: %v", plan.Steps)
+		}
+		for range 3 {
+			fail(t, subscribe())
+		}
+	}
+}
+
+// An account may allow fewer: who reads it learns where to change what.
+func TestAccountThatLimitsConsumers(t *testing.T) {
+	t.Parallel()
+	option, err := natsserver.WithConfig(`
+		accounts { A { users: [{user: u, password: p}], jetstream: {max_consumers: 10} }, $SYS { users: [{user: s, password: s}] } }`)
+	fail(t, err)
+	conn, _ := connect(t, natsserver.Run(t, 1, option), map[string][]byte{"username": []byte("u"), "password": []byte("p")})
+	_, err = conn.Create(t.Context(), desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 }))[0].Config)
+	wantFault(t, err, stream.Stall, v1alpha1.ReasonRefusedByServer)
+	if err == nil || !strings.Contains(err.Error(), "raise max_consumers of the account") {
+		t.Errorf("it says %v", err)
+	}
+}
+
 func TestFirstSince(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 1)
@@ -232,7 +294,7 @@ func TestServerRefusals(t *testing.T) {
 func TestConnectionIsSharedAndReplaced(t *testing.T) {
 	t.Parallel()
 	one, other := natsserver.Run(t, 1), natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
 	get := func(servers *natsserver.Cluster) *stream.Conn {
 		t.Helper()
@@ -257,7 +319,7 @@ func TestConnectionIsSharedAndReplaced(t *testing.T) {
 func TestServerThatIsAway(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(types.UID) bool { return false })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
 	target := stream.Target{Class: "c", Servers: servers.URLs()}
 	conn, err := connections.Get(t.Context(), target)

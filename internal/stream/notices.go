@@ -1,10 +1,13 @@
 package stream
 
 import (
+	"maps"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
 
 // advisories are the notices of JetStream about streams: what happened and the
@@ -83,6 +86,73 @@ func (c *Conn) isOwn(n notice) bool {
 // firstBuffer holds notifications of first events until they are passed on, which
 // takes microseconds. The sweep sees what does not fit.
 const firstBuffer = 1024
+
+// firstWatch waits for the first event of a store.
+type firstWatch struct {
+	sub   *nats.Subscription
+	since time.Time
+}
+
+// WatchFirstEvent wakes the store when its first event is stored, once. Until
+// then the loss of a stream is no loss, so that moment must not be missed. It is
+// true when the watch is new: what was seen before it may be out of date.
+func (c *Conn) WatchFirstEvent(stream, subjects string) (bool, error) {
+	if c.watchesFirst(stream) {
+		return false, nil
+	}
+	// Nothing is held meanwhile: a server that is slow would hold up all stores.
+	sub, err := c.nc.ChanSubscribe(subjects, c.first)
+	if err == nil {
+		err = sub.AutoUnsubscribe(1)
+	}
+	if err == nil {
+		err = c.nc.FlushTimeout(requestTimeout)
+	}
+	if err != nil {
+		letGo(sub)
+		return false, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the notifications of stream %s: %w", stream, err)
+	}
+	c.mu.Lock()
+	before := c.firstEvents[stream]
+	c.firstEvents[stream] = firstWatch{sub: sub, since: time.Now()}
+	c.mu.Unlock()
+	letGo(before.sub)
+	return true, nil
+}
+
+func (c *Conn) watchesFirst(stream string) bool {
+	c.mu.Lock()
+	sub := c.firstEvents[stream].sub
+	c.mu.Unlock()
+	return sub != nil && sub.IsValid()
+}
+
+// KeepFirstEvents waits no more for the first events of streams that are not to be
+// kept. Watches that began after a time stay: their stores may be newer than what is
+// to be kept.
+func (c *Conn) KeepFirstEvents(kept map[string]bool, before time.Time) {
+	var gone []*nats.Subscription
+	c.mu.Lock()
+	maps.DeleteFunc(c.firstEvents, func(stream string, watch firstWatch) bool {
+		if kept[stream] || !watch.since.Before(before) {
+			return false
+		}
+		gone = append(gone, watch.sub)
+		return true
+	})
+	c.mu.Unlock()
+	for _, sub := range gone {
+		letGo(sub)
+	}
+}
+
+// letGo ends a subscription, where there is one.
+func letGo(sub *nats.Subscription) {
+	if sub != nil {
+		// It has ended by itself, or its connection has.
+		_ = sub.Unsubscribe()
+	}
+}
 
 // awaitFirstEvents tells of stores that have got their first event.
 func (c *Conn) awaitFirstEvents() {

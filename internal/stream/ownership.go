@@ -17,11 +17,20 @@ import (
 type Owner struct {
 	UID             types.UID
 	Namespace, Name string
+	Home            Home
+}
+
+// Home is where an EventStore is, for all time: names of namespaces are used again,
+// and every cluster may have the same ones.
+type Home struct {
+	// Namespace is the uid of the Kubernetes namespace, and Cluster that of the
+	// namespace kube-system. Empty is unknown.
+	Namespace, Cluster types.UID
 }
 
 // OwnerOf is an EventStore as an owner.
-func OwnerOf(store *v1alpha1.EventStore) Owner {
-	return Owner{UID: store.UID, Namespace: store.Namespace, Name: store.Name}
+func OwnerOf(store *v1alpha1.EventStore, home Home) Owner {
+	return Owner{UID: store.UID, Namespace: store.Namespace, Name: store.Name, Home: home}
 }
 
 // RecordedOwner reads the owner from a stream's metadata; false when it names
@@ -31,6 +40,10 @@ func RecordedOwner(metadata map[string]string) (Owner, bool) {
 		UID:       types.UID(metadata[v1alpha1.MetadataUID]),
 		Namespace: metadata[v1alpha1.MetadataNamespace],
 		Name:      metadata[v1alpha1.MetadataName],
+		Home: Home{
+			Namespace: types.UID(metadata[v1alpha1.MetadataNamespaceUID]),
+			Cluster:   types.UID(metadata[v1alpha1.MetadataClusterUID]),
+		},
 	}
 	return owner, owner != Owner{}
 }
@@ -40,10 +53,12 @@ func (o Owner) String() string { return o.Namespace + "/" + o.Name }
 
 func (o Owner) metadata() map[string]string {
 	return map[string]string{
-		v1alpha1.MetadataUID:       string(o.UID),
-		v1alpha1.MetadataNamespace: o.Namespace,
-		v1alpha1.MetadataName:      o.Name,
-		v1alpha1.MetadataSchema:    Schema,
+		v1alpha1.MetadataUID:          string(o.UID),
+		v1alpha1.MetadataNamespace:    o.Namespace,
+		v1alpha1.MetadataName:         o.Name,
+		v1alpha1.MetadataNamespaceUID: string(o.Home.Namespace),
+		v1alpha1.MetadataClusterUID:   string(o.Home.Cluster),
+		v1alpha1.MetadataSchema:       Schema,
 	}
 }
 
@@ -55,9 +70,13 @@ const (
 	Absent Ownership = iota
 	// Ours: the stream is ours.
 	Ours
-	// OursBefore: the stream is that of an earlier resource of our namespace and
-	// name, which was deleted; applied again, it takes its streams back.
+	// OursBefore: the stream is that of an earlier resource of our name in our very
+	// namespace, which was deleted; applied again, it takes its streams back.
 	OursBefore
+	// OursElsewhere: the stream is that of a resource of our namespace and name, and
+	// that namespace is another one: an earlier one that was deleted, or one of another
+	// cluster. Nothing but the names says that it is ours.
+	OursElsewhere
 	// Anothers: the stream belongs to another EventStore.
 	Anothers
 	// Nobodys: the stream names no owner.
@@ -75,7 +94,10 @@ func OwnershipOf(self Owner, live *jetstream.StreamInfo, seen *v1alpha1.StreamSt
 	case recorded.UID == self.UID && named:
 		return Ours
 	case recorded.Namespace == self.Namespace && recorded.Name == self.Name && named:
-		return OursBefore
+		if recorded.Home == self.Home {
+			return OursBefore
+		}
+		return OursElsewhere
 	case named:
 		return Anothers
 	case seen != nil && sameStream(seen, live):

@@ -309,8 +309,12 @@ func placementText(p *jetstream.Placement) string {
 
 // ownMetadata is only what we write: others may add keys of their own.
 func ownMetadata(metadata map[string]string) string {
-	own := make([]string, 0, 4)
-	for _, key := range []string{v1alpha1.MetadataUID, v1alpha1.MetadataNamespace, v1alpha1.MetadataName, v1alpha1.MetadataSchema} {
+	keys := []string{
+		v1alpha1.MetadataUID, v1alpha1.MetadataNamespace, v1alpha1.MetadataName,
+		v1alpha1.MetadataNamespaceUID, v1alpha1.MetadataClusterUID, v1alpha1.MetadataSchema,
+	}
+	own := make([]string, 0, len(keys))
+	for _, key := range keys {
 		own = append(own, key+"="+metadata[key])
 	}
 	return strings.Join(own, ",")

@@ -82,7 +82,7 @@ var _ eventstore.DurableStore = (*Store)(nil)
 func (s *Store) SubscribeDurable(ctx context.Context, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
 	d, err := s.join(ctx, opts)
 	if err != nil {
-		return nil, fmt.Errorf("join durable subscription %q of stream %s: %w", opts.Name, s.config.EventsStream, err)
+		return nil, fmt.Errorf("join durable subscription %.100q of stream %s: %w", opts.Name, s.config.EventsStream, err)
 	}
 	return d, nil
 }
@@ -149,7 +149,7 @@ func (s *Store) bind(ctx context.Context, opts eventstore.DurableOptions) (*cons
 	filter, eventType := s.subjectsOf("events", opts.SubscribeOptions), info.Config.Metadata[metadataEventType]
 	if info.Config.FilterSubject != filter || eventType != opts.EventType || info.Config.AckPolicy != "explicit" {
 		return nil, &eventstore.InvalidEventError{Field: "durable", Reason: fmt.Sprintf(
-			"%q delivers subject %q and event type %q, not subject %q and event type %q: give other filters another name",
+			"%.100q delivers subject %.100q and event type %.100q, not subject %.100q and event type %.100q: give other filters another name",
 			opts.Name, info.Config.FilterSubject, eventType, filter, opts.EventType)}
 	}
 	if info.Config.AckWait != opts.AckWait {
@@ -183,7 +183,7 @@ func (s *Store) makeConsumer(ctx context.Context, opts eventstore.DurableOptions
 // DeleteDurable deletes the consumer, and forgets what was parked.
 func (s *Store) DeleteDurable(ctx context.Context, name string) error {
 	if err := s.deleteDurable(ctx, name); err != nil {
-		return fmt.Errorf("delete durable subscription %q of stream %s: %w", name, s.config.EventsStream, err)
+		return fmt.Errorf("delete durable subscription %.100q of stream %s: %w", name, s.config.EventsStream, err)
 	}
 	return nil
 }
@@ -644,7 +644,7 @@ func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 }
 
 func (d *durable) failed(what string, err error) error {
-	return fmt.Errorf("%s of durable subscription %q of stream %s: %w", what, d.opts.Name, d.store.config.EventsStream, err)
+	return fmt.Errorf("%s of durable subscription %.100q of stream %s: %w", what, d.opts.Name, d.store.config.EventsStream, err)
 }
 
 // hand answers a delivery that a Next has answered.

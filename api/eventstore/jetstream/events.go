@@ -41,7 +41,7 @@ func (s *Store) events(ctx context.Context, actorID string, fromVersion int64, o
 		r := replay{store: s, from: fromVersion, yield: yield}
 		for m, err := range s.messages(ctx, actorID, fromVersion, opts) {
 			if err != nil {
-				yield(eventstore.Event{}, fmt.Errorf("read events of actor %q in stream %s: %w", actorID, s.config.EventsStream, err))
+				yield(eventstore.Event{}, fmt.Errorf("read events of actor %.100q in stream %s: %w", actorID, s.config.EventsStream, err))
 				return
 			}
 			if !r.add(m) {
@@ -177,7 +177,7 @@ func (s *Store) GetLatestVersion(ctx context.Context, actorID string) (int64, er
 	defer cancel()
 	head, err := s.readHead(ctx, actorID, true, false)
 	if err != nil {
-		return 0, fmt.Errorf("read latest version of actor %q in stream %s: %w", actorID, s.config.EventsStream, err)
+		return 0, fmt.Errorf("read latest version of actor %.100q in stream %s: %w", actorID, s.config.EventsStream, err)
 	}
 	return head.version, nil
 }

@@ -266,3 +266,38 @@ func (w *world) check() {
 		}
 	}
 }
+
+// A conflict is explained by what is stored at the versions of the save: what came
+// after them is not read, however long it is.
+func TestConflictReadsNoHistory(t *testing.T) {
+	t.Parallel()
+	nc := sharedServers(t, 1).Connect(t)
+	config := config()
+	createStreams(t, nc, streamConfigs(config, 1)...)
+	store := open(t, nc, config)
+	ctx := deadline(t)
+	const events = 3000
+	for batch := range events / 1000 {
+		saved := make([]eventstore.Event, 1000)
+		for i := range saved {
+			saved[i] = eventstore.Event{ID: fmt.Sprintf("e-%d-%d", batch, i), EventType: "T", ActorID: "order-1"}
+		}
+		if _, err := store.SaveEvents(ctx, saved); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := nc.Stats().InMsgs
+	_, err := open(t, nc, config).SaveEvent(ctx, eventstore.Event{ID: "late", EventType: "T", ActorID: "order-1", Version: 3})
+	var conflict *eventstore.VersionConflictError
+	if !errors.As(err, &conflict) || conflict.CurrentVersion != events {
+		t.Fatalf("saved with %v, want a conflict at version %d", err, events)
+	}
+	// A page, a way down the index to it, and what a save asks in any case.
+	if read := nc.Stats().InMsgs - before; read > 600 {
+		t.Errorf("%d messages were read for a conflict", read)
+	}
+	again, err := open(t, nc, config).SaveEvent(ctx, eventstore.Event{ID: "e-0-2", EventType: "T", ActorID: "order-1", Version: 3})
+	if err != nil || !again.Duplicate || again.Version != 3 {
+		t.Errorf("saved again with %+v, %v, want the duplicate of version 3", again, err)
+	}
+}

@@ -132,7 +132,7 @@ func decodeSnapshot(m *message) (eventstore.Snapshot, error) {
 // decodeCloudEvent reads what events and snapshots share.
 func decodeCloudEvent(m *message) (actorID string, version int64, at time.Time, err error) {
 	if got := m.Header.Get(headerSpecVersion); got != specVersion {
-		return "", 0, at, fmt.Errorf("header %s is %q, not %s", headerSpecVersion, got, specVersion)
+		return "", 0, at, fmt.Errorf("header %s is %.100q, not %s", headerSpecVersion, got, specVersion)
 	}
 	if actorID, err = decodeActor(m.Subject); err != nil {
 		return "", 0, at, err
@@ -142,13 +142,13 @@ func decodeCloudEvent(m *message) (actorID string, version int64, at time.Time, 
 		return "", 0, at, err
 	}
 	if subject != actorID {
-		return "", 0, at, fmt.Errorf("header %s is %q, and the message is of actor %q", headerSubject, subject, actorID)
+		return "", 0, at, fmt.Errorf("header %s is %.100q, and the message is of actor %.100q", headerSubject, subject, actorID)
 	}
 	if version, err = strconv.ParseInt(m.Header.Get(headerActorVersion), 10, 64); err != nil || version < 1 {
-		return "", 0, at, fmt.Errorf("header %s is %q, not a version from 1", headerActorVersion, m.Header.Get(headerActorVersion))
+		return "", 0, at, fmt.Errorf("header %s is %.100q, not a version from 1", headerActorVersion, m.Header.Get(headerActorVersion))
 	}
 	if at, err = time.Parse(time.RFC3339Nano, m.Header.Get(headerTime)); err != nil {
-		return "", 0, at, fmt.Errorf("header %s is %q, not a time: %w", headerTime, m.Header.Get(headerTime), err)
+		return "", 0, at, fmt.Errorf("header %s is %.100q, not a time: %w", headerTime, m.Header.Get(headerTime), err)
 	}
 	return actorID, version, at.UTC(), nil
 }
@@ -157,14 +157,14 @@ func decodeCloudEvent(m *message) (actorID string, version int64, at time.Time, 
 func decodeActor(subject string) (string, error) {
 	tokens := strings.Split(subject, ".")
 	if len(tokens) != 4 {
-		return "", fmt.Errorf("subject %q has not the form {stream}.events.{actorType}.{actorId}", subject)
+		return "", fmt.Errorf("subject %.100q has not the form {stream}.events.{actorType}.{actorId}", subject)
 	}
 	actorID, err := DecodeToken(tokens[3])
 	if err != nil {
 		return "", err
 	}
 	if actorTokens(actorID) != tokens[2]+"."+tokens[3] {
-		return "", fmt.Errorf("subject %q has another actor type than actor %q", subject, actorID)
+		return "", fmt.Errorf("subject %.100q has another actor type than actor %.100q", subject, actorID)
 	}
 	return actorID, eventstore.ValidateActorID(actorID)
 }

@@ -16,9 +16,12 @@ import (
 
 // acknowledgement is what JetStream answers to a message or batch it has stored.
 type acknowledgement struct {
-	Sequence  uint64    `json:"seq"`
-	Duplicate bool      `json:"duplicate"`
-	Error     *apiError `json:"error"`
+	Sequence  uint64 `json:"seq"`
+	Duplicate bool   `json:"duplicate"`
+	// Batch and Count are of a batch: its id, and how many messages it has.
+	Batch string    `json:"batch"`
+	Count int       `json:"count"`
+	Error *apiError `json:"error"`
 }
 
 // publish stores one message. Its errors are those of request, and *apiError.
@@ -110,7 +113,14 @@ func (s *Store) sendBatch(ctx context.Context, messages []*nats.Msg) (uint64, er
 		}
 	}
 	ack, err := s.publish(ctx, messages[end])
-	return ack.Sequence, err
+	if err != nil {
+		return 0, err
+	}
+	// The sequences of all follow from that of the last, if it is of the whole batch.
+	if id := messages[end].Header[headerBatchID][0]; ack.Batch != id || ack.Count != len(messages) {
+		return 0, fmt.Errorf("%w: the server answers for %d messages of batch %.100q, and %d of %s were sent", errNoAnswer, ack.Count, ack.Batch, len(messages), id)
+	}
+	return ack.Sequence, nil
 }
 
 // beforeCommit is the error of a batch that was not committed: without its end

@@ -32,7 +32,7 @@ func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts 
 	if err != nil {
 		outcome.Failed(&s.opts, err)
 		if len(events) == 1 {
-			return nil, fmt.Errorf("save event %q of actor %q in stream %s: %w", events[0].ID, events[0].ActorID, s.config.EventsStream, err)
+			return nil, fmt.Errorf("save event %.100q of actor %.100q in stream %s: %w", events[0].ID, events[0].ActorID, s.config.EventsStream, err)
 		}
 		return nil, fmt.Errorf("save %d events in stream %s: %w", len(events), s.config.EventsStream, err)
 	}
@@ -366,7 +366,7 @@ func (a *attempt) recall(ctx context.Context, index int, sequence uint64) error 
 	// otherwise.
 	stored.ID = e.ID
 	a.found(&stored)
-	return fmt.Errorf("%w: event %q is stored at sequence %d", errAgain, e.ID, sequence)
+	return fmt.Errorf("%w: event %.100q is stored at sequence %d", errAgain, e.ID, sequence)
 }
 
 // found remembers an event as stored.
@@ -403,22 +403,36 @@ func again(err error, id string) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: event %q is stored", errAgain, id)
+	return fmt.Errorf("%w: event %.100q is stored", errAgain, id)
 }
 
 // findByVersion looks for events of the save among what its actor has from a
-// version on. That works for as long as they are stored.
+// version on, up to the last version that the save has for it: behind may be a long
+// history. That works for as long as they are stored.
 func (a *attempt) findByVersion(ctx context.Context, e *eventstore.Event) (bool, error) {
 	ours := map[string]bool{}
+	var last, unversioned int64
 	for i := range a.events {
-		ours[a.events[i].ID] = true
+		if other := &a.events[i]; other.ActorID == e.ActorID {
+			ours[other.ID] = true
+			last = max(last, other.Version)
+			if other.Version == 0 {
+				unversioned++
+			}
+		}
 	}
+	// Those without a version have the next ones, at most.
+	last += unversioned
 	for m, err := range a.store.messages(ctx, e.ActorID, e.Version-1, eventstore.ReadOptions{UpToDate: true}) {
 		if err != nil {
 			return false, err
 		}
-		if stored, err := decodeEvent(m); err == nil && ours[stored.ID] {
+		stored, err := decodeEvent(m)
+		if err == nil && ours[stored.ID] {
 			a.found(&stored)
+		}
+		if err == nil && stored.Version >= last {
+			break
 		}
 	}
 	return a.stored[e.ID] != nil, nil

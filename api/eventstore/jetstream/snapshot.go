@@ -19,7 +19,7 @@ import (
 func (s *Store) SaveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) error {
 	if err := s.saveSnapshot(ctx, snapshot); err != nil {
 		outcome.Failed(&s.opts, err)
-		return fmt.Errorf("save snapshot at version %d of actor %q in stream %s: %w", snapshot.Version, snapshot.ActorID, s.config.SnapshotsStream, err)
+		return fmt.Errorf("save snapshot at version %d of actor %.100q in stream %s: %w", snapshot.Version, snapshot.ActorID, s.config.SnapshotsStream, err)
 	}
 	s.opts.Metrics.SnapshotsSaved.Add(1)
 	s.snapshotSaved.Store(true)
@@ -80,7 +80,7 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	failed := func(err error) (eventstore.Snapshot, error) {
-		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %q in stream %s: %w", actorID, s.config.SnapshotsStream, err)
+		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %.100q in stream %s: %w", actorID, s.config.SnapshotsStream, err)
 	}
 	newest, err := s.newestSnapshot(ctx, actorID, true)
 	if err != nil {

@@ -79,17 +79,17 @@ func DecodeToken(token string) (string, error) {
 			continue
 		}
 		if i+2 >= len(token) {
-			return "", fmt.Errorf("subject token %q ends inside %%XX", token)
+			return "", fmt.Errorf("subject token %.100q ends inside %%XX", token)
 		}
 		high, low := strings.IndexByte(upperHex, token[i+1]), strings.IndexByte(upperHex, token[i+2])
 		if high < 0 || low < 0 {
-			return "", fmt.Errorf("subject token %q has %q where %%XX in upper case belongs", token, token[i:i+3])
+			return "", fmt.Errorf("subject token %.100q has %.100q where %%XX in upper case belongs", token, token[i:i+3])
 		}
 		text.WriteByte(byte(high<<4 | low))
 		i += 2
 	}
 	if EncodeToken(text.String()) != token {
-		return "", fmt.Errorf("subject token %q is not how %q is encoded", token, text.String())
+		return "", fmt.Errorf("subject token %.100q is not how %.100q is encoded", token, text.String())
 	}
 	return text.String(), nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -117,8 +118,12 @@ func (s *Store) startAt(ctx context.Context, at time.Time) (uint64, error) {
 	if err != nil || last == nil {
 		return 1, err
 	}
-	if !at.IsZero() {
-		at = at.UTC()
+	if at = at.UTC(); !at.IsZero() && at.Before(time.Unix(0, 0)) {
+		// The server counts nanoseconds in 64 bits, and takes a time before 1678 for
+		// one far away. No message is as old as that.
+		return 1, nil
+	}
+	if !at.IsZero() && at.Before(time.Unix(0, math.MaxInt64)) {
 		first, err := s.leaderGet(ctx, s.config.EventsStream, getRequest{StartTime: &at, NextBySubject: ">"})
 		if err != nil {
 			return 0, err

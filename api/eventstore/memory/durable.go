@@ -49,7 +49,7 @@ var _ eventstore.DurableStore = (*Store)(nil)
 // store.
 func (s *Store) SubscribeDurable(ctx context.Context, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
 	failed := func(err error) (eventstore.DurableSubscription, error) {
-		return nil, fmt.Errorf("join durable subscription %q in memory: %w", opts.Name, err)
+		return nil, fmt.Errorf("join durable subscription %.100q in memory: %w", opts.Name, err)
 	}
 	opts, err := opts.WithDefaults()
 	if err != nil {
@@ -66,7 +66,7 @@ func (s *Store) SubscribeDurable(ctx context.Context, opts eventstore.DurableOpt
 		s.durables[opts.Name] = d
 	}
 	if d.opts.ActorType != opts.ActorType || d.opts.ActorID != opts.ActorID || d.opts.EventType != opts.EventType {
-		return failed(&eventstore.InvalidEventError{Field: "durable", Reason: fmt.Sprintf("%q has other filters: give other filters another name", opts.Name)})
+		return failed(&eventstore.InvalidEventError{Field: "durable", Reason: fmt.Sprintf("%.100q has other filters: give other filters another name", opts.Name)})
 	}
 	return &membership{store: s, durable: d, opts: opts, closed: make(chan struct{})}, nil
 }
@@ -77,7 +77,7 @@ func (s *Store) DeleteDurable(ctx context.Context, name string) error {
 		return fmt.Errorf("delete durable subscription in memory: %w", err)
 	}
 	if err := ended(ctx); err != nil {
-		return fmt.Errorf("delete durable subscription %q in memory: %w", name, err)
+		return fmt.Errorf("delete durable subscription %.100q in memory: %w", name, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,7 +125,7 @@ func (m *membership) Next(ctx context.Context) (eventstore.Delivery, error) {
 }
 
 func (m *membership) failed(what string, err error) error {
-	return fmt.Errorf("%s of durable subscription %q in memory: %w", what, m.opts.Name, err)
+	return fmt.Errorf("%s of durable subscription %.100q in memory: %w", what, m.opts.Name, err)
 }
 
 // take gives the member the first event that it can have, or says after how long

@@ -66,7 +66,7 @@ func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts 
 	if err != nil {
 		outcome.Failed(&s.opts, err)
 		if len(events) == 1 {
-			return nil, fmt.Errorf("save event %q of actor %q in memory: %w", events[0].ID, events[0].ActorID, err)
+			return nil, fmt.Errorf("save event %.100q of actor %.100q in memory: %w", events[0].ID, events[0].ActorID, err)
 		}
 		return nil, fmt.Errorf("save %d events in memory: %w", len(events), err)
 	}
@@ -204,7 +204,7 @@ func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) i
 		})
 		for _, index := range indexes[first:] {
 			if err := ended(ctx); err != nil {
-				yield(eventstore.Event{}, fmt.Errorf("read events of actor %q from memory: %w", actorID, err))
+				yield(eventstore.Event{}, fmt.Errorf("read events of actor %.100q from memory: %w", actorID, err))
 				return
 			}
 			s.opts.Metrics.EventsRead.Add(1)
@@ -265,7 +265,7 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	snapshot, found := s.snapshots[actorID]
 	s.mu.RUnlock()
 	if !found {
-		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %q from memory: %w", actorID, eventstore.ErrNoSnapshot)
+		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %.100q from memory: %w", actorID, eventstore.ErrNoSnapshot)
 	}
 	snapshot.Data = slices.Clone(snapshot.Data)
 	return snapshot, nil

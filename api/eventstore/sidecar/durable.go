@@ -46,7 +46,7 @@ var _ eventstore.DurableStore = (*Store)(nil)
 func (s *Store) SubscribeDurable(ctx context.Context, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
 	d, err := s.join(ctx, opts)
 	if err != nil {
-		return nil, fmt.Errorf("join durable subscription %q through the sidecar: %w", opts.Name, err)
+		return nil, fmt.Errorf("join durable subscription %.100q through the sidecar: %w", opts.Name, err)
 	}
 	return d, nil
 }
@@ -89,7 +89,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 // DeleteDurable forgets a durable subscription.
 func (s *Store) DeleteDurable(ctx context.Context, name string) error {
 	if err := s.deleteDurable(ctx, name); err != nil {
-		return fmt.Errorf("delete durable subscription %q through the sidecar: %w", name, err)
+		return fmt.Errorf("delete durable subscription %.100q through the sidecar: %w", name, err)
 	}
 	return nil
 }
@@ -200,7 +200,7 @@ func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 }
 
 func (d *durable) failed(what string, err error) error {
-	return fmt.Errorf("%s of durable subscription %q through the sidecar: %w", what, d.opts.Name, err)
+	return fmt.Errorf("%s of durable subscription %.100q through the sidecar: %w", what, d.opts.Name, err)
 }
 
 // call makes a call of the session, in bounded time, as long as that lasts.

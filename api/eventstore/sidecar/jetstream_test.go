@@ -65,7 +65,7 @@ func jetStreamStore(t *testing.T, nc *nats.Conn, replicas int) server.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted, err := stream.Desired(resource, v1alpha1.Defaults{})
+	wanted, err := stream.Desired(resource, stream.Home{}, v1alpha1.Defaults{})
 	if err != nil {
 		t.Fatal(err)
 	}

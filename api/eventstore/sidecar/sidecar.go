@@ -103,7 +103,7 @@ func parseEndpoint(endpoint string) (base string, dial dialFunc, err error) {
 	case u.Scheme == "http" && u.Host != "":
 		return u.String(), dialer.DialContext, nil
 	}
-	return "", nil, fmt.Errorf("endpoint of the sidecar is %q: give http://127.0.0.1:4280, or unix:///path of its socket, as AETHER_ENDPOINT has it", endpoint)
+	return "", nil, fmt.Errorf("endpoint of the sidecar is %.100q: give http://127.0.0.1:4280, or unix:///path of its socket, as AETHER_ENDPOINT has it", endpoint)
 }
 
 // Close gives up the connections that no call uses. It loses no save: those that
@@ -213,7 +213,7 @@ func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, o
 		for more := true; more; {
 			page, err := s.page(ctx, actorID, fromVersion)
 			if err != nil {
-				yield(eventstore.Event{}, fmt.Errorf("read events of actor %q through the sidecar: %w", actorID, err))
+				yield(eventstore.Event{}, fmt.Errorf("read events of actor %.100q through the sidecar: %w", actorID, err))
 				return
 			}
 			for event, err := range s.inOrder(page, &last) {
@@ -233,7 +233,7 @@ func (s *Store) page(ctx context.Context, actorID string, fromVersion int64) (*e
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	page, err := s.client.GetEvents(ctx, &eventstorev1.GetEventsRequest{Store: s.name, ActorId: actorID, FromVersion: fromVersion})
+	page, err := s.client.GetEvents(ctx, &eventstorev1.GetEventsRequest{Store: s.name, ActorId: actorID, FromVersion: max(fromVersion, 0)})
 	if err != nil {
 		return nil, readError(ctx, err)
 	}
@@ -268,7 +268,7 @@ func (s *Store) inOrder(page *eventstorev1.GetEventsResponse, last *uint64) iter
 func (s *Store) stream(ctx context.Context, actorID string, fromVersion int64, opts eventstore.ReadOptions) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		fail := func(err error) {
-			yield(eventstore.Event{}, fmt.Errorf("read events of actor %q through the sidecar: %w", actorID, err))
+			yield(eventstore.Event{}, fmt.Errorf("read events of actor %.100q through the sidecar: %w", actorID, err))
 		}
 		if err := readable(ctx, actorID); err != nil {
 			fail(err)
@@ -278,7 +278,7 @@ func (s *Store) stream(ctx context.Context, actorID string, fromVersion int64, o
 		defer cancel(nil)
 		silence := time.AfterFunc(silenceTimeout, func() { cancel(errSilent) })
 		defer silence.Stop()
-		request := &eventstorev1.StreamEventsRequest{Store: s.name, ActorId: actorID, FromVersion: fromVersion}
+		request := &eventstorev1.StreamEventsRequest{Store: s.name, ActorId: actorID, FromVersion: max(fromVersion, 0)}
 		request.SetOptions(opts)
 		stream, err := s.streams.StreamEvents(reading, request)
 		if err != nil {
@@ -323,7 +323,7 @@ func (s *Store) GetLatestVersion(ctx context.Context, actorID string) (int64, er
 	defer cancel()
 	response, err := s.client.GetLatestVersion(ctx, &eventstorev1.GetLatestVersionRequest{Store: s.name, ActorId: actorID})
 	if err != nil {
-		return 0, fmt.Errorf("read latest version of actor %q through the sidecar: %w", actorID, readError(ctx, err))
+		return 0, fmt.Errorf("read latest version of actor %.100q through the sidecar: %w", actorID, readError(ctx, err))
 	}
 	return response.GetVersion(), nil
 }
@@ -363,7 +363,7 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	defer cancel()
 	response, err := s.client.GetLatestSnapshot(ctx, &eventstorev1.GetLatestSnapshotRequest{Store: s.name, ActorId: actorID})
 	if err != nil {
-		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %q through the sidecar: %w", actorID, readError(ctx, err))
+		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %.100q through the sidecar: %w", actorID, readError(ctx, err))
 	}
 	return response.GetSnapshot().ToSnapshot()
 }

@@ -16,6 +16,12 @@ var invalidTests = []test{
 	{"expected versions", invalidExpectations},
 }
 
+// outOfYears are times that only look as if they were of the years 1 to 9999.
+var outOfYears = [...]time.Time{
+	time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("far west", -3600)),
+	time.Date(1, 1, 1, 0, 0, 0, 0, time.FixedZone("far east", 14*3600)),
+}
+
 func invalidFields(e *env) {
 	store := e.newStore()
 	invalid := "\xff"
@@ -39,6 +45,9 @@ func invalidFields(e *env) {
 		{"traceparent", func(v *eventstore.Event) { v.TraceParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01" }},
 		{"traceparent", func(v *eventstore.Event) { v.TraceParent = "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01" }},
 		{"version", func(v *eventstore.Event) { v.Version = -1 }},
+		{"version", func(v *eventstore.Event) { v.Version = eventstore.MaxVersion + 1 }},
+		{"timestamp", func(v *eventstore.Event) { v.Timestamp = outOfYears[0] }},
+		{"timestamp", func(v *eventstore.Event) { v.Timestamp = outOfYears[1] }},
 		{"contentType", func(v *eventstore.Event) { v.ContentType = "no media type" }},
 		{"contentType", func(v *eventstore.Event) { v.ContentType = "text/plain\n" }},
 		{"data", func(v *eventstore.Event) { v.Data = []byte("{") }},
@@ -79,6 +88,10 @@ func invalidSnapshots(e *env) {
 	e.wantInvalid(store.SaveSnapshot(e.ctx, eventstore.Snapshot{ActorID: "\xff", Version: 1}), "actorId")
 	e.wantInvalid(store.SaveSnapshot(e.ctx, eventstore.Snapshot{ActorID: "order-1"}), "version")
 	e.wantInvalid(store.SaveSnapshot(e.ctx, eventstore.Snapshot{ActorID: "order-1", Version: -1}), "version")
+	e.wantInvalid(store.SaveSnapshot(e.ctx, eventstore.Snapshot{ActorID: "order-1", Version: eventstore.MaxVersion + 1}), "version")
+	for _, at := range outOfYears {
+		e.wantInvalid(store.SaveSnapshot(e.ctx, eventstore.Snapshot{ActorID: "order-1", Version: 1, Timestamp: at}), "timestamp")
+	}
 	_, err := store.GetLatestSnapshot(e.ctx, "order-1")
 	e.wantErrorIs(err, eventstore.ErrNoSnapshot)
 }
@@ -106,8 +119,22 @@ func invalidSubscriptions(e *env) {
 		_, err = store.Subscribe(e.ctx, other)
 		e.wantInvalid(err, "fromTime")
 	}
+	for _, at := range outOfYears {
+		_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{FromTime: at})
+		e.wantInvalid(err, "fromTime")
+	}
 	_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{ActorID: "\xff"})
 	e.wantInvalid(err, "actorId")
+	for _, kind := range []string{"a-b", "\xff", strings.Repeat("x", eventstore.MaxActorIDBytes+1), strings.Repeat("x", 5000)} {
+		_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{ActorType: kind})
+		e.wantInvalid(err, "actorType")
+	}
+	for _, kind := range []string{"a\nb", "\xff", strings.Repeat("x", eventstore.MaxEventTypeBytes+1)} {
+		_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{EventType: kind})
+		e.wantInvalid(err, "eventType")
+	}
+	// Nothing of that has ended the connection of the others.
+	e.save(store, newEvent("order-1", 1))
 }
 
 func invalidExpectations(e *env) {

@@ -110,6 +110,12 @@ func repositoryRefusal(e *env) {
 	_, err := repository.Update(e.ctx, "order-1", func(eventstore.Loaded[int]) ([]eventstore.Event, error) { return nil, errRefused })
 	e.wantErrorIs(err, errRefused)
 	e.wantVersions(store, "order-1")
+	// Apply takes no data that is no number.
+	_, err = repository.Update(e.ctx, "order-1", func(eventstore.Loaded[int]) ([]eventstore.Event, error) {
+		return []eventstore.Event{newEvent("", 0)}, nil
+	})
+	e.wantErrorIs(err, strconv.ErrSyntax)
+	e.wantVersions(store, "order-1")
 	e.save(store, newEvent("order-1", 1))
 	// Data that is no number.
 	if actor, err := repository.Load(e.ctx, "order-1"); !errors.Is(err, strconv.ErrSyntax) {

@@ -21,7 +21,7 @@ func FromEvent(e *eventstore.Event) *Event {
 
 // ToEvent is the event of a message; of none, an event without an id.
 func (x *Event) ToEvent() (eventstore.Event, error) {
-	timestamp, err := toTime(x.GetTimestamp())
+	timestamp, err := toTime("timestamp", x.GetTimestamp())
 	return eventstore.Event{
 		ID: x.GetId(), EventType: x.GetEventType(), ActorID: x.GetActorId(), CommandID: x.GetCommandId(), Version: x.GetVersion(), Data: x.GetData(),
 		ContentType: x.GetContentType(), Metadata: x.GetMetadata(), Timestamp: timestamp, Sequence: x.GetSequence(), TraceParent: x.GetTraceParent(),
@@ -36,7 +36,7 @@ func (x *StreamEventsRequest) SetOptions(o eventstore.ReadOptions) {
 
 // ToOptions is what the read of a request wants.
 func (x *StreamEventsRequest) ToOptions() ([]eventstore.ReadOption, error) {
-	until, err := toTime(x.GetUntil())
+	until, err := toTime("until", x.GetUntil())
 	return []eventstore.ReadOption{func(o *eventstore.ReadOptions) {
 		*o = eventstore.ReadOptions{UpToDate: x.GetUpToDate(), Newest: int(x.GetNewest()), Until: until}
 	}}, err
@@ -52,7 +52,7 @@ func FromSubscribe(store string, o eventstore.SubscribeOptions) *SubscribeReques
 
 // ToOptions is what the subscription of a message wants.
 func (x *SubscribeRequest) ToOptions() (eventstore.SubscribeOptions, error) {
-	at, err := toTime(x.GetFromTime())
+	at, err := toTime("fromTime", x.GetFromTime())
 	return eventstore.SubscribeOptions{
 		FromSequence: x.GetFromSequence(), FromTime: at, FromNow: x.GetFromNow(),
 		ActorType: x.GetActorType(), ActorID: x.GetActorId(), EventType: x.GetEventType(),
@@ -66,7 +66,7 @@ func FromSnapshot(s *eventstore.Snapshot) *Snapshot {
 
 // ToSnapshot is the snapshot of a message; of none, one without an actor.
 func (x *Snapshot) ToSnapshot() (eventstore.Snapshot, error) {
-	timestamp, err := toTime(x.GetTimestamp())
+	timestamp, err := toTime("timestamp", x.GetTimestamp())
 	return eventstore.Snapshot{ActorID: x.GetActorId(), Version: x.GetVersion(), Data: x.GetData(), Timestamp: timestamp}, err
 }
 
@@ -141,12 +141,17 @@ func fromTime(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-func toTime(t *timestamppb.Timestamp) (time.Time, error) {
+// toTime reads a time that was sent. The first of all times is what programs have
+// for none; who means none leaves it out.
+func toTime(field string, t *timestamppb.Timestamp) (time.Time, error) {
 	if t == nil {
 		return time.Time{}, nil
 	}
 	if err := t.CheckValid(); err != nil {
-		return time.Time{}, &eventstore.InvalidEventError{Field: "timestamp", Reason: "is outside the years 1 to 9999, or its nanoseconds are"}
+		return time.Time{}, &eventstore.InvalidEventError{Field: field, Reason: "is outside the years 1 to 9999, or its nanoseconds are"}
+	}
+	if t.AsTime().IsZero() {
+		return time.Time{}, &eventstore.InvalidEventError{Field: field, Reason: "is 0001-01-01T00:00:00Z, the zero of a program: leave it out where there is none"}
 	}
 	return t.AsTime(), nil
 }

@@ -33,7 +33,7 @@ func (x *SubscribeDurableRequest) ToOptions() (eventstore.DurableOptions, error)
 		},
 	}
 	var err error
-	if o.FromTime, err = toTime(x.GetFromTime()); err != nil {
+	if o.FromTime, err = toTime("fromTime", x.GetFromTime()); err != nil {
 		return o, err
 	}
 	o.AckWait, err = toDuration("ackWait", x.GetAckWait())
@@ -54,7 +54,7 @@ func FromParked(p eventstore.Parked) *ParkedEvent {
 
 // ToParked is the parked event of a message.
 func (x *ParkedEvent) ToParked() (eventstore.Parked, error) {
-	at, err := toTime(x.GetParkedAt())
+	at, err := toTime("parkedAt", x.GetParkedAt())
 	return eventstore.Parked{
 		Sequence: x.GetSequence(), ActorID: x.GetActorId(), Attempts: int(x.GetAttempts()), Reason: x.GetReason(), At: at, Replaying: x.GetReplaying(),
 	}, err

@@ -92,7 +92,8 @@ type Event struct {
 	ActorId string `protobuf:"bytes,3,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
 	// command_id names the command that caused the event.
 	CommandId string `protobuf:"bytes,4,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
-	// version orders the events of one actor, from 1; 0 in a save asks for the next.
+	// version orders the events of one actor, from 1 to 2^53-1; 0 in a save asks
+	// for the next.
 	Version int64 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
 	// data is the payload, kept byte for byte.
 	Data []byte `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
@@ -100,7 +101,8 @@ type Event struct {
 	ContentType string `protobuf:"bytes,7,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	// metadata is free for the application.
 	Metadata map[string]string `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// timestamp is when the event happened; absent in a save is now.
+	// timestamp is when the event happened, of the years 1 to 9999 in UTC; absent
+	// in a save is now.
 	Timestamp *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	// sequence is the event's place in its store; the store sets it.
 	Sequence uint64 `protobuf:"varint,10,opt,name=sequence,proto3" json:"sequence,omitempty"`
@@ -222,7 +224,7 @@ func (x *Event) GetTraceParent() string {
 type Snapshot struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	ActorId string                 `protobuf:"bytes,1,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
-	// version is that of the last event which the state contains, from 1.
+	// version is that of the last event which the state contains, from 1 to 2^53-1.
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// data is the state, kept byte for byte.
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`

@@ -33,8 +33,8 @@ func Assign(event *eventstore.Event, expected eventstore.ExpectedVersion, latest
 	}
 }
 
-// next is the version after one; the largest number has none, and stays.
-func next(version int64) int64 { return max(version, version+1) }
+// next is the version after one; the largest has none, and stays.
+func next(version int64) int64 { return min(max(version, version+1), eventstore.MaxVersion) }
 
 // Same says whether a stored event is the one that a save tries again: same
 // actor, same version where the save names one, same content. The timestamp is
@@ -101,7 +101,7 @@ func ValidateBatch(events []eventstore.Event, opts eventstore.SaveOptions) error
 		}
 		if first, taken := indexOf[events[i].ID]; taken {
 			return atIndex(&eventstore.InvalidEventError{
-				Field: "id", Reason: fmt.Sprintf("%q is that of event [%d] too: give every event an id of its own", events[i].ID, first),
+				Field: "id", Reason: fmt.Sprintf("%.100q is that of event [%d] too: give every event an id of its own", events[i].ID, first),
 			}, i, len(events))
 		}
 		indexOf[events[i].ID] = i
@@ -109,7 +109,7 @@ func ValidateBatch(events []eventstore.Event, opts eventstore.SaveOptions) error
 	}
 	for actorID, expected := range opts.Expected {
 		if _, present := actors[actorID]; !present {
-			return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf("is given for actor %q, of whom no event is saved", actorID)}
+			return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf("is given for actor %.100q, of whom no event is saved", actorID)}
 		}
 		if expected < eventstore.ExpectExists {
 			return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf("is %d: give a number from 0, none, exists or any", expected)}

@@ -40,9 +40,9 @@ func TestAssign(t *testing.T) {
 		{version: 0, expected: 9, latest: 7, attempted: 10},
 		{version: 9, expected: 7, latest: 7, want: 9},
 		{version: 9, expected: 8, latest: 7, attempted: 9},
-		{version: math.MaxInt64, expected: eventstore.ExpectAny, latest: math.MaxInt64 - 1, want: math.MaxInt64},
-		{version: 0, expected: eventstore.ExpectAny, latest: math.MaxInt64, attempted: math.MaxInt64},
-		{version: 0, expected: math.MaxInt64, latest: 7, attempted: math.MaxInt64},
+		{version: eventstore.MaxVersion, expected: eventstore.ExpectAny, latest: eventstore.MaxVersion - 1, want: eventstore.MaxVersion},
+		{version: 0, expected: eventstore.ExpectAny, latest: eventstore.MaxVersion, attempted: eventstore.MaxVersion},
+		{version: 0, expected: math.MaxInt64, latest: 7, attempted: eventstore.MaxVersion},
 	} {
 		e := event(c.version)
 		got, err := versioning.Assign(&e, c.expected, c.latest)

@@ -94,10 +94,10 @@ type EventStoreServiceClient interface {
 	// SaveEvent stores one event.
 	//
 	// ABORTED + VersionConflict, ALREADY_EXISTS + DuplicateEvent,
-	// INVALID_ARGUMENT + FieldViolation, NOT_FOUND + Reason (unknown_store),
-	// RESOURCE_EXHAUSTED + Reason (too_large, store_full), PERMISSION_DENIED,
-	// UNAVAILABLE: nothing was stored, DEADLINE_EXCEEDED + Reason
-	// (unknown_outcome): it may have been, and saving again finds out.
+	// INVALID_ARGUMENT + FieldViolation, or + Reason (too_large), NOT_FOUND +
+	// Reason (unknown_store), FAILED_PRECONDITION + Reason (store_full),
+	// PERMISSION_DENIED, UNAVAILABLE: nothing was stored, DEADLINE_EXCEEDED +
+	// Reason (unknown_outcome): it may have been, and saving again finds out.
 	SaveEvent(context.Context, *v1.SaveEventRequest) (*v1.SaveEventResponse, error)
 	// SaveEvents stores 1 to 1,000 events, of one or many actors, all or none.
 	SaveEvents(context.Context, *v1.SaveEventsRequest) (*v1.SaveEventsResponse, error)
@@ -136,7 +136,7 @@ type EventStoreServiceClient interface {
 	// with the stream, and what it has in hand goes to others.
 	//
 	// INVALID_ARGUMENT + FieldViolation (durable: the name has other filters),
-	// NOT_FOUND + Reason (no_durable: it was deleted), RESOURCE_EXHAUSTED + Reason
+	// NOT_FOUND + Reason (no_durable: it was deleted), FAILED_PRECONDITION + Reason
 	// (too_many_parked), UNIMPLEMENTED: the store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest) (*connect.ServerStreamForClient[v1.SubscribeDurableResponse], error)
 	// StartDeliveries starts those of a session that has joined paused. It may be
@@ -450,10 +450,10 @@ type EventStoreServiceHandler interface {
 	// SaveEvent stores one event.
 	//
 	// ABORTED + VersionConflict, ALREADY_EXISTS + DuplicateEvent,
-	// INVALID_ARGUMENT + FieldViolation, NOT_FOUND + Reason (unknown_store),
-	// RESOURCE_EXHAUSTED + Reason (too_large, store_full), PERMISSION_DENIED,
-	// UNAVAILABLE: nothing was stored, DEADLINE_EXCEEDED + Reason
-	// (unknown_outcome): it may have been, and saving again finds out.
+	// INVALID_ARGUMENT + FieldViolation, or + Reason (too_large), NOT_FOUND +
+	// Reason (unknown_store), FAILED_PRECONDITION + Reason (store_full),
+	// PERMISSION_DENIED, UNAVAILABLE: nothing was stored, DEADLINE_EXCEEDED +
+	// Reason (unknown_outcome): it may have been, and saving again finds out.
 	SaveEvent(context.Context, *v1.SaveEventRequest) (*v1.SaveEventResponse, error)
 	// SaveEvents stores 1 to 1,000 events, of one or many actors, all or none.
 	SaveEvents(context.Context, *v1.SaveEventsRequest) (*v1.SaveEventsResponse, error)
@@ -492,7 +492,7 @@ type EventStoreServiceHandler interface {
 	// with the stream, and what it has in hand goes to others.
 	//
 	// INVALID_ARGUMENT + FieldViolation (durable: the name has other filters),
-	// NOT_FOUND + Reason (no_durable: it was deleted), RESOURCE_EXHAUSTED + Reason
+	// NOT_FOUND + Reason (no_durable: it was deleted), FAILED_PRECONDITION + Reason
 	// (too_many_parked), UNIMPLEMENTED: the store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest, *connect.ServerStream[v1.SubscribeDurableResponse]) error
 	// StartDeliveries starts those of a session that has joined paused. It may be

@@ -1,0 +1,91 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// homes tells where an EventStore is: in which Kubernetes namespace of which
+// cluster, by what never comes again.
+type homes struct{ cached, uncached client.Reader }
+
+// of gives the home of the EventStores of a namespace, from the cache.
+func (h homes) of(ctx context.Context, namespace string) (stream.Home, error) {
+	return h.with(ctx, namespace, h.uid)
+}
+
+// now gives it past the cache, which may still have an earlier namespace of that
+// name.
+func (h homes) now(ctx context.Context, namespace string) (stream.Home, error) {
+	return h.with(ctx, namespace, h.uidNow)
+}
+
+func (h homes) with(ctx context.Context, namespace string, uid func(context.Context, string) (types.UID, error)) (home stream.Home, err error) {
+	if home.Namespace, err = uid(ctx, namespace); err != nil {
+		return home, err
+	}
+	home.Cluster, err = h.cluster(ctx)
+	return home, err
+}
+
+// cluster is the uid of this cluster.
+func (h homes) cluster(ctx context.Context) (types.UID, error) {
+	return h.uid(ctx, metav1.NamespaceSystem)
+}
+
+func (h homes) uid(ctx context.Context, namespace string) (types.UID, error) {
+	found := &metav1.PartialObjectMetadata{}
+	found.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	err := h.cached.Get(ctx, client.ObjectKey{Name: namespace}, found)
+	if apierrors.IsNotFound(err) {
+		// It may have come a moment ago.
+		return h.uidNow(ctx, namespace)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read Namespace %s: %w", namespace, err)
+	}
+	return found.UID, nil
+}
+
+// uidNow lists, since the operator may not get namespaces, nor needs to.
+func (h homes) uidNow(ctx context.Context, namespace string) (types.UID, error) {
+	found := &metav1.PartialObjectMetadataList{}
+	found.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
+	if err := h.uncached.List(ctx, found, client.MatchingFields{"metadata.name": namespace}); err != nil {
+		return "", fmt.Errorf("read Namespace %s: %w", namespace, err)
+	}
+	if len(found.Items) == 0 {
+		return "", fmt.Errorf("read Namespace %s: it does not exist", namespace)
+	}
+	return found.Items[0].UID, nil
+}
+
+// standing is what this cluster knows of an EventStore. That it exists the cache may
+// say; that it is gone only the API server.
+func (h homes) standing(ctx context.Context, stores storeIndex, owner stream.Owner) (stream.Standing, error) {
+	if stores.exists(owner.UID) {
+		return stream.Exists, nil
+	}
+	cluster, err := h.cluster(ctx)
+	if err != nil || owner.Home.Cluster != cluster {
+		return stream.Unknown, err
+	}
+	current := &v1alpha1.EventStore{}
+	err = h.uncached.Get(ctx, client.ObjectKey{Namespace: owner.Namespace, Name: owner.Name}, current)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && current.UID != owner.UID:
+		return stream.Gone, nil
+	case err != nil:
+		return stream.Unknown, fmt.Errorf("read EventStore %s: %w", owner, err)
+	}
+	return stream.Exists, nil
+}
