@@ -21,6 +21,12 @@ const (
 	// ConditionDataLoss is present only while True: a stream that held events is
 	// gone, was made again, or went back.
 	ConditionDataLoss = "DataLoss"
+	// ConditionAccessIgnored is present only while True: spec.access lists service
+	// accounts, and the class does not ask pods who they are.
+	ConditionAccessIgnored = "AccessIgnored"
+	// ConditionFull is present only while True: a stream of the store has taken 80 % of
+	// its maxBytes or more.
+	ConditionFull = "Full"
 	// ConditionDataLossPrevented is present only while True: a change that would
 	// destroy stored events is held back.
 	ConditionDataLossPrevented = "DataLossPrevented"
@@ -77,6 +83,15 @@ const (
 	ReasonInsufficientPeers = "InsufficientPeers"
 	// ReasonClassNotAllowed: the class does not allow the namespace of the store.
 	ReasonClassNotAllowed = "ClassNotAllowed"
+	// ReasonAccessNotEnforced: workloads.access of the class is not ServiceAccount.
+	ReasonAccessNotEnforced = "AccessNotEnforced"
+	// ReasonLimitExceeded: the store asks for more than the limits of its class.
+	ReasonLimitExceeded = "LimitExceeded"
+	// ReasonNearlyFull: a stream has taken 80 % of its maxBytes or more.
+	ReasonNearlyFull = "NearlyFull"
+	// ReasonOnAnotherClass: the store names no class, and the streams of an earlier one of
+	// its name are on another class than the default.
+	ReasonOnAnotherClass = "OnAnotherClass"
 	// ReasonTenancyForbidden: the class lets no store name another event namespace, or
 	// take over a stream without an owner.
 	ReasonTenancyForbidden = "TenancyForbidden"

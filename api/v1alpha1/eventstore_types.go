@@ -12,10 +12,12 @@ import (
 //
 // +kubebuilder:validation:XValidation:rule="has(self.storage) == has(oldSelf.storage)",message="is immutable, from unset to set as well: a stream cannot change its storage; create another EventStore instead",fieldPath=".storage",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="has(self.namespace) == has(oldSelf.namespace)",message="is immutable, from unset to set as well: the events of a store belong to one event namespace for ever; create another EventStore instead",fieldPath=".namespace",reason=FieldValueForbidden
+// +kubebuilder:validation:XValidation:rule="has(self.protection) || !has(oldSelf.protection) || oldSelf.protection != 'Immutable'",message="cannot be taken back once it is Immutable, also not by leaving it out; create another EventStore instead",fieldPath=".protection",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="has(self.className) == has(oldSelf.className)",message="is immutable, from unset to set as well: the events of a store do not move to another NATS system; create another EventStore instead",fieldPath=".className",reason=FieldValueForbidden
 type EventStoreSpec struct {
 	// namespace is the event namespace, a DNS label: the first part of the names
-	// of the streams. Defaults to the namespace of the resource. Immutable.
+	// of the streams. Defaults to the namespace of the resource; another one takes a
+	// class whose tenancy.eventNamespaces is Any. Immutable.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: the events of a store belong to one event namespace for ever; create another EventStore instead",reason=FieldValueForbidden
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
@@ -35,68 +37,69 @@ type EventStoreSpec struct {
 	// +optional
 	Retention Retention `json:"retention,omitzero"`
 
-	// replicas is how many servers hold each event, 1 to 5. Defaults to 1.
+	// replicas is how many servers hold each event, 1 to 5. Defaults to those of the
+	// class, else 1.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=5
 	// +optional
 	Replicas int32 `json:"replicas,omitempty"`
 
-	// storage is where the servers keep events: File or Memory. Defaults to File.
-	// Immutable: a stream that exists keeps its storage when the class gets another
-	// default.
+	// storage is where the servers keep events: File or Memory. Defaults to that of the
+	// class, else File. Immutable: a stream that exists keeps its storage when the class
+	// gets another default.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: a stream cannot change its storage; create another EventStore instead",reason=FieldValueForbidden
 	// +optional
 	Storage Storage `json:"storage,omitempty"`
 
 	// compression is how the servers compress what they write to disk: S2 or None.
-	// Defaults to S2. It does not count for storage Memory.
+	// Defaults to that of the class, else S2. It does not count for storage Memory.
 	// +optional
 	Compression Compression `json:"compression,omitempty"`
 
 	// duplicateWindow is how long the servers remember the id of an event that was
 	// saved without a version: numbers with the units s, m, h and d, from 1s to 1d.
 	// Longer costs the servers memory for each event. It is never longer than
-	// retention.maxAge.
-	// +kubebuilder:validation:XValidation:rule="self.matches('[1-9]')",message="is zero: write a duration of at least 1s"
+	// retention.maxAge. Defaults to that of the class, else 2m.
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}[smhd])+$')",message="is no duration: write whole numbers with the units s, m, h and d, such as 2m or 1h30m"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,5}[smhd])+$') || self.matches('[1-9]')",message="is zero: write a duration of at least 1s"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,5}[smhd])+$') || self.findAll('[0-9]+d').map(n, int(n.substring(0, size(n) - 1))).sum() * 86400 + self.findAll('[0-9]+h').map(n, int(n.substring(0, size(n) - 1))).sum() * 3600 + self.findAll('[0-9]+m').map(n, int(n.substring(0, size(n) - 1))).sum() * 60 + self.findAll('[0-9]+s').map(n, int(n.substring(0, size(n) - 1))).sum() <= 86400",message="is longer than 1d: give the events a version, which is remembered as long as they are stored"
-	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=16
-	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}[smhd])+$`
-	// +kubebuilder:default="2m"
 	// +optional
 	DuplicateWindow string `json:"duplicateWindow,omitempty"`
 
-	// snapshots says which snapshots are kept.
-	// +kubebuilder:default={}
+	// snapshots says which snapshots are kept, and how much of them; its fields count
+	// one by one.
 	// +optional
 	Snapshots Snapshots `json:"snapshots,omitzero"`
 
-	// placement says on which servers the streams are. Defaults to any.
+	// placement says on which servers the streams are. Defaults to that of the class,
+	// else any.
 	// +optional
 	Placement *Placement `json:"placement,omitempty"`
 
 	// protection says whether single events can be erased by an administrator of
-	// the servers: Erasable or Immutable. Immutable cannot be taken back.
+	// the servers: Erasable or Immutable. Immutable cannot be taken back. Defaults to
+	// that of the class, which counts when the streams are made, else Erasable.
 	// +kubebuilder:validation:XValidation:rule="oldSelf != 'Immutable' || self == 'Immutable'",message="cannot be taken back once it is Immutable; create another EventStore instead",reason=FieldValueForbidden
-	// +kubebuilder:default=Erasable
 	// +optional
 	Protection Protection `json:"protection,omitempty"`
 
 	// deletionPolicy says what becomes of the streams when the resource is
-	// deleted: Retain keeps them and all their events, Delete deletes them.
-	// +kubebuilder:default=Retain
+	// deleted: Retain keeps them and all their events, Delete deletes them. Defaults to
+	// that of the class, else Retain. A store that retains does not become one that
+	// deletes when the class gets another default.
 	// +optional
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 
 	// managementPolicy says what the operator may do: Full; Observe, which only
 	// tells in the status what it would do; or Paused, which does nothing at all.
-	// +kubebuilder:default=Full
+	// Defaults to Full.
 	// +optional
 	ManagementPolicy ManagementPolicy `json:"managementPolicy,omitempty"`
 
 	// adoptionPolicy says what becomes of a stream of the right name that exists
-	// and has no owner: Refuse leaves it alone, Adopt takes it over.
-	// +kubebuilder:default=Refuse
+	// and has no owner: Refuse leaves it alone, Adopt takes it over, where
+	// tenancy.adoption of the class is Allowed. Defaults to Refuse.
 	// +optional
 	AdoptionPolicy AdoptionPolicy `json:"adoptionPolicy,omitempty"`
 
@@ -149,11 +152,19 @@ const (
 // Snapshots says which snapshots are kept. They do not expire.
 type Snapshots struct {
 	// history is how many snapshots of each actor are kept, the newest, 1 to 64.
+	// Defaults to that of the class, else 1.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=64
-	// +kubebuilder:default=1
 	// +optional
 	History int32 `json:"history,omitempty"`
+
+	// maxBytes is how much the stream of snapshots takes on each server. A full one
+	// refuses new snapshots and never drops those of other actors. JetStream reserves
+	// maxBytes on each server that holds the stream. Defaults to that of the class, else
+	// no limit.
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-')",message="must be a whole number of bytes, more than 0 and less than 8Ei, such as 10Gi"
+	// +optional
+	MaxBytes *resource.Quantity `json:"maxBytes,omitempty"`
 }
 
 // Placement says on which servers streams are.
@@ -224,18 +235,18 @@ type Retention struct {
 	// maxAge is how long an event is kept: numbers with the units s, m, h, d, w
 	// (7 days) and y (365 days), which may be combined, such as "365d" or "1d12h".
 	// "0" keeps events for ever. At most 290 years, which is what JetStream counts.
-	// Defaults to 365d.
-	// +kubebuilder:validation:XValidation:rule="self == '0' || self.matches('[1-9]')",message="is zero: write \"0\" to keep events for ever, or a duration of at least 1s"
+	// Defaults to that of the class, else 365d.
+	// +kubebuilder:validation:XValidation:rule="self == '0' || self.matches('^([0-9]{1,9}[smhdwy])+$')",message="is no duration: write \"0\", or whole numbers with the units s, m, h, d, w (7 days) and y (365 days), such as 365d or 1d12h; there are no months, no fractions and nothing shorter than 1s"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,9}[smhdwy])+$') || self.matches('[1-9]')",message="is zero: write \"0\" to keep events for ever, or a duration of at least 1s"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,9}[smhdwy])+$') || self.findAll('[0-9]+y').map(n, int(n.substring(0, size(n) - 1))).sum() * 31536000 + self.findAll('[0-9]+w').map(n, int(n.substring(0, size(n) - 1))).sum() * 604800 + self.findAll('[0-9]+d').map(n, int(n.substring(0, size(n) - 1))).sum() * 86400 + self.findAll('[0-9]+h').map(n, int(n.substring(0, size(n) - 1))).sum() * 3600 + self.findAll('[0-9]+m').map(n, int(n.substring(0, size(n) - 1))).sum() * 60 + self.findAll('[0-9]+s').map(n, int(n.substring(0, size(n) - 1))).sum() <= 290 * 31536000",message="is longer than 290 years: write \"0\" to keep events for ever"
-	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:Pattern=`^(0|([0-9]{1,9}[smhdwy])+)$`
 	// +optional
 	MaxAge string `json:"maxAge,omitempty"`
 
 	// maxBytes is how much the stream of events takes on each server. A full store
-	// refuses new events and never drops old ones. Defaults to no limit.
-	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$')",message="must be a whole number of bytes, more than 0 and less than 8Ei, such as 10Gi"
+	// refuses new events and never drops old ones. JetStream reserves maxBytes on each
+	// server that holds the stream. Defaults to that of the class, else no limit.
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-')",message="must be a whole number of bytes, more than 0 and less than 8Ei, such as 10Gi"
 	// +optional
 	MaxBytes *resource.Quantity `json:"maxBytes,omitempty"`
 }
@@ -283,8 +294,13 @@ type EventStoreStatus struct {
 	// +optional
 	ClassName string `json:"className,omitempty"`
 
-	// conditions: Ready, Connected and ReplicasCurrent always, Reconciling,
-	// Stalled, DataLoss and DataLossPrevented only while they are true.
+	// effective is what the spec asks for with every default filled in: the field of
+	// the spec, else that of the class, else its own. What is not carried out is in plan.
+	// +optional
+	Effective *EffectiveSpec `json:"effective,omitempty"`
+
+	// conditions: Ready, Connected and ReplicasCurrent always, Reconciling, Stalled,
+	// Full, DataLoss and DataLossPrevented only while they are true.
 	// +listType=map
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=16
@@ -389,9 +405,17 @@ type StreamStatus struct {
 	// messages is how many messages are stored.
 	// +optional
 	Messages int64 `json:"messages"`
-	// bytes is how much they take.
+	// bytes is how much they take on each server.
 	// +optional
 	Bytes int64 `json:"bytes"`
+	// maxBytes is how much they may take on each server, as the server has it; left out
+	// where there is no limit.
+	// +optional
+	MaxBytes int64 `json:"maxBytes,omitempty"`
+	// size is bytes, and what they may be, for people, such as "812Mi of 1Gi".
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	Size string `json:"size,omitempty"`
 	// firstSequence is the sequence of the oldest message.
 	// +optional
 	FirstSequence int64 `json:"firstSequence"`
@@ -443,15 +467,17 @@ type Binding struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:shortName=es,categories=all
+// +kubebuilder:resource:shortName=evs,categories=aether
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Class",type=string,JSONPath=`.status.className`
 // +kubebuilder:printcolumn:name="Stream",type=string,JSONPath=`.status.streams[?(@.role=="Events")].name`
 // +kubebuilder:printcolumn:name="Replicas",type=integer,JSONPath=`.status.streams[?(@.role=="Events")].replicaCount`
 // +kubebuilder:printcolumn:name="Max Age",type=string,JSONPath=`.status.streams[?(@.role=="Events")].maxAge`
 // +kubebuilder:printcolumn:name="Messages",type=integer,JSONPath=`.status.streams[?(@.role=="Events")].messages`
-// +kubebuilder:printcolumn:name="Size",type=integer,JSONPath=`.status.streams[?(@.role=="Events")].bytes`
+// +kubebuilder:printcolumn:name="Size",type=string,JSONPath=`.status.streams[?(@.role=="Events")].size`
+// +kubebuilder:printcolumn:name="Full",type=string,JSONPath=`.status.conditions[?(@.type=="Full")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:printcolumn:name="Class",type=string,priority=1,JSONPath=`.status.className`
 // +kubebuilder:printcolumn:name="Leader",type=string,priority=1,JSONPath=`.status.streams[?(@.role=="Events")].leader`
 // +kubebuilder:printcolumn:name="Last Event",type=date,priority=1,JSONPath=`.status.streams[?(@.role=="Events")].lastTime`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63",message="the name must be a DNS label (lower case letters, digits and '-', no dots) of at most 63 characters, since it is part of the names of the streams"

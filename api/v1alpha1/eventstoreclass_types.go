@@ -36,8 +36,13 @@ type EventStoreClassSpec struct {
 	// +optional
 	Tenancy Tenancy `json:"tenancy,omitzero"`
 
+	// limits are what EventStores may ask for at most.
+	// +optional
+	Limits Limits `json:"limits,omitzero"`
+
 	// defaults are for what an EventStore leaves out. Changing them changes the
-	// streams of those that do, except for their storage.
+	// streams of those that do, except for storage, protection, and a deletionPolicy
+	// that retains.
 	// +optional
 	Defaults Defaults `json:"defaults,omitzero"`
 
@@ -53,6 +58,9 @@ type EventStoreClassSpec struct {
 }
 
 // AllowedNamespaces says whose EventStores may use a class.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.selector.matchExpressions) || self.selector.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="the operator of an expression is In, NotIn, Exists or DoesNotExist",fieldPath=".selector.matchExpressions"
+// +kubebuilder:validation:XValidation:rule="!has(self.selector.matchExpressions) || self.selector.matchExpressions.all(e, (e.operator in ['Exists', 'DoesNotExist']) != (has(e.values) && size(e.values) > 0))",message="In and NotIn need values, Exists and DoesNotExist take none",fieldPath=".selector.matchExpressions"
 type AllowedNamespaces struct {
 	// selector selects namespaces by their labels; an empty one selects all.
 	// +required
@@ -60,6 +68,8 @@ type AllowedNamespaces struct {
 }
 
 // Defaults are for what an EventStore leaves out.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.protection) || self.protection != 'Immutable' || !has(self.deletionPolicy) || self.deletionPolicy != 'Delete'",message="deletionPolicy Delete would delete what protection Immutable promises to keep: leave one of them to the stores",fieldPath=".deletionPolicy"
 type Defaults struct {
 	// replicas is how many servers hold each event, 1 to 5.
 	// +kubebuilder:validation:Minimum=1
@@ -80,6 +90,27 @@ type Defaults struct {
 	// placement says on which servers the streams are.
 	// +optional
 	Placement *Placement `json:"placement,omitempty"`
+	// duplicateWindow is how long the servers remember the id of an event that was
+	// saved without a version, from 1s to 1d.
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}[smhd])+$')",message="is no duration: write whole numbers with the units s, m, h and d, such as 2m or 1h30m"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,5}[smhd])+$') || self.matches('[1-9]')",message="is zero: write a duration of at least 1s"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,5}[smhd])+$') || self.findAll('[0-9]+d').map(n, int(n.substring(0, size(n) - 1))).sum() * 86400 + self.findAll('[0-9]+h').map(n, int(n.substring(0, size(n) - 1))).sum() * 3600 + self.findAll('[0-9]+m').map(n, int(n.substring(0, size(n) - 1))).sum() * 60 + self.findAll('[0-9]+s').map(n, int(n.substring(0, size(n) - 1))).sum() <= 86400",message="is longer than 1d: give the events a version, which is remembered as long as they are stored"
+	// +kubebuilder:validation:MaxLength=16
+	// +optional
+	DuplicateWindow string `json:"duplicateWindow,omitempty"`
+	// snapshots says which snapshots are kept, and how much of them; its fields count
+	// one by one.
+	// +optional
+	Snapshots Snapshots `json:"snapshots,omitzero"`
+	// protection says whether single events can be erased: Erasable or Immutable. It
+	// counts when a stream is made.
+	// +optional
+	Protection Protection `json:"protection,omitempty"`
+	// deletionPolicy says what becomes of the streams when the resource is deleted:
+	// Retain or Delete. A store that retains does not become one that deletes when this
+	// changes.
+	// +optional
+	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 }
 
 // ServerURL is the URL of a NATS server, without credentials.
@@ -234,13 +265,16 @@ type ServerStatus struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:scope=Cluster,shortName=esc
+// +kubebuilder:resource:scope=Cluster,shortName=esc,categories=aether
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Default",type=string,JSONPath=`.metadata.annotations.aether\.flowmade\.one/is-default-class`
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.serverVersion`
 // +kubebuilder:printcolumn:name="Peers",type=integer,JSONPath=`.status.peers`
 // +kubebuilder:printcolumn:name="Stores",type=integer,JSONPath=`.status.eventStores`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Access",type=string,priority=1,JSONPath=`.spec.workloads.access`
+// +kubebuilder:printcolumn:name="Servers",type=string,priority=1,JSONPath=`.spec.servers`
 type EventStoreClass struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional

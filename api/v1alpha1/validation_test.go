@@ -73,6 +73,11 @@ var _ = Describe("An EventStore", func() {
 		Entry("the longest age in seconds", `spec: {retention: {maxAge: 999999999s}}`),
 		Entry("one byte", `spec: {retention: {maxBytes: 1}}`),
 		Entry("bytes in a fraction of a unit", `spec: {retention: {maxBytes: 1.5Gi}}`),
+		Entry("bytes in a decimal unit", `spec: {retention: {maxBytes: 2.5k}}`),
+		Entry("as many bytes as can be counted", `spec: {retention: {maxBytes: "9223372036854775806"}}`),
+		Entry("seven exbibytes", `spec: {retention: {maxBytes: 7Ei}}`),
+		Entry("a tebibyte and more", `spec: {retention: {maxBytes: 1023Gi}}`),
+		Entry("bytes of snapshots", `spec: {snapshots: {maxBytes: 1Gi}}`),
 		Entry("the shortest duplicate window", `spec: {duplicateWindow: 1s}`),
 		Entry("the longest duplicate window", `spec: {duplicateWindow: 1d}`),
 		Entry("the longest duplicate window in parts", `spec: {duplicateWindow: 23h59m60s}`),
@@ -114,6 +119,14 @@ var _ = Describe("An EventStore", func() {
 		Entry("no bytes, with a unit", `spec: {retention: {maxBytes: 0Gi}}`, "must be a whole number of bytes"),
 		Entry("bytes below zero", `spec: {retention: {maxBytes: -1Gi}}`, "must be a whole number of bytes"),
 		Entry("part of a byte", `spec: {retention: {maxBytes: 500m}}`, "must be a whole number of bytes"),
+		Entry("one byte more than can be counted, as text", `spec: {retention: {maxBytes: "9223372036854775807"}}`, "must be a whole number of bytes"),
+		Entry("half a byte", `spec: {retention: {maxBytes: "0.5"}}`, "must be a whole number of bytes"),
+		Entry("a byte and a half", `spec: {retention: {maxBytes: "1.5"}}`, "must be a whole number of bytes"),
+		Entry("part of a byte of snapshots", `spec: {snapshots: {maxBytes: "1.5"}}`, "must be a whole number of bytes"),
+		Entry("an age in months", `spec: {retention: {maxAge: 1M}}`, "there are no months"),
+		Entry("an age in fractions", `spec: {retention: {maxAge: 1.5d}}`, "no fractions"),
+		Entry("an age in milliseconds", `spec: {retention: {maxAge: 500ms}}`, "nothing shorter than 1s"),
+		Entry("an age of nothing", `spec: {retention: {maxAge: ""}}`, "is no duration"),
 		Entry("more bytes than can be counted", `spec: {retention: {maxBytes: 8Ei}}`, "must be a whole number of bytes"),
 		Entry("bytes that are no number", `spec: {retention: {maxBytes: lots}}`, "spec.retention.maxBytes"),
 		Entry("unknown compression", `spec: {compression: Zstd}`, `supported values: "S2", "None"`),
@@ -149,11 +162,8 @@ var _ = Describe("An EventStore", func() {
 		Expect(create(ctx, o)).To(Succeed())
 		store := &v1alpha1.EventStore{}
 		Expect(k8s.Get(ctx, client.ObjectKeyFromObject(o), store)).To(Succeed())
-		Expect(store.Spec).To(Equal(v1alpha1.EventStoreSpec{
-			// What a class has defaults for is left out.
-			DuplicateWindow: "2m", Snapshots: v1alpha1.Snapshots{History: 1}, Protection: v1alpha1.ProtectionErasable,
-			DeletionPolicy: v1alpha1.DeletionPolicyRetain, ManagementPolicy: v1alpha1.ManagementFull, AdoptionPolicy: v1alpha1.AdoptionRefuse,
-		}))
+		// What is left out is filled in by the operator, so that a class has a say in it.
+		Expect(store.Spec).To(Equal(v1alpha1.EventStoreSpec{}))
 		// Not seen yet: without this a new object would count as done.
 		Expect(store.Status.ObservedGeneration).To(BeEquivalentTo(-1))
 	})
@@ -230,7 +240,9 @@ var _ = Describe("An EventStoreClass", func() {
 		Entry("all namespaces", `spec: {`+servers+`, allowedNamespaces: {selector: {}}}`),
 		Entry("some namespaces", `spec: {`+servers+`, allowedNamespaces: {selector: {matchLabels: {team: a}}}}`),
 		Entry("every tenancy", `spec: {`+servers+`, tenancy: {eventNamespaces: Any, adoption: Allowed, takeBack: ByName, giveBack: [{namespace: shop, name: orders}]}}`),
-		Entry("every default", `spec: {`+servers+`, defaults: {replicas: 3, retention: {maxAge: 30d, maxBytes: 1Gi}, storage: Memory, compression: None, placement: {tags: [ssd]}}}`),
+		Entry("every default", `spec: {`+servers+`, defaults: {replicas: 3, retention: {maxAge: 30d, maxBytes: 1Gi}, storage: Memory, compression: None, placement: {tags: [ssd]}, duplicateWindow: 5m, snapshots: {history: 2, maxBytes: 1Gi}, protection: Immutable, deletionPolicy: Retain}}`),
+		Entry("every limit", `spec: {`+servers+`, limits: {replicas: 3, maxBytes: 10Gi, snapshots: {history: 5, maxBytes: 1Gi}, requireMaxBytes: true, maxAge: 2y, storage: [File], deletionPolicies: [Retain], perNamespace: {stores: 5, bytes: 100Gi}}}`),
+		Entry("namespaces by an expression", `spec: {`+servers+`, allowedNamespaces: {selector: {matchExpressions: [{key: team, operator: In, values: [a]}, {key: x, operator: Exists}]}}}`),
 		Entry("open access of workloads", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"], access: None}}`),
 		Entry("workloads without access", `spec: {`+servers+`, workloads: {servers: ["nats://b:4222"]}}`),
 		Entry("every setting of the sidecar", `spec: {`+servers+`, injection: {image: "registry.example/aether-sidecar:1.0", resources: {requests: {cpu: 1, memory: 64Mi}, limits: {cpu: 500m, memory: 128Mi}}, env: [{name: OTEL_TRACES_EXPORTER, value: otlp}, {name: A}], userID: 1000660000, args: ["--max-calls=512", "--request-timeout=1m30s", "--wait-for-stores=500ms", "--log-level=warn", "--allow-host=sidecar", "--allow-origin=http://localhost:3000"]}}`),
@@ -257,6 +269,11 @@ var _ = Describe("An EventStoreClass", func() {
 		Entry("a domain that is no name", `spec: {`+servers+`, domain: a.b}`, "spec.domain"),
 		Entry("an unknown tenancy of event namespaces", `spec: {`+servers+`, tenancy: {eventNamespaces: All}}`, "tenancy.eventNamespaces"),
 		Entry("a store given back without a namespace", `spec: {`+servers+`, tenancy: {giveBack: [{name: orders}]}}`, "namespace: Required"),
+		Entry("a default that deletes what is immutable", `spec: {`+servers+`, defaults: {protection: Immutable, deletionPolicy: Delete}}`, "would delete what protection Immutable promises to keep"),
+		Entry("an age as a limit that limits nothing", `spec: {`+servers+`, limits: {maxAge: "0"}}`, "would limit nothing"),
+		Entry("part of a byte as a limit", `spec: {`+servers+`, limits: {perNamespace: {bytes: "1.5"}}}`, "must be a whole number of bytes"),
+		Entry("namespaces by an unknown operator", `spec: {`+servers+`, allowedNamespaces: {selector: {matchExpressions: [{key: team, operator: Foo, values: [a]}]}}}`, "In, NotIn, Exists or DoesNotExist"),
+		Entry("namespaces by an operator that lacks values", `spec: {`+servers+`, allowedNamespaces: {selector: {matchExpressions: [{key: team, operator: In}]}}}`, "need values"),
 		Entry("allowed namespaces without a selector", `spec: {`+servers+`, allowedNamespaces: {}}`, "selector: Required"),
 		Entry("too many replicas as a default", `spec: {`+servers+`, defaults: {replicas: 6}}`, "spec.defaults.replicas"),
 		Entry("a default age of zero", `spec: {`+servers+`, defaults: {retention: {maxAge: 0s}}}`, `write "0" to keep events for ever`),
@@ -319,13 +336,14 @@ var _ = Describe("kubectl get", func() {
 
 	It("shows what an EventStore is about", func(ctx context.Context) {
 		always, wide := columns(ctx, "eventstores")
-		Expect(always).To(HaveExactElements("Ready", "Stream", "Replicas", "Max Age", "Messages", "Size", "Age"))
-		Expect(wide).To(HaveExactElements("Class", "Leader", "Last Event"))
+		Expect(always).To(HaveExactElements("Ready", "Reason", "Class", "Stream", "Replicas", "Max Age", "Messages", "Size", "Full", "Age"))
+		Expect(wide).To(HaveExactElements("Leader", "Last Event"))
 	})
 
 	It("shows what an EventStoreClass is about", func(ctx context.Context) {
-		always, _ := columns(ctx, "eventstoreclasses")
-		Expect(always).To(HaveExactElements("Ready", "Default", "Version", "Peers", "Stores", "Age"))
+		always, wide := columns(ctx, "eventstoreclasses")
+		Expect(wide).To(HaveExactElements("Access", "Servers"))
+		Expect(always).To(HaveExactElements("Ready", "Reason", "Default", "Version", "Peers", "Stores", "Age"))
 	})
 })
 

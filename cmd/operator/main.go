@@ -89,7 +89,7 @@ func parse(args []string) (settings, error) {
 	flags.IntVar(&s.webhookPort, "webhook-port", 9443, "The port of the webhook that injects the sidecar; 0 turns it off.")
 	flags.StringVar(&s.sidecarImage, "sidecar-image", cmp.Or(os.Getenv(envSidecarImage), "git.flowmade.one/flowmade-one/aether-sidecar:latest"), "The image of the sidecar that is injected; "+envSidecarImage+" where it is left out.")
 	flags.DurationVar(&s.resync, "resync-interval", controller.DefaultResyncInterval, "How often a settled object is looked at again.")
-	flags.IntVar(&s.storeMetricsLimit, "store-metrics-limit", controller.DefaultStoreMetricsLimit, "How many EventStores, the first by namespace and name, have metrics of their own, eight each; 0 turns them off.")
+	flags.IntVar(&s.storeMetricsLimit, "store-metrics-limit", controller.DefaultStoreMetricsLimit, "How many EventStores, the first by namespace and name, have metrics of their own, ten each; 0 turns them off.")
 	flags.StringVar(&s.profileAddress, "pprof-bind-address", "", "Where /debug/pprof is served, to anybody who can connect; empty turns it off.")
 	flags.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "What is logged, as JSON on standard error: debug, info, warn or error.")
 	if err := flags.Parse(args); err != nil {
@@ -148,6 +148,8 @@ func newManager(s settings) (manager.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w: run in a cluster, or give --kubeconfig", err)
 	}
+	// What is written without a name of its own is written under that of the client.
+	restConfig.UserAgent = controller.FieldManager
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme: controller.Scheme(),
 		Cache:  controller.CacheOptions(),

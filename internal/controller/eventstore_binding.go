@@ -166,6 +166,10 @@ func (p *pass) updateBinding(ctx context.Context, existing *corev1.Secret, data 
 	if reflect.DeepEqual(existing.Data, changed.Data) && reflect.DeepEqual(existing.OwnerReferences, changed.OwnerReferences) {
 		return nil
 	}
+	if existing.Immutable != nil && *existing.Immutable {
+		return stream.Stalled(v1alpha1.ReasonBindingConflict,
+			"the binding Secret %s is out of date and immutable, so that nobody can change it: delete it, and it is written again", key)
+	}
 	if err := p.Update(ctx, changed); err != nil {
 		return fmt.Errorf("update the binding Secret %s: %w", key, err)
 	}

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -34,6 +36,7 @@ func (p *pass) resolveClass(ctx context.Context) error {
 		return fmt.Errorf("read EventStoreClass %s: %w", name, err)
 	}
 	p.class, p.store.Status.ClassName = class, name
+	p.warnOfAccess()
 	return nil
 }
 
@@ -43,7 +46,30 @@ func (p *pass) classNotFound(ctx context.Context, name string) error {
 		return err
 	}
 	return stream.Stalled(v1alpha1.ReasonClassNotFound,
-		"EventStoreClass %q does not exist (%s): create it, or delete this EventStore and apply it again with a className that exists", name, names)
+		"EventStoreClass %q does not exist (%s): %s", name, names, p.classWayOut())
+}
+
+// warnOfAccess tells who lists service accounts that nobody asks pods for them.
+func (p *pass) warnOfAccess() {
+	conditions := &p.store.Status.Conditions
+	if len(p.store.Spec.Access) == 0 || p.class.Spec.Workloads.Access == v1alpha1.AccessServiceAccount {
+		meta.RemoveStatusCondition(conditions, v1alpha1.ConditionAccessIgnored)
+		return
+	}
+	message := fmt.Sprintf("spec.access is not enforced: workloads.access of EventStoreClass %s is %s, so that pods do not say which service account they are of; use a class with ServiceAccount, or take spec.access out",
+		p.class.Name, cmp.Or(p.class.Spec.Workloads.Access, v1alpha1.AccessNone))
+	if !meta.IsStatusConditionTrue(*conditions, v1alpha1.ConditionAccessIgnored) {
+		p.tell(warning, v1alpha1.ReasonAccessNotEnforced, "Reconcile", "%s", message)
+	}
+	setCondition(conditions, v1alpha1.ConditionAccessIgnored, metav1.ConditionTrue, v1alpha1.ReasonAccessNotEnforced, message)
+}
+
+// classWayOut is what to do where a class is missing.
+func (p *pass) classWayOut() string {
+	if !p.store.DeletionTimestamp.IsZero() {
+		return "create it, so that the streams can be deleted"
+	}
+	return "create it, or delete this EventStore and apply it again with a className that exists"
 }
 
 func (p *pass) defaultClass(ctx context.Context) (string, error) {
@@ -88,11 +114,10 @@ func (p *pass) classNames(ctx context.Context) (told string, defaults []string, 
 
 // checkAllowed goes on only where the class allows the namespace of the store.
 func (p *pass) checkAllowed(ctx context.Context) error {
-	allowed := p.class.Spec.AllowedNamespaces
-	if allowed == nil {
+	selector, err := selectorOf(p.class)
+	if selector == nil && err == nil {
 		return nil
 	}
-	selector, err := metav1.LabelSelectorAsSelector(&allowed.Selector)
 	if err != nil {
 		return p.disconnected(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
 			"spec.allowedNamespaces.selector of EventStoreClass %s cannot be read, so it allows no namespace: %w: correct it", p.class.Name, err))
@@ -108,6 +133,14 @@ func (p *pass) checkAllowed(ctx context.Context) error {
 	return p.disconnected(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
 		"EventStoreClass %s does not allow namespace %s, whose labels do not match %q: label the namespace, or delete this EventStore and apply it again with a className that allows it; what is stored is not touched",
 		p.class.Name, p.store.Namespace, selector))
+}
+
+// selectorOf selects the namespaces that a class allows, nil for all.
+func selectorOf(class *v1alpha1.EventStoreClass) (labels.Selector, error) {
+	if class.Spec.AllowedNamespaces == nil {
+		return nil, nil
+	}
+	return metav1.LabelSelectorAsSelector(&class.Spec.AllowedNamespaces.Selector)
 }
 
 // connect finds the connection to the NATS system of the class.

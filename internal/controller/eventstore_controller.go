@@ -39,6 +39,7 @@ type EventStoreReconciler struct {
 	metrics  *metrics
 	contests *contests
 	homes    homes
+	quotas   *quotas
 }
 
 // setup watches what a store depends on; told is what NATS tells.
@@ -55,6 +56,7 @@ func (r *EventStoreReconciler) setup(mgr ctrl.Manager, told notices) error {
 		Watches(&v1alpha1.EventStoreClass{}, handler.EnqueueRequestsFromMapFunc(r.storesOfClass), builder.WithPredicates(spec)).
 		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.storesOfNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(r.contenders), builder.WithPredicates(cameOrWent)).
+		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(r.waitingForRoom), builder.WithPredicates(roomMade)).
 		WatchesRawSource(source.Channel(told, handler.TypedEnqueueRequestsFromMapFunc(r.storesOfNotice))).
 		WithOptions(controllerOptions()).
 		Complete(r)

@@ -15,16 +15,34 @@ import (
 // releaseRetained takes the finalizer off a store that keeps its streams, before
 // anything that needs NATS: its resource, and its namespace, must go at once.
 func (p *pass) releaseRetained(ctx context.Context) error {
-	if p.store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete {
-		return nil
+	policy, err := p.deletionPolicy(ctx)
+	if err != nil || policy == v1alpha1.DeletionPolicyDelete {
+		return err
 	}
 	return p.setFinalizer(ctx, controllerutil.RemoveFinalizer)
+}
+
+// deletionPolicy is what becomes of the streams, by the spec or else the class. A
+// class that does not exist deletes nothing.
+func (p *pass) deletionPolicy(ctx context.Context) (v1alpha1.DeletionPolicy, error) {
+	if p.store.Spec.DeletionPolicy != "" {
+		return p.store.Spec.DeletionPolicy, nil
+	}
+	class := &v1alpha1.EventStoreClass{}
+	name := classInUse(p.store)
+	if name == "" {
+		return v1alpha1.DeletionPolicyRetain, nil
+	}
+	if err := p.Get(ctx, client.ObjectKey{Name: name}, class); client.IgnoreNotFound(err) != nil {
+		return "", fmt.Errorf("read EventStoreClass %s: %w", name, err)
+	}
+	return stream.DeletionPolicyOf(p.store, class.Spec.Defaults), nil
 }
 
 // claim puts the finalizer on a store that deletes its streams, before they are
 // made, and only once they are known to be ours to make.
 func (p *pass) claim(ctx context.Context) error {
-	if p.store.Spec.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
+	if p.store.Status.Effective.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
 		return nil
 	}
 	return p.setFinalizer(ctx, controllerutil.AddFinalizer)
@@ -51,7 +69,11 @@ func (p *pass) remove(ctx context.Context) error {
 		return nil
 	}
 	// Who may only look deletes nothing.
-	if p.store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete && !p.observes() {
+	policy, err := p.deletionPolicy(ctx)
+	if err != nil {
+		return err
+	}
+	if policy == v1alpha1.DeletionPolicyDelete && !p.observes() {
 		if err := p.run(ctx, p.resolveClass, p.connect, p.deleteStreams); err != nil {
 			return p.explainDeletion(err)
 		}

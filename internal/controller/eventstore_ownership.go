@@ -41,10 +41,10 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 		case stream.Absent, stream.Ours:
 		}
 	}
-	if slices.Contains(whose, stream.Absent) {
-		return p.checkEldest(ctx)
+	if !slices.Contains(whose, stream.Absent) {
+		return nil
 	}
-	return nil
+	return p.run(ctx, p.checkEldest, p.checkElsewhere)
 }
 
 // ownerships are whose the streams are, in the order of wanted.

@@ -95,9 +95,8 @@ func (p *pass) setConditions(fault *stream.Fault, err error) {
 	setOutcome(&status.Conditions, fault, "Both streams are as asked for, every replica is current, and the binding is written")
 	switch {
 	case errors.Is(err, errPaused):
-		// Nobody looks, so nobody knows; and only a person can change that.
+		// Nobody looks, so nobody knows. That is meant so, and no failure.
 		setCondition(&status.Conditions, v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonPaused, err.Error())
-		setCondition(&status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonPaused, err.Error())
 	case errors.Is(err, errObserved):
 		setCondition(&status.Conditions, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonObserved, err.Error())
 	}

@@ -51,14 +51,17 @@ func (p *pass) look(ctx context.Context) error {
 	if p.home, err = p.homes.of(ctx, p.store.Namespace); err != nil {
 		return err
 	}
-	p.wanted, err = stream.Desired(p.store, p.home, defaultsFor(p.class, p.live[0]))
+	defaults := stream.DefaultsFor(p.class, p.live[0])
+	effective := stream.Effective(p.store, defaults)
+	p.store.Status.Effective = &effective
+	p.wanted, err = stream.Desired(p.store, p.home, defaults)
 	return err
 }
 
 // settle makes the streams what is asked for.
 func (p *pass) settle(ctx context.Context) error {
 	if !p.settled {
-		return p.run(ctx, p.checkLoss, p.checkOwnership, p.checkSchema, p.plan, p.observed, p.guard, p.checkContest, p.claim, p.apply)
+		return p.run(ctx, p.checkLoss, p.checkOwnership, p.checkSchema, p.plan, p.observed, p.checkLimits, p.guard, p.checkContest, p.claim, p.apply)
 	}
 	if p.observes() {
 		return errObserved
@@ -66,19 +69,9 @@ func (p *pass) settle(ctx context.Context) error {
 	return nil
 }
 
-// defaultsFor are the defaults of a class for a store whose stream of events is
-// live, nil for one that does not exist yet.
-func defaultsFor(class *v1alpha1.EventStoreClass, live *liveStream) v1alpha1.Defaults {
-	defaults := class.Spec.Defaults
-	if live != nil {
-		defaults.Storage = stream.StorageOf(live)
-	}
-	return defaults
-}
-
 // wantedOf is what a store asks for, nil where that cannot be.
 func wantedOf(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.EventStoreClass, live []*liveStream) []stream.Wanted {
-	wanted, err := stream.Desired(store, home, defaultsFor(class, live[0]))
+	wanted, err := stream.Desired(store, home, stream.DefaultsFor(class, live[0]))
 	if err != nil {
 		return nil
 	}
@@ -465,4 +458,5 @@ func (p *pass) recordStreams() {
 		p.memory.Note(p.class.Name, p.live[i])
 		p.store.Status.Streams = append(p.store.Status.Streams, stream.StatusOf(wanted.Role, p.live[i]))
 	}
+	p.recordFullness()
 }

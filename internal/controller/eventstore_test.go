@@ -51,7 +51,7 @@ var _ = Describe("An EventStore", func() {
 		snapshots.Metadata, snapshots.Description = nil, ""
 		Expect(snapshots).To(Equal(jetstream.StreamConfig{
 			Name: name + "_snapshots", Subjects: []string{name + ".snapshots.>"},
-			Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage, Compression: jetstream.S2Compression,
+			Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage, Compression: jetstream.S2Compression,
 			MaxConsumers: 100_000, MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: 1, MaxMsgSize: -1,
 			Duplicates: 2 * time.Minute, Replicas: int(replicas), AllowDirect: true,
 		}))

@@ -126,7 +126,17 @@ func (r *EventStoreClassReconciler) inspect(ctx context.Context, class *v1alpha1
 		account.CheckStorage(),
 		r.sweeper.sweep(ctx, class, conn),
 		r.callouts.check(ctx, class),
+		checkSelector(class),
 	)
+}
+
+// checkSelector tells of namespaces that cannot be selected: the class would allow
+// none.
+func checkSelector(class *v1alpha1.EventStoreClass) error {
+	if _, err := selectorOf(class); err != nil {
+		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "spec.allowedNamespaces.selector cannot be read, so it allows no namespace: %w: correct it", err)
+	}
+	return nil
 }
 
 // maxServers is how many servers a status has, of clusters of which few have ten.

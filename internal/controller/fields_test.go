@@ -106,13 +106,17 @@ var _ = Describe("The fields of an EventStore", func() {
 		Expect(s.Purge(ctx)).NotTo(Succeed())
 		Expect(s.DeleteMsg(ctx, 1)).NotTo(Succeed())
 
-		By("applying it anew without: what the stream is it stays")
+		By("applying it anew with another: what the stream is it stays")
 		deleteStore(ctx, store)
-		again := create(ctx, newStore(store.Namespace, store.Spec.ClassName, func(s *v1alpha1.EventStore) { s.Name = store.Name }))
+		again := create(ctx, newStore(store.Namespace, store.Spec.ClassName, func(s *v1alpha1.EventStore) {
+			s.Name, s.Spec.Protection = store.Name, v1alpha1.ProtectionErasable
+		}))
 		Eventually(read(ctx, again)).WithContext(ctx).Should(And(
 			beStalled(v1alpha1.ReasonImpossibleChange), sayWhy(ContainSubstring("set spec.protection to Immutable"))))
-		change(ctx, again, func(s *v1alpha1.EventStore) { s.Spec.Protection = v1alpha1.ProtectionImmutable })
-		Eventually(read(ctx, again)).WithContext(ctx).Should(beReady())
+
+		By("applying it anew without: it is what the stream is")
+		change(ctx, again, func(s *v1alpha1.EventStore) { s.Spec.Protection = "" })
+		Eventually(read(ctx, again)).WithContext(ctx).Should(And(beReady(), HaveField("Status.Effective.Protection", v1alpha1.ProtectionImmutable)))
 	})
 
 	It("destroy nothing before a person accepts it", func(ctx context.Context) {
@@ -208,7 +212,7 @@ var _ = Describe("What the operator may do", func() {
 			s.Spec.ManagementPolicy, s.Spec.Retention.MaxAge = v1alpha1.ManagementPaused, "7d"
 		})
 		paused := And(haveCondition(v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonPaused),
-			haveCondition(v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonPaused))
+			haveNoCondition(v1alpha1.ConditionStalled), haveNoCondition(v1alpha1.ConditionReconciling))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(paused)
 		config := streamInfo(ctx, api, store.EventsStreamName()).Config
 		config.Description = "edited"

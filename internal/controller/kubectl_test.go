@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/controller"
 )
 
 var _ = Describe("With kubectl", func() {
@@ -53,6 +54,7 @@ metadata: {name: orders, namespace: ` + ns + `}
 		// The operator owns nothing of what the user wrote.
 		for _, owned := range read(ctx, store)(Default).ManagedFields {
 			if owned.Manager != "kubectl" {
+				Expect(owned.Manager).To(Equal(controller.FieldManager))
 				Expect(owned.Subresource).To(Equal("status"), owned.Manager)
 			}
 		}

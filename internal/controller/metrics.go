@@ -104,19 +104,20 @@ type storesCollector struct {
 
 var (
 	storesDesc = prometheus.NewDesc("aether_operator_eventstores",
-		"EventStores by class, condition, its status and its reason.", []string{"class", "condition", "status", "reason"}, nil)
+		"EventStores by class, empty for one that does not exist, condition, its status and its reason.", []string{"class", "condition", "status", "reason"}, nil)
 	unlistedDesc = prometheus.NewDesc("aether_operator_eventstores_without_metrics",
 		"EventStores beyond --store-metrics-limit, which have no figures of their own.", nil, nil)
 	storeLabels  = []string{"namespace", "name", "role"}
 	messagesDesc = prometheus.NewDesc("aether_eventstore_messages", "Messages that a stream of an EventStore holds.", storeLabels, nil)
 	bytesDesc    = prometheus.NewDesc("aether_eventstore_bytes", "Bytes that a stream of an EventStore takes on each server.", storeLabels, nil)
+	maxBytesDesc = prometheus.NewDesc("aether_eventstore_max_bytes", "Bytes that a stream of an EventStore may take on each server, 0 for no limit.", storeLabels, nil)
 	lastDesc     = prometheus.NewDesc("aether_eventstore_last_sequence", "The last sequence of a stream of an EventStore.", storeLabels, nil)
 	lagDesc      = prometheus.NewDesc("aether_eventstore_replica_lag", "Operations that the slowest replica of a stream of an EventStore is behind.", storeLabels, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *storesCollector) Describe(to chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{storesDesc, unlistedDesc, messagesDesc, bytesDesc, lastDesc, lagDesc} {
+	for _, desc := range []*prometheus.Desc{storesDesc, unlistedDesc, messagesDesc, bytesDesc, maxBytesDesc, lastDesc, lagDesc} {
 		to <- desc
 	}
 }
@@ -140,13 +141,23 @@ func (c *storesCollector) collectConditions(stores []*v1alpha1.EventStore, to ch
 	}
 	counts := map[key]int{}
 	for _, store := range stores {
+		class := knownClass(store)
 		for _, condition := range store.Status.Conditions {
-			counts[key{classInUse(store), condition.Type, condition.Reason, condition.Status}]++
+			counts[key{class, condition.Type, condition.Reason, condition.Status}]++
 		}
 	}
 	for k, count := range counts {
 		to <- prometheus.MustNewConstMetric(storesDesc, prometheus.GaugeValue, float64(count), k.class, k.condition, string(k.status), k.reason)
 	}
+}
+
+// knownClass is the class of a store, as a label: how many values a label has is not
+// for those to say who write EventStores.
+func knownClass(store *v1alpha1.EventStore) string {
+	if readyReason(store) == v1alpha1.ReasonClassNotFound {
+		return ""
+	}
+	return classInUse(store)
 }
 
 // collectFigures tells those of the first stores by name, so that the same ones
@@ -165,7 +176,7 @@ func (c *storesCollector) collectFigures(stores []*v1alpha1.EventStore, to chan<
 				continue
 			}
 			for desc, value := range map[*prometheus.Desc]uint64{
-				messagesDesc: seen.Messages, bytesDesc: seen.Bytes, lastDesc: seen.LastSequence, lagDesc: seen.Lag,
+				messagesDesc: seen.Messages, bytesDesc: seen.Bytes, maxBytesDesc: seen.MaxBytes, lastDesc: seen.LastSequence, lagDesc: seen.Lag,
 			} {
 				to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), store.Namespace, store.Name, string(recorded.Role))
 			}

@@ -25,7 +25,7 @@ func TestStoresCollector(t *testing.T) {
 			t.Fatal(err)
 		}
 		memory.Note("standard", &jetstream.StreamInfo{
-			Config: jetstream.StreamConfig{Name: store.EventsStreamName()}, State: jetstream.StreamState{Msgs: 3, Bytes: 300, LastSeq: 7},
+			Config: jetstream.StreamConfig{Name: store.EventsStreamName(), MaxBytes: 1000}, State: jetstream.StreamState{Msgs: 3, Bytes: 300, LastSeq: 7},
 			Cluster: &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{{Lag: 1}, {Lag: 2}}},
 		})
 	}
@@ -44,6 +44,10 @@ aether_eventstore_bytes{name="b",namespace="shop",role="Events"} 300
 # TYPE aether_eventstore_last_sequence gauge
 aether_eventstore_last_sequence{name="a",namespace="shop",role="Events"} 7
 aether_eventstore_last_sequence{name="b",namespace="shop",role="Events"} 7
+# HELP aether_eventstore_max_bytes Bytes that a stream of an EventStore may take on each server, 0 for no limit.
+# TYPE aether_eventstore_max_bytes gauge
+aether_eventstore_max_bytes{name="a",namespace="shop",role="Events"} 1000
+aether_eventstore_max_bytes{name="b",namespace="shop",role="Events"} 1000
 # HELP aether_eventstore_messages Messages that a stream of an EventStore holds.
 # TYPE aether_eventstore_messages gauge
 aether_eventstore_messages{name="a",namespace="shop",role="Events"} 3
@@ -52,7 +56,7 @@ aether_eventstore_messages{name="b",namespace="shop",role="Events"} 3
 # TYPE aether_eventstore_replica_lag gauge
 aether_eventstore_replica_lag{name="a",namespace="shop",role="Events"} 2
 aether_eventstore_replica_lag{name="b",namespace="shop",role="Events"} 2
-# HELP aether_operator_eventstores EventStores by class, condition, its status and its reason.
+# HELP aether_operator_eventstores EventStores by class, empty for one that does not exist, condition, its status and its reason.
 # TYPE aether_operator_eventstores gauge
 aether_operator_eventstores{class="standard",condition="Ready",reason="Ready",status="True"} 3
 # HELP aether_operator_eventstores_without_metrics EventStores beyond --store-metrics-limit, which have no figures of their own.

@@ -115,7 +115,7 @@ var _ = Describe("The NATS servers of a class", func() {
 		store := create(ctx, newStore(newNamespace(ctx), class.Name))
 		ignored := And(beStalled(v1alpha1.ReasonFieldIgnored), sayWhy(ContainSubstring("ignored allowAtomicPublish")))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(ignored)
-		told := func() []string { return eventsOf(ctx, store) }
+		told := func() []string { return notesOf(ctx, store) }
 		Eventually(told).WithContext(ctx).ShouldNot(BeEmpty())
 		before := told()
 		for range 3 {
@@ -126,8 +126,8 @@ var _ = Describe("The NATS servers of a class", func() {
 	})
 })
 
-// eventsOf are the Events of a store, each with how often it was sent.
-func eventsOf(ctx context.Context, store *v1alpha1.EventStore) []string {
+// notesOf are the Events of a store, each with how often it was sent.
+func notesOf(ctx context.Context, store *v1alpha1.EventStore) []string {
 	GinkgoHelper()
 	var events eventsv1.EventList
 	Expect(k8s.List(ctx, &events, client.InNamespace(store.Namespace))).To(Succeed())

@@ -29,7 +29,10 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// DefaultStoreMetricsLimit is how many EventStores have metrics of their own: 8,000
+// FieldManager is under which name the operator writes.
+const FieldManager = "aether-operator"
+
+// DefaultStoreMetricsLimit is how many EventStores have metrics of their own: 10,000
 // series, which any Prometheus takes.
 const DefaultStoreMetricsLimit = 1000
 
@@ -43,7 +46,7 @@ type Options struct {
 	// 0 is DefaultResyncInterval.
 	ResyncInterval time.Duration
 	// StoreMetricsLimit is how many EventStores have metrics of their own, 0 for
-	// none: each has eight.
+	// none: each has ten.
 	StoreMetricsLimit int
 	// Registerer takes the metrics; nil is that of the manager.
 	Registerer prometheus.Registerer
@@ -109,6 +112,13 @@ func slim(object any) (any, error) {
 		c.Type, c.Reason, c.Message = shared(c.Type), shared(c.Reason), shared(c.Message)
 		c.Status = metav1.ConditionStatus(shared(string(c.Status)))
 	}
+	if e := store.Status.Effective; e != nil {
+		e.Retention.MaxAge, e.DuplicateWindow = shared(e.Retention.MaxAge), shared(e.DuplicateWindow)
+		e.Storage, e.Compression = v1alpha1.Storage(shared(string(e.Storage))), v1alpha1.Compression(shared(string(e.Compression)))
+		e.Protection, e.DeletionPolicy = v1alpha1.Protection(shared(string(e.Protection))), v1alpha1.DeletionPolicy(shared(string(e.DeletionPolicy)))
+		e.ManagementPolicy = v1alpha1.ManagementPolicy(shared(string(e.ManagementPolicy)))
+		e.AdoptionPolicy = v1alpha1.AdoptionPolicy(shared(string(e.AdoptionPolicy)))
+	}
 	for i := range store.Status.Streams {
 		s := &store.Status.Streams[i]
 		s.MaxAge, s.Leader = shared(s.MaxAge), shared(s.Leader)
@@ -132,13 +142,15 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	if options.Registerer == nil {
 		options.Registerer = ctrlmetrics.Registry
 	}
+	// Not the name of the binary, which says nothing to who reads managedFields.
+	writer := client.WithFieldOwner(mgr.GetClient(), FieldManager)
 	index, err := newStoreIndex(ctx, mgr.GetCache())
 	if err != nil {
 		return err
 	}
 	forStores, forClasses := make(notices, noticeBuffer), make(notices, classBuffer)
 	counts := newMetrics()
-	homes := homes{cached: mgr.GetClient(), uncached: mgr.GetAPIReader()}
+	homes := homes{cached: writer, uncached: mgr.GetAPIReader()}
 	var sweeps *sweeper
 	connections := stream.NewConnections(func(n stream.Notice) {
 		if n.Stream == "" {
@@ -155,16 +167,16 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	memory := stream.NewMemory()
 	sweeps = newSweeper(connect, index, homes, memory, options.ResyncInterval/2, forStores.send)
 	callouts := &callouts{
-		connector: connect, client: mgr.GetClient(), stores: index, recorder: mgr.GetEventRecorder("aether-operator"),
+		connector: connect, client: writer, stores: index, recorder: mgr.GetEventRecorder("aether-operator"),
 		changed: func(class string) { forClasses.send(stream.Notice{Class: class}) }, classes: map[string]*callout{},
 	}
 	stores := &EventStoreReconciler{
-		Client: mgr.GetClient(), connector: connect,
+		Client: writer, connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		stores: index, sweeper: sweeps, memory: memory, metrics: counts, contests: newContests(), homes: homes,
+		stores: index, sweeper: sweeps, memory: memory, metrics: counts, contests: newContests(), homes: homes, quotas: newQuotas(),
 	}
 	classes := &EventStoreClassReconciler{
-		Client: mgr.GetClient(), connector: connect,
+		Client: writer, connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
 		stores: index, sweeper: sweeps, callouts: callouts,
 	}
@@ -178,7 +190,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	if err := classes.setup(mgr, forClasses); err != nil {
 		return fmt.Errorf("set up the controller of EventStoreClasses: %w", err)
 	}
-	if err := (&CalloutReconciler{Client: mgr.GetClient(), callouts: callouts}).setup(mgr); err != nil {
+	if err := (&CalloutReconciler{Client: writer, callouts: callouts}).setup(mgr); err != nil {
 		return fmt.Errorf("set up the controller of callouts: %w", err)
 	}
 	return mgr.Add(onEveryReplica(func(ctx context.Context) error {

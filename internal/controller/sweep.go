@@ -266,6 +266,9 @@ func (l *lookAt) wantsLook(p *pair) bool {
 	if !isSettled(p.store, p.home, l.class, wanted, p.live[:], l.memory) {
 		return true
 	}
+	if was := isFull(p.store); p.store.Status.Effective == nil || was != (len(fullTexts(p.live[:], was)) > 0) {
+		return true
+	}
 	for i, w := range wanted {
 		told := streamStatus(p.store, w.Role)
 		if told == nil || stream.WorthTelling(*told, stream.StatusOf(w.Role, p.live[i]), l.anyChange) {

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/natsconn"
 )
 
 const (
@@ -24,22 +25,15 @@ const (
 	// requestTimeout bounds one request: JetStream answers in milliseconds, and an
 	// election of a leader takes a few seconds.
 	requestTimeout = 5 * time.Second
-	// pingInterval and maxPings say when a server that is silent is given up: a
-	// machine that lost its power closes no connection. The third ping that finds two
-	// unanswered ends it, so after 15 seconds.
-	pingInterval = 5 * time.Second
-	maxPings     = 2
-	// writeTimeout bounds one write, during which everything else on the connection
-	// waits.
-	writeTimeout = 2 * time.Second
 )
 
 // Conn is a connection to the NATS system of a class. All its errors are Faults,
 // except that of a context that ended.
 type Conn struct {
 	nc *nats.Conn
-	// api is the prefix of the JetStream API.
-	api string
+	// api is the prefix of the JetStream API, and servers are where it is.
+	api     string
+	servers []string
 
 	mu sync.Mutex
 	// denied is what the server said when it last refused a request for lack of
@@ -101,13 +95,9 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 		// A request while there is no connection fails at once rather than wait in a
 		// buffer for a server that may never come.
 		nats.ReconnectBufSize(-1),
-		nats.PingInterval(pingInterval),
-		nats.MaxPingsOutstanding(maxPings),
-		nats.FlusherTimeout(writeTimeout),
-		// What was cut off in the middle leaves nothing that a server could read on.
-		nats.ReconnectOnFlusherError(),
 	)
-	nc, err := nats.Connect(strings.Join(login.Servers, ","), append(options, authentication...)...)
+	options = append(append(options, natsconn.Lively()...), authentication...)
+	nc, err := nats.Connect(strings.Join(login.Servers, ","), options...)
 	if err != nil {
 		return nil, dialFault(login, err)
 	}
@@ -117,7 +107,7 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 // dial connects as the operator, and finds JetStream.
 func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
 	c := &Conn{
-		api: apiPrefix(""), denied: map[string]string{}, firstEvents: map[string]firstWatch{},
+		api: apiPrefix(""), servers: servers, denied: map[string]string{}, firstEvents: map[string]firstWatch{},
 		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
 	}
 	options = append(options, nats.ErrorHandler(c.asyncError), nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }))

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -172,10 +173,10 @@ func (c *Conn) awaitConnected(ctx context.Context) error {
 		return nil
 	}
 	if err := c.nc.LastError(); err != nil && (isAuthenticationError(err) || isCertificateError(err)) {
-		return dialFault(operatorLogin(c.nc.Opts.Servers, nil), err)
+		return dialFault(operatorLogin(c.servers, nil), err)
 	}
 	return Retrying(v1alpha1.ReasonUnreachable,
-		"the connection to the NATS servers %s is lost: check that they run; the operator connects again by itself", c.nc.Opts.Url)
+		"the connection to the NATS servers %s is lost: check that they run; the operator connects again by itself", strings.Join(c.servers, ", "))
 }
 
 // Forget closes the connection of a class that is gone.

@@ -65,7 +65,7 @@ func TestDesired(t *testing.T) {
 	if events.MaxAge != 30*day || snapshots.MaxAge != 0 {
 		t.Errorf("ages %v and %v", events.MaxAge, snapshots.MaxAge)
 	}
-	if events.Discard != jetstream.DiscardNew || snapshots.Discard != jetstream.DiscardOld || snapshots.MaxMsgsPerSubject != 1 {
+	if events.Discard != jetstream.DiscardNew || snapshots.Discard != jetstream.DiscardNew || snapshots.MaxMsgsPerSubject != 1 {
 		t.Errorf("limits %+v and %+v", events, snapshots)
 	}
 }

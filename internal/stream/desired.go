@@ -40,7 +40,7 @@ type Wanted struct {
 // server or client. An error is a Fault: the spec asks for something that cannot
 // be.
 func Desired(store *v1alpha1.EventStore, home Home, defaults v1alpha1.Defaults) ([]Wanted, error) {
-	s, err := settingsOf(&store.Spec, defaults)
+	s, err := settingsOf(Effective(store, defaults))
 	if err != nil {
 		return nil, &Fault{Handling: Stall, Reason: v1alpha1.ReasonInvalidSpec, Err: err}
 	}
@@ -83,7 +83,10 @@ func snapshotsConfig(store *v1alpha1.EventStore, home Home, s settings) jetstrea
 	config.Description = fmt.Sprintf("Snapshots of EventStore %s in namespace %s", store.Name, store.Namespace)
 	config.Subjects = []string{layout.SnapshotsSubjects(store.EventsStreamName())}
 	config.MaxMsgsPerSubject = s.history
-	config.Discard = jetstream.DiscardOld
+	config.MaxBytes = s.snapshotsMaxBytes
+	// What is full refuses a new snapshot. To drop an old one would take that of another
+	// actor, or what members of durable subscriptions know of each other.
+	config.Discard = jetstream.DiscardNew
 	return config
 }
 

@@ -177,8 +177,7 @@ func apiFault(doing string, err error) error {
 		return Retrying(v1alpha1.ReasonInsufficientPeers,
 			"%s: a server that the replicas need is not there now (%w): see that all servers run; the operator tries again by itself", doing, err)
 	case api.ErrorCode == errNoSuitablePeers, api.ErrorCode == errReplicasNotSupported:
-		return Stalled(v1alpha1.ReasonInsufficientPeers,
-			"%s: the NATS system has too few servers for the replicas (%w): set spec.replicas lower or add servers", doing, err)
+		return Stalled(v1alpha1.ReasonInsufficientPeers, "%s: no servers are suitable (%w): %s", doing, err, peersWayOut(api.Description))
 	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled, api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
 		return Stalled(v1alpha1.ReasonJetStreamUnavailable, "%s: %w: turn JetStream on for the account of the class. If it was on, a server has turned it off, as it does when its disk is full or cannot be written: its log says so; make room and restart it", doing, err)
 	case api.ErrorCode == errMaxConsumers:
@@ -195,6 +194,18 @@ func apiFault(doing string, err error) error {
 		return Stalled(v1alpha1.ReasonRefusedByServer,
 			"%s: the server refused the configuration (%w): change the spec, or the limits of the server or account that it names", doing, err)
 	}
+}
+
+// peersWayOut says which field is to be changed when servers lack what is asked for:
+// the server tells why it left the others out.
+func peersWayOut(description string) string {
+	switch {
+	case strings.Contains(description, "tag"):
+		return "too few servers carry the tags of spec.placement.tags: correct them, or tag servers so"
+	case strings.Contains(description, "storage"):
+		return "too few servers have so much room left: set maxBytes of retention or snapshots lower, which JetStream reserves on each server, or give the servers more"
+	}
+	return "too few servers are in the cluster, which spec.placement.cluster names where it is set: correct that, set spec.replicas lower, or add servers"
 }
 
 func hasCode(err error, code int) bool {

@@ -25,6 +25,8 @@ type Seen struct {
 	Created         time.Time
 	Messages, Bytes uint64
 	LastSequence    uint64
+	// MaxBytes is how much it may take on each server, 0 for no limit.
+	MaxBytes uint64
 	// Lag is how many operations the replica that is furthest behind lacks.
 	Lag uint64
 }
@@ -35,7 +37,10 @@ func NewMemory() *Memory { return &Memory{streams: map[key]Seen{}} }
 // Note remembers how a stream of a class is, unless it has gone back: then the
 // place where it was stays, until Forget.
 func (m *Memory) Note(class string, live *jetstream.StreamInfo) {
-	now := Seen{Created: live.Created, Messages: live.State.Msgs, Bytes: live.State.Bytes, LastSequence: live.State.LastSeq}
+	now := Seen{
+		Created: live.Created, Messages: live.State.Msgs, Bytes: live.State.Bytes, LastSequence: live.State.LastSeq,
+		MaxBytes: uint64(max(live.Config.MaxBytes, 0)),
+	}
 	if live.Cluster != nil {
 		for _, replica := range live.Cluster.Replicas {
 			now.Lag = max(now.Lag, replica.Lag)

@@ -1,7 +1,7 @@
 package stream
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -12,68 +12,55 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
 
-// Defaults of what neither an EventStore nor its class says.
-const (
-	defaultMaxAge = "365d"
-	// defaultDuplicateWindow is how long JetStream remembers the id of an event.
-	// Longer costs the servers memory for each event; what comes again later is
-	// found through the actor's own events.
-	defaultDuplicateWindow = "2m"
-)
-
-// settings are what an EventStore asks for, with every default filled in.
+// settings are what an EventStore asks for, as JetStream takes it.
 type settings struct {
-	maxAge, duplicateWindow time.Duration
-	maxBytes                int64
-	replicas                int
-	storage                 v1alpha1.Storage
-	compression             v1alpha1.Compression
-	placement               *jetstream.Placement
-	history                 int64
-	immutable               bool
+	maxAge, duplicateWindow     time.Duration
+	maxBytes, snapshotsMaxBytes int64
+	replicas                    int
+	storage                     v1alpha1.Storage
+	compression                 v1alpha1.Compression
+	placement                   *jetstream.Placement
+	history                     int64
+	immutable                   bool
 }
 
-// settingsOf fills in, for what the store leaves out, the defaults of its class
-// and then those of Aether.
-func settingsOf(spec *v1alpha1.EventStoreSpec, class v1alpha1.Defaults) (settings, error) {
+var errDeletesImmutable = errors.New("protection is Immutable and deletionPolicy is Delete, and the one promises what the other breaks: set spec.deletionPolicy to Retain, or spec.protection to Erasable")
+
+// settingsOf reads what is asked for, with every default filled in.
+func settingsOf(e v1alpha1.EffectiveSpec) (settings, error) {
 	s := settings{
-		replicas:    int(cmp.Or(spec.Replicas, class.Replicas, 1)),
-		storage:     cmp.Or(spec.Storage, class.Storage, v1alpha1.StorageFile),
-		compression: cmp.Or(spec.Compression, class.Compression, v1alpha1.CompressionS2),
-		maxBytes:    unlimited,
-		history:     int64(cmp.Or(spec.Snapshots.History, 1)),
-		immutable:   spec.Protection == v1alpha1.ProtectionImmutable,
+		replicas: int(e.Replicas), storage: e.Storage, compression: e.Compression,
+		history: int64(e.Snapshots.History), immutable: e.Protection == v1alpha1.ProtectionImmutable,
 	}
 	var err error
-	if s.maxAge, err = ParseMaxAge(cmp.Or(spec.Retention.MaxAge, class.Retention.MaxAge, defaultMaxAge)); err != nil {
+	if s.maxAge, err = ParseMaxAge(e.Retention.MaxAge); err != nil {
 		return s, err
 	}
-	if s.duplicateWindow, err = parseDuration("duplicateWindow", cmp.Or(spec.DuplicateWindow, defaultDuplicateWindow)); err != nil {
+	if s.duplicateWindow, err = parseDuration("duplicateWindow", e.DuplicateWindow); err != nil {
 		return s, err
 	}
-	if quantity := cmp.Or(spec.Retention.MaxBytes, class.Retention.MaxBytes); quantity != nil {
-		if s.maxBytes, err = bytesOf(quantity); err != nil {
-			return s, err
-		}
+	if s.maxBytes, err = bytesOf("retention.maxBytes", e.Retention.MaxBytes); err != nil {
+		return s, err
 	}
-	if p := cmp.Or(spec.Placement, class.Placement); p != nil && (p.Cluster != "" || len(p.Tags) > 0) {
+	if s.snapshotsMaxBytes, err = bytesOf("snapshots.maxBytes", e.Snapshots.MaxBytes); err != nil {
+		return s, err
+	}
+	if p := e.Placement; p != nil {
 		s.placement = &jetstream.Placement{Cluster: p.Cluster, Tags: p.Tags}
+	}
+	if s.immutable && e.DeletionPolicy == v1alpha1.DeletionPolicyDelete {
+		return s, errDeletesImmutable
 	}
 	return s, nil
 }
 
-func bytesOf(quantity *resource.Quantity) (int64, error) {
-	if quantity.Sign() <= 0 || quantity.CmpInt64(math.MaxInt64) >= 0 {
-		return 0, fmt.Errorf("retention.maxBytes %s is not a number of bytes that JetStream can count: write 1 to less than 8Ei, such as 10Gi", quantity)
+// bytesOf reads a number of bytes; nil is no limit.
+func bytesOf(field string, quantity *resource.Quantity) (int64, error) {
+	if quantity == nil {
+		return unlimited, nil
 	}
-	return quantity.Value(), nil
-}
-
-// StorageOf is where a stream that exists is kept: a default that counts when a
-// stream is made does not change it.
-func StorageOf(live *jetstream.StreamInfo) v1alpha1.Storage {
-	if live.Config.Storage == jetstream.MemoryStorage {
-		return v1alpha1.StorageMemory
+	if value := quantity.Value(); value > 0 && value < math.MaxInt64 && quantity.CmpInt64(value) == 0 {
+		return value, nil
 	}
-	return v1alpha1.StorageFile
+	return 0, fmt.Errorf("%s %s is not a number of bytes that JetStream can count: write a whole number of 1 or more and less than 8Ei, such as 10Gi", field, quantity)
 }

@@ -24,6 +24,8 @@ func StatusOf(role v1alpha1.StreamRole, info *jetstream.StreamInfo) v1alpha1.Str
 		ReplicaCount:  int32(info.Config.Replicas),
 		Messages:      int64(info.State.Msgs),
 		Bytes:         int64(info.State.Bytes),
+		MaxBytes:      max(info.Config.MaxBytes, 0),
+		Size:          SizeText(int64(info.State.Bytes), info.Config.MaxBytes),
 		FirstSequence: int64(info.State.FirstSeq),
 		LastSequence:  int64(info.State.LastSeq),
 		Consumers:     int32(info.State.Consumers),
@@ -56,7 +58,7 @@ func WorthTelling(told, now v1alpha1.StreamStatus, anyChange bool) bool {
 		return true
 	}
 	for _, s := range []*v1alpha1.StreamStatus{&told, &now} {
-		s.Messages, s.Bytes, s.FirstSequence, s.LastSequence, s.LastTime, s.Consumers = 0, 0, 0, 0, nil, 0
+		s.Messages, s.Bytes, s.Size, s.FirstSequence, s.LastSequence, s.LastTime, s.Consumers = 0, 0, "", 0, 0, nil, 0
 		s.Replicas = slices.Clone(s.Replicas)
 		for i := range s.Replicas {
 			s.Replicas[i].Lag = 0

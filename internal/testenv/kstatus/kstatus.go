@@ -4,6 +4,7 @@ package kstatus
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/onsi/gomega/types"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -57,11 +58,15 @@ func Violation(object client.Object) error {
 	return violation(observed, object.GetGeneration(), conditions)
 }
 
-// abnormal conditions are present only while they are true.
+// abnormal conditions are present only while they are true, and never beside a Ready
+// that is True, except those that warn.
 var abnormal = []string{
+	v1alpha1.ConditionFull, v1alpha1.ConditionAccessIgnored,
 	v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled,
 	v1alpha1.ConditionDataLoss, v1alpha1.ConditionDataLossPrevented,
 }
+
+var warns = []string{v1alpha1.ConditionFull, v1alpha1.ConditionAccessIgnored}
 
 func violation(observed, generation int64, conditions []metav1.Condition) error {
 	if observed < 1 || observed > generation {
@@ -87,12 +92,18 @@ func violation(observed, generation int64, conditions []metav1.Condition) error 
 			continue
 		case c.Status != metav1.ConditionTrue:
 			return fmt.Errorf("%s is present and %s", name, c.Status)
-		case ready.Status == metav1.ConditionTrue:
+		case ready.Status == metav1.ConditionTrue && !slices.Contains(warns, name):
 			return fmt.Errorf("%s and Ready are both True", name)
 		}
 		if name == v1alpha1.ConditionReconciling || name == v1alpha1.ConditionStalled {
 			working++
 		}
+	}
+	if ready.Reason == v1alpha1.ReasonPaused {
+		if ready.Status != metav1.ConditionUnknown || working != 0 {
+			return fmt.Errorf("paused, which is no failure, and Ready is %s with %d of Reconciling and Stalled", ready.Status, working)
+		}
+		return nil
 	}
 	if ready.Status != metav1.ConditionTrue && working != 1 {
 		return fmt.Errorf("condition Ready is %s with %d of Reconciling and Stalled: one says whether to wait or to act", ready.Status, working)

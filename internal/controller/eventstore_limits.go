@@ -1,0 +1,32 @@
+package controller
+
+import (
+	"context"
+	"strings"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// checkLimits goes on only with what the class allows: a store that is new is not
+// made, and one that exists stays as it is.
+func (p *pass) checkLimits(context.Context) error {
+	limits := p.class.Spec.Limits
+	over, err := stream.OverLimits(p.store, *p.store.Status.Effective, limits, p.live)
+	if err != nil {
+		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err)
+	}
+	if len(over) > 0 {
+		return stream.Stalled(v1alpha1.ReasonLimitExceeded,
+			"this EventStore asks for more than spec.limits of EventStoreClass %s allows: %s. Ask for less; nothing was made or changed", p.class.Name, strings.Join(over, "; "))
+	}
+	wanted, err := stream.Reserved(*p.store.Status.Effective)
+	if err != nil {
+		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err)
+	}
+	if full := p.quotas.admit(p.class, p.store, wanted, p.stores.inNamespace(p.store.Namespace)); full != "" {
+		return stream.Stalled(v1alpha1.ReasonLimitExceeded,
+			"the EventStores of namespace %s reach spec.limits.perNamespace of EventStoreClass %s: %s. Ask for less, or delete one that is not needed; nothing was made or changed, and this one goes on by itself when there is room", p.store.Namespace, p.class.Name, full)
+	}
+	return nil
+}
