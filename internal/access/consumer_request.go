@@ -17,6 +17,8 @@ import (
 const (
 	// maxConsumerRequest bounds the body of a request: the engine's are below 2 KiB.
 	maxConsumerRequest = 8 << 10
+	// maxConsumerMessage bounds it with its subjects and headers.
+	maxConsumerMessage = maxConsumerRequest + 1<<10
 	// maxInactive bounds how long a consumer in memory is kept that nobody asks.
 	maxInactive = time.Minute
 	// maxAckPending bounds what the members of a durable subscription have in hand.

@@ -78,6 +78,14 @@ func ServeConsumers(login stream.Login, config ConsumersConfig, log *slog.Logger
 	}
 	subject := jetstream.MakeConsumerSubject("*")
 	if c.sub, err = c.conn.QueueSubscribe(subject, queueGroup, c.receive); err == nil {
+		err = c.sub.SetPendingLimits(maxPending, maxPendingBytes)
+	}
+	if err == nil {
+		// There is no such stream: it shows whether the operator may ask at all.
+		const none = "aether-probe"
+		err = c.conn.Publish(apiPrefix(config.Domain)+".CONSUMER.CREATE."+none+"."+none+"."+none, nil)
+	}
+	if err == nil {
 		err = c.conn.FlushTimeout(answerTimeout)
 	}
 	if err != nil {
@@ -108,6 +116,11 @@ func (c *Consumers) Check() error {
 }
 
 func (c *Consumers) receive(msg *nats.Msg) {
+	if msg.Size() > maxConsumerMessage {
+		// It does not wait: what waits is kept.
+		c.refuse(msg, Refused, 400, codeBadRequest, fmt.Sprintf("the request is larger than %d bytes", maxConsumerMessage))
+		return
+	}
 	c.queue.add(msg.Subject, func() { c.make(msg) }, func() {
 		c.refuse(msg, Dropped, 429, codeTooManyRequests, "too many consumers are being asked for")
 	})

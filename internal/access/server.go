@@ -26,6 +26,9 @@ const (
 	queueGroup = "aether"
 	// answerTimeout bounds an answer: a server gives a connection 2 seconds in all.
 	answerTimeout = 1500 * time.Millisecond
+	// maxPending and maxPendingBytes bound what has arrived and was not looked at yet. What
+	// is more is dropped, and whoever asked asks again.
+	maxPending, maxPendingBytes = 8192, 16 << 20
 	// closeTimeout bounds the wait for what is being answered.
 	closeTimeout = 5 * time.Second
 )
@@ -109,6 +112,9 @@ func keys(data map[string][]byte, field string) (issuer, xkey nkeys.KeyPair, err
 func (s *Server) listen() error {
 	var err error
 	if s.sub, err = s.conn.QueueSubscribe(subject, queueGroup, s.receive); err == nil {
+		err = s.sub.SetPendingLimits(maxPending, maxPendingBytes)
+	}
+	if err == nil {
 		err = s.conn.FlushTimeout(answerTimeout)
 	}
 	if err != nil {

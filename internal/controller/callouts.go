@@ -99,7 +99,7 @@ func (c *callouts) serve(ctx context.Context, class *v1alpha1.EventStoreClass) (
 	known.mu.Lock()
 	defer known.mu.Unlock()
 	if known.closed {
-		return nil, errCalloutClosed(class.Name)
+		return nil, stream.ClassGone(class.Name)
 	}
 	if known.server != nil && known.fingerprint == fingerprint && known.server.Check() == nil && known.consumers.Check() == nil {
 		return known.server, nil
@@ -223,16 +223,12 @@ func (c *callouts) entry(class string) (*callout, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, errCalloutClosed(class)
+		return nil, stream.ClassGone(class)
 	}
 	if c.classes[class] == nil {
 		c.classes[class] = &callout{}
 	}
 	return c.classes[class], nil
-}
-
-func errCalloutClosed(class string) error {
-	return stream.Retrying(v1alpha1.ReasonCalloutUnavailable, "the callout of EventStoreClass %q was closed, since the class is gone or the operator ends", class)
 }
 
 // forget ends the server of a class that is gone, or has no callout any more.

@@ -75,7 +75,7 @@ func (c connector) checkThere(ctx context.Context, class *v1alpha1.EventStoreCla
 	case current.UID == class.UID:
 		return nil
 	}
-	return stream.Retrying(v1alpha1.ReasonUnreachable, "EventStoreClass %s was deleted a moment ago: looking again", class.Name)
+	return stream.ClassGone(class.Name)
 }
 
 // credentials reads the Secret that a field of a class names.

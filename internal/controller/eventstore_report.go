@@ -48,7 +48,7 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 		p.sendEvents(ctx)
 		return ctrl.Result{}, nil
 	}
-	if outdated(err) {
+	if outdated(err) || stream.WasClosed(err) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
 	}
 	fault, known := stream.AsFault(err)

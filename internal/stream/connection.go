@@ -234,12 +234,10 @@ func (c *Conn) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, quoted := range strings.Split(err.Error(), `"`)[1:] {
-		// Each inbox is another, and nobody asks for it again.
-		if !strings.HasPrefix(quoted, nats.InboxPrefix) {
-			c.denied[strings.ToLower(quoted)] = err.Error()
-		}
-		break
+	// Each inbox is another, and nobody asks for it again.
+	_, quoted, _ := strings.Cut(err.Error(), `"`)
+	if subject, _, found := strings.Cut(quoted, `"`); found && !strings.HasPrefix(subject, nats.InboxPrefix) {
+		c.denied[strings.ToLower(subject)] = err.Error()
 	}
 }
 
