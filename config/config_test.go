@@ -164,9 +164,13 @@ func TestArguments(t *testing.T) {
 			t.Errorf("argument %s: the operator has no flag --%s", arg, name)
 		}
 	}
-	sidecar, operator := argument(t, container, "sidecar-image"), container.Image
+	index := slices.IndexFunc(container.Env, func(v corev1.EnvVar) bool { return v.Name == "AETHER_SIDECAR_IMAGE" })
+	if index < 0 {
+		t.Fatalf("the environment of the operator names no sidecar: %v", container.Env)
+	}
+	sidecar, operator := container.Env[index].Value, container.Image
 	if want := strings.Replace(operator, "/aether-operator:", "/aether-sidecar:", 1); sidecar != want {
-		t.Errorf("--sidecar-image=%s beside the operator %s, want %s", sidecar, operator, want)
+		t.Errorf("AETHER_SIDECAR_IMAGE=%s beside the operator %s, want %s", sidecar, operator, want)
 	}
 }
 
@@ -186,12 +190,16 @@ func argument(t *testing.T, container corev1.Container, name string) string {
 func TestWebhookReachesTheOperator(t *testing.T) {
 	install(t)
 	configuration := get(t, &admissionregistrationv1.MutatingWebhookConfiguration{}, webhook.ConfigurationName)
-	if len(configuration.Webhooks) != 1 {
-		t.Fatalf("%d webhooks, want 1", len(configuration.Webhooks))
+	if len(configuration.Webhooks) != 2 {
+		t.Fatalf("%d webhooks, want 2", len(configuration.Webhooks))
+	}
+	if stores := configuration.Webhooks[1]; *stores.FailurePolicy != admissionregistrationv1.Ignore || *stores.TimeoutSeconds > 2 || *stores.ClientConfig.Service.Port != 443 {
+		t.Errorf("the webhook for EventStores stands in the way: %+v", stores)
 	}
 	hook := configuration.Webhooks[0]
 	reference := hook.ClientConfig.Service
-	if reference.Namespace != namespace || reference.Name != webhook.ServiceName || *reference.Path != webhook.Path {
+	// The operator writes the path: a secret is a part of it.
+	if reference.Namespace != namespace || reference.Name != webhook.ServiceName || reference.Path != nil {
 		t.Errorf("the webhook calls %+v", reference)
 	}
 	if *hook.FailurePolicy != admissionregistrationv1.Fail || hook.ObjectSelector.MatchExpressions[0].Key != v1alpha1.LabelEventStore {
@@ -266,4 +274,37 @@ func checkSamplePod(t *testing.T, object *unstructured.Unstructured) {
 	}
 	pod.Labels = nil
 	refuseWarnings(t, pod)
+}
+
+// TestLabels: one selector finds all that config/default installs, and the components.
+func TestLabels(t *testing.T) {
+	t.Parallel()
+	for _, component := range []string{"network-policy", "mutating-admission-policy"} {
+		for _, object := range render(t, component) {
+			if part := object.GetLabels()["app.kubernetes.io/part-of"]; part != "aether" {
+				t.Errorf("%s %s is part of %q", object.GetKind(), object.GetName(), part)
+			}
+		}
+	}
+}
+
+// TestOverlay is the patch of docs/operations.md: the image of the sidecar is found by
+// its name, wherever it stands.
+func TestOverlay(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "patches:\n")
+	patches, _, _ := strings.Cut(rest, "```")
+	objects, err := testenv.RenderPatched("config/default", "patches:\n"+patches)
+	if err != nil {
+		t.Fatal(err)
+	}
+	container := find(t, objects, "Deployment", account, &appsv1.Deployment{}).Spec.Template.Spec.Containers[0]
+	want := corev1.EnvVar{Name: "AETHER_SIDECAR_IMAGE", Value: "registry.example/aether-sidecar:1.0"}
+	if !slices.Contains(container.Env, want) || len(container.Env) != 2 {
+		t.Errorf("the environment of the operator is %v", container.Env)
+	}
 }

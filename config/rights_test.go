@@ -54,6 +54,7 @@ func TestRights(t *testing.T) {
 		{Verb: "watch", Group: group, Resource: "eventstores"},
 		{Verb: "watch", Group: group, Resource: "eventstoreclasses"},
 		{Verb: "update", Group: group, Resource: "eventstores", Subresource: "status"},
+		{Verb: "list", Resource: "limitranges", Namespace: "shop"},
 		{Verb: "create", Resource: "secrets", Namespace: "shop", Name: "orders-eventstore"},
 		{Verb: "list", Resource: "secrets"},
 		{Verb: "watch", Resource: "secrets"},
@@ -110,6 +111,7 @@ func TestSecretsOfOthers(t *testing.T) {
 		secret(foreign, "orders", v1alpha1.BindingSecretType),
 		secret(foreign, webhook.SecretName, corev1.SecretTypeOpaque),
 		secret(namespace, "nats-admin", corev1.SecretTypeOpaque),
+		secret(namespace, webhook.SecretName, corev1.SecretTypeOpaque),
 	} {
 		if err := refusedByPolicy(operator.Create(t.Context(), s.DeepCopy())); err != nil {
 			t.Errorf("create %s/%s of type %s: %v", s.Namespace, s.Name, s.Type, err)
@@ -122,15 +124,28 @@ func TestSecretsOfOthers(t *testing.T) {
 			t.Errorf("update %s/%s of type %s: %v", s.Namespace, s.Name, s.Type, err)
 		}
 	}
+	token := secret(namespace, webhook.SecretName, corev1.SecretTypeServiceAccountToken)
+	token.Annotations = map[string]string{corev1.ServiceAccountNameKey: account}
+	if err := refusedByPolicy(operator.Create(t.Context(), token, client.DryRunAll)); err != nil {
+		t.Errorf("a token under the name of the CA: %v", err)
+	}
+	if err := kubernetes.Client.Delete(t.Context(), secret(namespace, webhook.SecretName, "")); err != nil {
+		t.Fatal(err)
+	}
+	ca := secret(namespace, webhook.SecretName, corev1.SecretTypeTLS)
+	ca.Data = map[string][]byte{corev1.TLSCertKey: nil, corev1.TLSPrivateKeyKey: nil}
 	for _, s := range []*corev1.Secret{
 		secret(foreign, "payments-eventstore", v1alpha1.BindingSecretType),
-		secret(namespace, webhook.SecretName, corev1.SecretTypeOpaque),
+		ca,
 	} {
 		if err := operator.Create(t.Context(), s); err != nil {
 			t.Errorf("create its own: %v", err)
 			continue
 		}
-		s.Data = map[string][]byte{"mine": nil}
+		if s.Data == nil {
+			s.Data = map[string][]byte{}
+		}
+		s.Data["mine"] = nil
 		if err := operator.Update(t.Context(), s); err != nil {
 			t.Errorf("update its own: %v", err)
 		}

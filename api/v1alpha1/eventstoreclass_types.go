@@ -50,6 +50,11 @@ type EventStoreClassSpec struct {
 	// +kubebuilder:default={"access":"None"}
 	// +optional
 	Workloads Workloads `json:"workloads,omitzero"`
+
+	// injection is what the sidecars of pods are made with whose default store is of
+	// this class, where the annotations of the pod say nothing.
+	// +optional
+	Injection Injection `json:"injection,omitzero"`
 }
 
 // AllowedNamespaces says whose EventStores may use a class.

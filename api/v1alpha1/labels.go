@@ -15,6 +15,21 @@ const (
 	// AnnotationSidecarMemoryLimit on a pod sets the sidecar's memory limit, a
 	// quantity.
 	AnnotationSidecarMemoryLimit = "aether.flowmade.one/sidecar-memory-limit"
+	// AnnotationSidecarCPURequest on a pod sets what the sidecar asks for of CPU, a
+	// quantity.
+	AnnotationSidecarCPURequest = "aether.flowmade.one/sidecar-cpu-request"
+	// AnnotationSidecarMemoryRequest on a pod sets what the sidecar asks for of memory,
+	// a quantity.
+	AnnotationSidecarMemoryRequest = "aether.flowmade.one/sidecar-memory-request"
+	// AnnotationSidecarEnv on a pod holds more variables of the sidecar, NAME=value, one
+	// a line, at most 32.
+	AnnotationSidecarEnv = "aether.flowmade.one/sidecar-env"
+	// AnnotationSidecarUserID on a pod is the user that the sidecar runs as: a number
+	// above 0, or None, which leaves it to the platform.
+	AnnotationSidecarUserID = "aether.flowmade.one/sidecar-user-id"
+	// AnnotationSidecarArgs on a pod holds more arguments of the sidecar, --name=value,
+	// one a line, at most 16.
+	AnnotationSidecarArgs = "aether.flowmade.one/sidecar-args"
 	// AnnotationSidecarLogLevel on a pod sets the sidecar's log level: debug, info,
 	// warn or error.
 	AnnotationSidecarLogLevel = "aether.flowmade.one/sidecar-log-level"

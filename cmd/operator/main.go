@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -61,6 +62,10 @@ type settings struct {
 	logLevel                slog.Level
 }
 
+// envSidecarImage names the image of the sidecar: in a Deployment, a variable can be
+// changed by its name.
+const envSidecarImage = "AETHER_SIDECAR_IMAGE"
+
 // defaultNamespace is where config/default puts the operator.
 const defaultNamespace = "aether-system"
 
@@ -82,7 +87,7 @@ func parse(args []string) (settings, error) {
 	flags.BoolVar(&s.metricsSecure, "metrics-secure", true, "Serve /metrics over HTTPS, to those whom the API server authenticates and authorizes.")
 	flags.StringVar(&s.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served.")
 	flags.IntVar(&s.webhookPort, "webhook-port", 9443, "The port of the webhook that injects the sidecar; 0 turns it off.")
-	flags.StringVar(&s.sidecarImage, "sidecar-image", "git.flowmade.one/flowmade-one/aether-sidecar:latest", "The image of the sidecar that is injected.")
+	flags.StringVar(&s.sidecarImage, "sidecar-image", cmp.Or(os.Getenv(envSidecarImage), "git.flowmade.one/flowmade-one/aether-sidecar:latest"), "The image of the sidecar that is injected; "+envSidecarImage+" where it is left out.")
 	flags.DurationVar(&s.resync, "resync-interval", controller.DefaultResyncInterval, "How often a settled object is looked at again.")
 	flags.IntVar(&s.storeMetricsLimit, "store-metrics-limit", controller.DefaultStoreMetricsLimit, "How many EventStores, the first by namespace and name, have metrics of their own, ten each; 0 turns them off.")
 	flags.StringVar(&s.profileAddress, "pprof-bind-address", "", "Where /debug/pprof is served, to anybody who can connect; empty turns it off.")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/natsconn"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar/binding"
 )
 
@@ -55,7 +56,7 @@ func connect(b binding.Binding, who *identity, logger *slog.Logger) (*nats.Conn,
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { logger.Debug("NATS does not answer", "error", err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { logger.Warn("NATS refused", "error", err) }),
 	}
-	options = append(options, credentials...)
+	options = append(append(options, natsconn.Lively()...), credentials...)
 	if who != nil {
 		who.logger = logger
 		proof, err := who.options()

@@ -46,6 +46,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		_, err := fmt.Fprintln(stdout, "aether-sidecar", version())
 		return err
 	}
+	if o.probe != "" {
+		return probe(ctx, o.probe, o.healthListen)
+	}
 	logger := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: o.logLevel}))
 	stores, closeStores, err := openStores(o, logger)
 	if err != nil {
@@ -59,7 +62,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer stopTracing()
 	server, err := sidecar.New(sidecar.Config{
 		Stores: stores, MaxBodyBytes: o.maxBodyBytes, RequestTimeout: o.requestTimeout, Logger: logger,
-		MaxCalls: o.maxCalls, MaxStreams: o.maxStreams, Tracer: tracer, Memory: memoryForCalls(), AllowedHosts: o.allowedHosts, AllowedOrigins: o.allowedOrigins,
+		MaxCalls: o.maxCalls, MaxStreams: o.maxStreams, Tracer: tracer, WaitForStores: o.waitForStores, Memory: memoryForCalls(), AllowedHosts: o.allowedHosts, AllowedOrigins: o.allowedOrigins,
 	})
 	if err != nil {
 		return err

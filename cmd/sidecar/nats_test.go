@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
@@ -21,6 +22,8 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
@@ -373,4 +376,29 @@ func TestNATSThatGoesAway(t *testing.T) {
 			t.Errorf("followed %+v, %v, want version %d", got, err, version)
 		}
 	}
+}
+
+// A server whose machine has lost its power closes no connection: the sidecar leaves
+// it, and goes on through another of its cluster.
+func TestServerThatIsSilent(t *testing.T) {
+	t.Parallel()
+	cluster := natsserver.Run(t, 3)
+	root := t.TempDir()
+	silent := link.To(t, cluster.URLs()[0])
+	bind(t, cluster, root, "orders", cluster.Connect(t), map[string]string{"servers": silent.URL()})
+	s := startHere(t, map[string]string{"SERVICE_BINDING_ROOT": root})
+	s.waitReady("")
+	event := func(n int) string {
+		return fmt.Sprintf(`{"id":"%d","eventType":"T","actorId":"order-1","version":%d}`, n, n)
+	}
+	if status, body := s.post("orders", event(1)); status != http.StatusCreated {
+		t.Fatalf("save: %d %s", status, body)
+	}
+	silent.Silence()
+	testenv.Eventually(t, time.Minute, "a save", func() error {
+		if status, body := s.post("orders", event(2)); status != http.StatusCreated {
+			return fmt.Errorf("%d %s", status, body)
+		}
+		return nil
+	})
 }

@@ -44,6 +44,10 @@ type options struct {
 	allowedHosts, allowedOrigins []string
 	logLevel                     slog.Level
 	version                      bool
+	// waitForStores is how long the start of the pod waits for them; 0 is for ever.
+	waitForStores time.Duration
+	// probe is what to ask of the sidecar that runs here; empty to be it.
+	probe string
 }
 
 func parseOptions(args []string, getenv func(string) string, output io.Writer) (options, error) {
@@ -55,7 +59,7 @@ func parseOptions(args []string, getenv func(string) string, output io.Writer) (
 		_, _ = fmt.Fprintf(output, usage, flags.FlagUsages())
 	}
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:4280", "address of the API: HTTP with JSON, Connect and gRPC")
-	flags.StringVar(&o.healthListen, "health-listen", ":4281", "address of /healthz, /readyz and /metrics")
+	flags.StringVar(&o.healthListen, "health-listen", ":4281", "address of /healthz, /startupz, /readyz and /metrics")
 	flags.BoolVar(&o.memory, "memory", false, "keep events in memory, for a laptop or a test: no NATS, and all is lost at the end")
 	flags.StringArrayVar(&o.stores, "store", nil, "a store to serve, may be repeated; the first is the one of calls that name none")
 	flags.Int64Var(&o.maxBodyBytes, "max-body-bytes", 0, "largest body of a request; 0 is 8 MiB, or less where memory is limited to less than 60 MiB")
@@ -64,6 +68,8 @@ func parseOptions(args []string, getenv func(string) string, output io.Writer) (
 	flags.IntVar(&o.maxStreams, "max-streams", sidecar.DefaultMaxStreams, "most streams open at once")
 	flags.StringArrayVar(&o.allowedHosts, "allow-host", nil, "a name by which programs call the sidecar beside localhost and addresses, may be repeated")
 	flags.StringArrayVar(&o.allowedOrigins, "allow-origin", nil, "the origin of web pages that may call the sidecar, as http://localhost:3000, may be repeated")
+	flags.DurationVar(&o.waitForStores, "wait-for-stores", 0, "longest that /startupz, and so the start of the pod, waits for the stores; 0 is for ever")
+	flags.StringVar(&o.probe, "probe", "", "ask the sidecar that runs here, and end: startup or liveness")
 	flags.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&o.version, "version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
@@ -72,14 +78,14 @@ func parseOptions(args []string, getenv func(string) string, output io.Writer) (
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("argument %q is not understood: aether-sidecar takes flags alone", flags.Arg(0))
 	}
-	if o.version {
+	if o.version || o.probe != "" {
 		return o, nil
 	}
 	if err := parseLevel(&o.logLevel, level); err != nil {
 		return o, err
 	}
-	if o.maxBodyBytes < 0 || o.requestTimeout <= 0 || o.maxCalls < 1 || o.maxStreams < 1 {
-		return o, errors.New("--request-timeout, --max-calls and --max-streams must be above 0, and --max-body-bytes not below")
+	if o.maxBodyBytes < 0 || o.requestTimeout <= 0 || o.maxCalls < 1 || o.maxStreams < 1 || o.waitForStores < 0 {
+		return o, errors.New("--request-timeout, --max-calls and --max-streams must be above 0, and --max-body-bytes not below, nor --wait-for-stores")
 	}
 	if err := validateOrigins(o.allowedOrigins); err != nil {
 		return o, err

@@ -81,7 +81,7 @@ func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error
 	metrics := &eventstore.Metrics{}
 	store, err := jetstream.New(conn, jetstream.Config{
 		Namespace: b.Namespace, Store: name, EventsStream: b.Stream, SnapshotsStream: b.SnapshotStream, Domain: b.Domain,
-		ReadAheadBytes: jetstream.MinReadAheadBytes,
+		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes,
 	}, eventstore.WithMetrics(metrics))
 	if err != nil {
 		return sidecar.Store{}, err

@@ -111,11 +111,8 @@ func (s *system) pointAtOperator(configuration *unstructured.Unstructured) error
 		return err
 	}
 	for _, webhook := range webhooks {
-		path, _, err := unstructured.NestedString(webhook.(map[string]any), "clientConfig", "service", "path")
-		if err != nil {
-			return err
-		}
-		webhook.(map[string]any)["clientConfig"] = map[string]any{"url": fmt.Sprintf("https://127.0.0.1:%d%s", s.webhookPort, path)}
+		// The operator writes the path.
+		webhook.(map[string]any)["clientConfig"] = map[string]any{"url": fmt.Sprintf("https://127.0.0.1:%d", s.webhookPort)}
 	}
 	return unstructured.SetNestedSlice(configuration.Object, webhooks, "webhooks")
 }

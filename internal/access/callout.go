@@ -27,7 +27,23 @@ type Config struct {
 	// Stores are the EventStores of the class that name one of these streams of
 	// events.
 	Stores func(ctx context.Context, streams []string) ([]v1alpha1.EventStore, error)
+
+	// refused are tokens that the API server has refused, and comings bounds how often a
+	// pod connects.
+	refused *refusedTokens
+	comings *allowance
 }
+
+// Limits of what one pod has. A sidecar has one connection for its stores, and some
+// that it has lost may not be noticed yet.
+const (
+	// maxConnections is how many connections a pod has at most, and so often it may
+	// connect at once; comeEvery is how often it may after that.
+	maxConnections = 32
+	comeEvery      = 2 * time.Second
+	// maxSubscriptions is how many one connection has.
+	maxSubscriptions = 4096
+)
 
 // maxLifetime bounds a connection, whatever its token says: it comes back with a
 // token of then.
@@ -49,6 +65,8 @@ const (
 	Failed Outcome = "failed"
 	// Malformed: what arrived is no callout of a server, and is not answered.
 	Malformed Outcome = "malformed"
+	// Dropped: there was more to do than can be done while whoever asked waits.
+	Dropped Outcome = "dropped"
 )
 
 // answered is a callout and what came of it.
@@ -65,14 +83,9 @@ type answered struct {
 	reply []byte
 }
 
-// answer decides on one callout. serverXKey is what the server says its curve key
-// is, empty where it does not encrypt.
-func (c Config) answer(ctx context.Context, data []byte, serverXKey string) answered {
-	request, err := c.open(data, serverXKey)
-	if err != nil {
-		return answered{outcome: Malformed, err: err}
-	}
-	a := answered{host: request.ClientInformation.Host, wanted: Wanted(request.ConnectOptions.Username)}
+// answer decides on one callout.
+func (c Config) answer(ctx context.Context, request *jwt.AuthorizationRequestClaims) answered {
+	a := answered{host: request.ClientInformation.Host}
 	user, err := c.admit(ctx, request, &a)
 	var no *refusal
 	switch {
@@ -91,7 +104,11 @@ func (c Config) answer(ctx context.Context, data []byte, serverXKey string) answ
 
 // admit makes the JWT of the user that the connection is to be.
 func (c Config) admit(ctx context.Context, request *jwt.AuthorizationRequestClaims, a *answered) (string, error) {
-	proven, err := review(ctx, c.Review, request.ConnectOptions.Token)
+	var err error
+	if a.wanted, err = Wanted(request.ConnectOptions.Username); err != nil {
+		return "", err
+	}
+	proven, err := c.review(ctx, request.ConnectOptions.Token)
 	if err != nil {
 		return "", err
 	}
@@ -101,12 +118,15 @@ func (c Config) admit(ctx context.Context, request *jwt.AuthorizationRequestClai
 	}
 	stores, err := c.Stores(ctx, a.wanted)
 	if err != nil {
-		return "", fmt.Errorf("find the EventStores of %s: %w", strings.Join(a.wanted, ", "), err)
+		return "", fmt.Errorf("find the EventStores of %s: %w", clip(strings.Join(a.wanted, ", ")), err)
 	}
 	decision := Decide(stores, a.identity, a.wanted)
 	a.refusals = decision.Refusals
 	if len(decision.Grants) == 0 {
-		return "", refused("%s", strings.Join(decision.Refusals, "; "))
+		return "", refused("%s", reasons(decision.Refusals))
+	}
+	if !c.comings.take(a.identity.PodUID) {
+		return "", refused("its pod connects too often: %d times at once, and then once in %s", maxConnections, comeEvery)
 	}
 	return c.userJWT(request.UserNkey, proven, a.wanted, decision.Grants)
 }
@@ -116,6 +136,7 @@ func (c Config) userJWT(key string, proven proof, wanted []string, grants []Gran
 	user.Audience = c.Account
 	user.Name = newSession(c.Class, proven.identity, wanted, grants).String()
 	user.Expires = min(proven.expires.Unix(), time.Now().Add(maxLifetime).Unix())
+	user.Limits.Subs = maxSubscriptions
 	permissions := PermissionsFor(proven.identity.PodUID, c.Domain, grants)
 	user.Permissions.Pub.Allow.Add(permissions.Publish...)
 	user.Permissions.Sub.Allow.Add(permissions.Subscribe...)
@@ -127,7 +148,19 @@ func (c Config) userJWT(key string, proven proof, wanted []string, grants []Gran
 	return token, nil
 }
 
-// open reads what a server asks. Only a server can have signed it, and only for
+// maxReasons bounds how many refusals are told of one connection.
+const maxReasons = 8
+
+// reasons are refusals in one text, the first of them where there are many.
+func reasons(refusals []string) string {
+	if more := len(refusals) - maxReasons; more > 0 {
+		return fmt.Sprintf("%s; and %d more", strings.Join(refusals[:maxReasons], "; "), more)
+	}
+	return strings.Join(refusals, "; ")
+}
+
+// open reads what a server asks. serverXKey is what the server says its curve key is,
+// empty where it does not encrypt. Only a server can have signed it, and only for
 // a moment ago.
 func (c Config) open(data []byte, serverXKey string) (*jwt.AuthorizationRequestClaims, error) {
 	if c.XKey != nil {

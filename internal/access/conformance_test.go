@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/storetest"
@@ -32,10 +34,14 @@ func TestWriterPassesTheConformanceSuite(t *testing.T) {
 // open opens a store as the sidecar of a pod does.
 func (s *system) open(t *testing.T, store *v1alpha1.EventStore, p pod, opts ...eventstore.Option) *jetstream.Store {
 	t.Helper()
-	nc := s.connect(t, p, store.EventsStreamName())
+	return s.openOn(t, store, s.connect(t, p, store.EventsStreamName()), opts...)
+}
+
+func (s *system) openOn(t *testing.T, store *v1alpha1.EventStore, nc *nats.Conn, opts ...eventstore.Option) *jetstream.Store {
+	t.Helper()
 	opened, err := jetstream.New(nc, jetstream.Config{
 		Namespace: store.Namespace, Store: store.Name, EventsStream: store.EventsStreamName(),
-		SnapshotsStream: store.SnapshotsStreamName(), Domain: callout.Domain, Timeout: time.Minute,
+		SnapshotsStream: store.SnapshotsStreamName(), Domain: callout.Domain, OperatorMakesConsumers: true, Timeout: time.Minute,
 	}, opts...)
 	if err != nil {
 		t.Fatal(err)

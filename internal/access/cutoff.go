@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,7 +22,7 @@ const (
 	// endConnection ends one connection of one server.
 	endConnection = "$SYS.REQ.SERVER.%s.KICK"
 	// pageSize is how many connections a server tells of at once.
-	pageSize = 256
+	pageSize = 128
 	// quiet is how long nothing arrives before all servers have answered, and
 	// serverTimeout bounds the answer of one.
 	quiet         = 500 * time.Millisecond
@@ -31,11 +32,17 @@ const (
 // globalAccount is that of servers without accounts.
 const globalAccount = "$G"
 
-// connection is one of a pod.
+// connection is one in the account of the workloads.
 type connection struct {
 	server string
 	id     uint64
+	start  time.Time
+	// user is what the servers call it.
+	user string
+	// session is what it was granted, and known says that the operator has let it in for
+	// the class.
 	session
+	known bool
 }
 
 // page is what a server answers.
@@ -48,8 +55,9 @@ type page struct {
 		Offset      int `json:"offset"`
 		Limit       int `json:"limit"`
 		Connections []struct {
-			ID   uint64 `json:"cid"`
-			User string `json:"authorized_user"`
+			ID    uint64    `json:"cid"`
+			Start time.Time `json:"start"`
+			User  string    `json:"authorized_user"`
 			// Account is left out for the global one.
 			Account string `json:"account"`
 		} `json:"connections"`
@@ -59,21 +67,26 @@ type page struct {
 	} `json:"error"`
 }
 
-// CutOff ends the connections of pods that would not be granted now what they
-// were, and says how many. They may come back, and are asked anew who they are.
+// CutOff ends the connections in the account of the workloads that would not be let in
+// now as they were, and says how many: those of pods whose access has changed, those of
+// which a pod has too many, and those that this operator knows nothing of. They may come
+// back, and are asked anew who they are.
 func (s *Server) CutOff(ctx context.Context) (int, error) {
 	connections, err := s.connections(ctx)
 	if err != nil {
 		return 0, err
 	}
+	// Of those of one pod the newest are too many.
+	slices.SortFunc(connections, func(a, b connection) int { return a.start.Compare(b.start) })
 	var count int
 	var failed error
+	had := map[string]int{}
 	for _, c := range connections {
-		stores, err := s.config.Stores(ctx, c.wanted())
+		why, err := s.unwanted(ctx, c, had)
 		if err != nil {
-			return count, fmt.Errorf("find the EventStores that a connection of %s uses: %w", c.identity, err)
+			return count, err
 		}
-		if !c.outdated(stores) {
+		if why == "" {
 			continue
 		}
 		if err := s.kick(ctx, c); err != nil {
@@ -82,12 +95,31 @@ func (s *Server) CutOff(ctx context.Context) (int, error) {
 		}
 		count++
 		ended.WithLabelValues(s.config.Class).Inc()
-		s.log.Info("ended a connection whose access has changed", "serviceAccount", c.identity.String(), "podUID", c.identity.PodUID, "had", c.String())
+		s.log.Info("ended a connection", "reason", why, "serviceAccount", c.identity.String(), "podUID", c.identity.PodUID, "had", clip(c.user))
 	}
 	return count, failed
 }
 
-// connections are those of pods of the class, on all servers.
+// unwanted says why a connection is to be ended, empty where it is not. had counts
+// those of each pod.
+func (s *Server) unwanted(ctx context.Context, c connection, had map[string]int) (string, error) {
+	if !c.known {
+		return "the operator has not let it in for this class", nil
+	}
+	stores, err := s.config.Stores(ctx, c.wanted())
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("find the EventStores that a connection of %s uses: %w", c.identity, err)
+	case c.outdated(stores):
+		return "the access has changed", nil
+	}
+	if had[c.identity.PodUID]++; had[c.identity.PodUID] > maxConnections {
+		return fmt.Sprintf("its pod has more than %d", maxConnections), nil
+	}
+	return "", nil
+}
+
+// connections are those in the account of the workloads, on all servers.
 func (s *Server) connections(ctx context.Context) ([]connection, error) {
 	pages, err := s.firstPages(ctx)
 	if err != nil {
@@ -106,9 +138,10 @@ func (s *Server) connections(ctx context.Context) ([]connection, error) {
 					"asked who is connected in account %s, server %s tells of account %s, so pods whose access has changed stay connected until their tokens end: put the callout user into the system account",
 					s.config.Account, p.Server.ID, account)
 			}
-			if known, ok := parseSession(c.User); ok && known.class == s.config.Class {
-				all = append(all, connection{server: p.Server.ID, id: c.ID, session: known})
-			}
+			of, ok := parseSession(c.User)
+			all = append(all, connection{
+				server: p.Server.ID, id: c.ID, start: c.Start, user: c.User, session: of, known: ok && of.class == s.config.Class,
+			})
 		}
 		if next := p.Data.Offset + len(p.Data.Connections); len(p.Data.Connections) > 0 && next < p.Data.Total {
 			more, err := s.nextPage(ctx, p.Server.ID, next)

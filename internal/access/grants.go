@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
 // Identity is who a pod is: what its token proves.
@@ -139,15 +140,43 @@ func RoleOf(store *v1alpha1.EventStore, namespace, serviceAccount string) v1alph
 	return role
 }
 
-// Wanted reads the streams that a connection asks for, from where it names them:
-// the user of CONNECT.
-func Wanted(user string) []string {
+// Limits of what a connection asks for: a sidecar has a connection for every 1,024
+// bytes of names.
+const (
+	maxWantedBytes = 2048
+	maxWanted      = 256
+)
+
+// Wanted reads the streams of events that a connection asks for, from where it names
+// them: the user of CONNECT. It refuses what cannot be the name of one.
+func Wanted(user string) ([]string, error) {
+	if len(user) > maxWantedBytes {
+		return nil, refused("it asks for streams in %d bytes: at most %d are allowed", len(user), maxWantedBytes)
+	}
 	var wanted []string
 	for stream := range strings.SplitSeq(user, ",") {
-		if stream = strings.TrimSpace(stream); stream != "" && !slices.Contains(wanted, stream) {
-			wanted = append(wanted, stream)
+		if stream == "" || slices.Contains(wanted, stream) {
+			continue
 		}
+		if !isEventsStream(stream) {
+			return nil, refused("it asks for %q, which is not the name of a stream of events", clip(stream))
+		}
+		wanted = append(wanted, stream)
+	}
+	if len(wanted) > maxWanted {
+		return nil, refused("it asks for %d streams: at most %d are allowed", len(wanted), maxWanted)
 	}
 	slices.Sort(wanted)
-	return wanted
+	return wanted, nil
+}
+
+// isEventsStream says whether a name can be that of a stream of events.
+func isEventsStream(name string) bool {
+	for _, c := range []byte(name) {
+		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	events, ok := stream.StoreOfStream(name)
+	return ok && events == name
 }

@@ -1,6 +1,7 @@
 package access_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,9 @@ func TestDecide(t *testing.T) {
 		"out of reach":                           {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonUnreachable))}, checkout, writer, ""},
 		"paused":                                 {[]v1alpha1.EventStore{usable(ready(metav1.ConditionUnknown, v1alpha1.ReasonPaused))}, checkout, writer, ""},
 		"in conflict":                            {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict))}, checkout, "", "because"},
+		"forbidden by the class":                 {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonTenancyForbidden))}, checkout, "", "because"},
+		"of an earlier namespace":                {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonNotGivenBack))}, checkout, "", "because"},
+		"on another class":                       {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonOnAnotherClass))}, checkout, "", "because"},
 		"not owned":                              {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonNotOwned))}, checkout, "", "because"},
 		"not allowed by its class":               {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonClassNotAllowed))}, checkout, "", "because"},
 		"out of reach, to a stranger":            {[]v1alpha1.EventStore{usable(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict))}, stranger, "", `may not use stream "shop_orders"`},
@@ -88,10 +92,28 @@ func TestDecide(t *testing.T) {
 func TestWanted(t *testing.T) {
 	t.Parallel()
 	for user, want := range map[string]string{
-		"": "", ",": "", "shop_orders": "shop_orders", " b ,a,b,": "a b",
+		"": "", ",": "", "shop_orders": "shop_orders", "shop_b,shop_a,,shop_b,": "shop_a shop_b",
 	} {
-		if got := strings.Join(access.Wanted(user), " "); got != want {
-			t.Errorf("%q wants %q, want %q", user, got, want)
+		if got, err := access.Wanted(user); err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%q wants %q, want %q: %v", user, got, want, err)
 		}
+	}
+	for _, user := range []string{
+		" ", "shop_orders,x y", "shop_orders, shop_b", "shop_orders=Writer", "shop_orders,\"", "shop_orders,shop_é", "Shop_orders", "orders", "shop_orders_snapshots", "a_b_c",
+		"shop_orders.events", "*", ">", "shop_>", "shop_\x00", strings.Repeat("a", 2049), strings.Repeat("a_b,", 600), "shop_" + strings.Repeat("x\n", 900),
+	} {
+		got, err := access.Wanted(user)
+		if err == nil {
+			t.Errorf("%.40q wants %q", user, got)
+		} else if len(err.Error()) > 500 {
+			t.Errorf("%.40q is refused in %d bytes", user, len(err.Error()))
+		}
+	}
+	var many []string
+	for i := range 257 {
+		many = append(many, fmt.Sprintf("a_%d", i))
+	}
+	if _, err := access.Wanted(strings.Join(many, ",")); err == nil {
+		t.Error("257 streams are not too many")
 	}
 }

@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 var (
 	requests = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "aether_callout_requests_total",
-		Help: "Connections of pods that NATS servers asked about, by class and by what came of it: granted, refused, failed or malformed.",
+		Help: "Connections of pods that NATS servers asked about, by class and by what came of it: granted, refused, failed, malformed or dropped.",
 	}, []string{"class", "outcome"})
 	duration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "aether_callout_duration_seconds",
@@ -15,9 +15,13 @@ var (
 	}, []string{"class"})
 	ended = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "aether_callout_connections_ended_total",
-		Help: "Connections of pods that were ended since their access had changed, by class.",
+		Help: "Connections of pods that were ended since their access had changed or they were too many, by class.",
 	}, []string{"class"})
+	made = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "aether_consumer_requests_total",
+		Help: "Consumers that pods asked the operator to make, by class and by what came of it: granted to JetStream, refused, failed or dropped.",
+	}, []string{"class", "outcome"})
 )
 
 // Metrics are what is to be served with those of the operator.
-func Metrics() []prometheus.Collector { return []prometheus.Collector{requests, duration, ended} }
+func Metrics() []prometheus.Collector { return []prometheus.Collector{requests, duration, ended, made} }

@@ -24,24 +24,19 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
-// Each subject of the table is needed: without it some call of the API is denied.
+// Each subject of the table is needed: without it some call of the API is denied,
+// by servers that have acknowledgements of the one form or by those of the other.
 func TestEachPermissionIsNeeded(t *testing.T) {
 	t.Parallel()
-	store := func(i int) *v1alpha1.EventStore {
-		return &v1alpha1.EventStore{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("store-%d", i), UID: "1"},
-			Spec:       v1alpha1.EventStoreSpec{Replicas: 1, Retention: v1alpha1.Retention{MaxAge: "1d"}},
-		}
-	}
 	permissions := func(i int) access.Permissions {
 		return access.PermissionsFor(userName(i), callout.Domain, []access.Grant{{
-			Stream: store(i).EventsStreamName(), SnapshotStream: store(i).SnapshotsStreamName(), Role: v1alpha1.RoleWriter}})
+			Stream: numbered(i).EventsStreamName(), SnapshotStream: numbered(i).SnapshotsStreamName(), Role: v1alpha1.RoleWriter}})
 	}
 	// Without the inbox, the first to subscribe to, no call has an answer at all.
 	subjects := func(p access.Permissions) []string { return slices.Concat(p.Publish, p.Subscribe[1:]) }
 	all := subjects(permissions(0))
 	// One user for each subject, who has all but that one; and one who has all.
-	b := newBench(t, "shop", withAdministrator, func(o *server.Options) {
+	users := func(o *server.Options) {
 		for i := range len(all) + 1 {
 			p := permissions(i)
 			without := ""
@@ -57,10 +52,16 @@ func TestEachPermissionIsNeeded(t *testing.T) {
 			})
 			o.AuthCallout.AuthUsers = append(o.AuthCallout.AuthUsers, userName(i))
 		}
-	})
-	js, err := natsjs.New(b.administrator(t))
-	if err != nil {
-		t.Fatal(err)
+	}
+	var stores []v1alpha1.EventStore
+	for i := range len(all) + 1 {
+		stores = append(stores, *numbered(i))
+	}
+	var benches []*bench
+	for _, option := range []natsserver.Option{withAcknowledgements(1), withAcknowledgements(2)} {
+		b := newBench(t, "shop", withAdministrator, users, option)
+		b.makeConsumers(t, stores...)
+		benches = append(benches, b)
 	}
 	for i := range len(all) + 1 {
 		name := "with all"
@@ -69,8 +70,15 @@ func TestEachPermissionIsNeeded(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			createStreams(t, js, store(i))
-			denied := b.denials(t, i, store(i))
+			var denied []string
+			for _, b := range benches {
+				js, err := natsjs.New(b.administrator(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				createStreams(t, js, numbered(i))
+				denied = append(denied, b.denials(t, i, numbered(i))...)
+			}
 			if i == len(all) && len(denied) != 0 {
 				t.Errorf("with all permissions, denied is %v", denied)
 			}
@@ -80,6 +88,24 @@ func TestEachPermissionIsNeeded(t *testing.T) {
 		})
 	}
 	t.Logf("%d subjects, each of them needed", len(all))
+}
+
+// withAcknowledgements makes servers say where to acknowledge in the form of a
+// version.
+func withAcknowledgements(version int) natsserver.Option {
+	return func(o *server.Options) {
+		o.FeatureFlags = map[string]bool{server.FeatureFlagJsAckFormatV2: version == 2}
+	}
+}
+
+// numbered is an EventStore shop/store-i that can be used.
+func numbered(i int) *v1alpha1.EventStore {
+	store := &v1alpha1.EventStore{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("store-%d", i), UID: "1"},
+		Spec:       v1alpha1.EventStoreSpec{Replicas: 1, Retention: v1alpha1.Retention{MaxAge: "1d"}},
+	}
+	store.Status.Binding = &v1alpha1.Binding{Name: "x"}
+	return store
 }
 
 func userName(i int) string { return fmt.Sprintf("user-%d", i) }
@@ -141,7 +167,7 @@ func (b *bench) everyCall(t *testing.T, nc *nats.Conn, store *v1alpha1.EventStor
 	open := func() *jetstream.Store {
 		opened, err := jetstream.New(nc, jetstream.Config{
 			Namespace: store.Namespace, Store: store.Name, EventsStream: store.EventsStreamName(),
-			SnapshotsStream: store.SnapshotsStreamName(), Domain: callout.Domain, Timeout: 2 * time.Second,
+			SnapshotsStream: store.SnapshotsStreamName(), Domain: callout.Domain, OperatorMakesConsumers: true, Timeout: 2 * time.Second,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -181,9 +207,6 @@ func (b *bench) everyCall(t *testing.T, nc *nats.Conn, store *v1alpha1.EventStor
 		_, err = sub.Next(bounded)
 		cancel()
 		note("Next", err)
-	}
-	if stored, err := first.SubscribeStored(ctx, eventstore.SubscribeOptions{}, 1); err == nil {
-		_ = stored.Close()
 	}
 	member, err := first.SubscribeDurable(ctx, eventstore.DurableOptions{Name: durable, MaxDeliveries: 1})
 	note("SubscribeDurable", err)

@@ -29,9 +29,17 @@ var (
 //
 // Direct gets, leader gets and consumers cannot be bounded to subjects of the
 // stream where several messages are asked for, so a store is the smallest thing
-// that can be granted. $JS.ACK.*.*.{events} is left out although servers with the
-// feature js_ack_fc_v2, which is off by default, acknowledge there: a consumer of
-// another store would take it as its own, and answer with that store's events.
+// that can be granted.
+//
+// Nothing here lets a pod say what a consumer is: JetStream publishes what a consumer
+// delivers with all rights of the account of the streams, to any subject that its
+// configuration names. Nor does a pod hear what another store has stored or republished.
+//
+// An acknowledgement has 9 tokens, $JS.ACK.{stream}.{consumer} and five more, and with
+// the feature js_ack_fc_v2 of the servers 11, with the domain and a hash of the account
+// before the stream. Both are granted by their exact length: a consumer listens to one of
+// 9 and one of 11 and more, so that neither of a store meets that of another whose
+// stream stands where the other has its domain.
 var Table = []Call{
 	{Calls: "`SaveEvent`, `SaveEvents`", Roles: writer, Publish: []string{"{events}.events.*.*"}},
 	{Calls: "`SaveSnapshot`; what parks and replays events of a durable subscription", Roles: writer, Publish: []string{"{events}.snapshots.*.*"}},
@@ -43,12 +51,14 @@ var Table = []Call{
 		},
 	},
 	{
-		Calls: "`Subscribe`, `SubscribeDurable`: make a consumer, and ask it for events", Roles: both,
-		Publish: []string{"{api}.CONSUMER.CREATE.{events}.*.{events}.events.>", "{api}.CONSUMER.MSG.NEXT.{events}.*"},
+		Calls: "`Subscribe`, `SubscribeDurable`: have the operator make a consumer, and ask it for events", Roles: both,
+		Publish: []string{"aether.consumer.create.{events}", "{api}.CONSUMER.MSG.NEXT.{events}.*"},
 	},
 	{
 		Calls: "`SubscribeDurable`: look at the consumer, acknowledge, and tell other members", Roles: both,
-		Publish:   []string{"{api}.CONSUMER.INFO.{events}.*", "$JS.ACK.{events}.*.>", "{events}.work.*"},
+		Publish: []string{
+			"{api}.CONSUMER.INFO.{events}.*", "$JS.ACK.{events}.*.*.*.*.*.*", "$JS.ACK.*.*.{events}.*.*.*.*.*.*", "{events}.work.*",
+		},
 		Subscribe: []string{"{events}.work.*"},
 	},
 	{
@@ -56,7 +66,6 @@ var Table = []Call{
 		Publish: []string{"{events}.snapshots.%parked.*"},
 	},
 	{Calls: "`DeleteDurable`", Roles: both, Publish: []string{"{api}.CONSUMER.DELETE.{events}.*"}},
-	{Calls: "`SubscribeStored`", Roles: both, Subscribe: []string{"{events}.stored.>"}},
 }
 
 // InboxPrefix is where all answers to one pod go. Nobody else may listen there.
@@ -74,15 +83,20 @@ type Permissions struct {
 	Publish, Subscribe []string
 }
 
+// apiPrefix is that of JetStream in a domain, empty for that of the servers.
+func apiPrefix(domain string) string {
+	if domain == "" {
+		return "$JS.API"
+	}
+	return "$JS." + domain + ".API"
+}
+
 // PermissionsFor is what a pod may do with the stores that it is granted; domain
 // is the JetStream domain, empty for that of the servers. Neither list is ever
 // empty: to NATS that would mean everything.
 func PermissionsFor(podUID, domain string, grants []Grant) Permissions {
 	p := Permissions{Subscribe: []string{InboxPrefix(podUID) + ".>"}}
-	api := "$JS.API"
-	if domain != "" {
-		api = "$JS." + domain + ".API"
-	}
+	api := apiPrefix(domain)
 	for _, grant := range grants {
 		names := strings.NewReplacer("{api}", api, "{events}", grant.Stream, "{snapshots}", grant.SnapshotStream)
 		for _, call := range Table {

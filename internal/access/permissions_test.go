@@ -70,7 +70,7 @@ func TestPermissionsFor(t *testing.T) {
 			t.Errorf("a writer may publish %s", subject)
 		}
 	}
-	if want := []string{"_INBOX.aether.uid.>", "shop_orders.work.*", "shop_orders.stored.>"}; !slices.Equal(writer.Subscribe, want) {
+	if want := []string{"_INBOX.aether.uid.>", "shop_orders.work.*"}; !slices.Equal(writer.Subscribe, want) {
 		t.Errorf("a writer may subscribe to %v, want %v", writer.Subscribe, want)
 	}
 	plain := access.PermissionsFor("uid", "", []access.Grant{grant})

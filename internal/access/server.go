@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
@@ -21,16 +22,21 @@ const (
 	// encrypt with.
 	subject = "$SYS.REQ.USER.AUTH"
 	header  = "Nats-Server-Xkey"
-	// queue lets one replica of the operator answer each callout.
-	queue = "aether"
+	// queueGroup lets one replica of the operator answer each question.
+	queueGroup = "aether"
 	// answerTimeout bounds an answer: a server gives a connection 2 seconds in all.
 	answerTimeout = 1500 * time.Millisecond
-	// atOnce is how many callouts are worked on together. More wait, and those that
-	// waited for too long are dropped: the server has given up by then.
-	atOnce = 64
+	// maxPending and maxPendingBytes bound what has arrived and was not looked at yet. What
+	// is more is dropped, and whoever asked asks again.
+	maxPending, maxPendingBytes = 8192, 16 << 20
 	// closeTimeout bounds the wait for what is being answered.
 	closeTimeout = 5 * time.Second
 )
+
+// calloutLimits keep those who try bad tokens from keeping others out: each address
+// has its turn, and the latest of it comes first. The server of a callout has given up
+// after answerTimeout.
+var calloutLimits = queueLimits{atOnce: 64, perKey: 16, waiting: 4096, waitingPerKey: 512, patience: answerTimeout}
 
 // Refusal tells of a pod that is not given what it wants.
 type Refusal struct {
@@ -45,12 +51,11 @@ type Server struct {
 	tell   func(Refusal)
 	conn   *nats.Conn
 	// denied is what the servers said last that the callout user may not do.
-	denied  lastDenial
-	sub     *nats.Subscription
-	slots   chan struct{}
-	ctx     context.Context
-	end     context.CancelFunc
-	working sync.WaitGroup
+	denied lastDenial
+	sub    *nats.Subscription
+	queue  *queue
+	ctx    context.Context
+	end    context.CancelFunc
 }
 
 // Serve connects as the callout user of a class and answers until Close. tell is
@@ -61,7 +66,8 @@ func Serve(login stream.Login, config Config, log *slog.Logger, tell func(Refusa
 	if config.Issuer, config.XKey, err = keys(login.Credentials, login.Field); err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, log: log.With("class", config.Class), tell: tell, slots: make(chan struct{}, atOnce)}
+	s := &Server{config: config, log: log.With("class", config.Class), tell: tell, queue: newQueue(calloutLimits)}
+	s.config.refused, s.config.comings = &refusedTokens{}, newAllowance(maxConnections, comeEvery)
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.conn, err = stream.Dial(login, nats.ErrorHandler(s.denied.see), nats.CustomInboxPrefix(calloutInbox))
 	if err != nil {
@@ -105,7 +111,10 @@ func keys(data map[string][]byte, field string) (issuer, xkey nkeys.KeyPair, err
 // listen subscribes, and waits until the server has agreed.
 func (s *Server) listen() error {
 	var err error
-	if s.sub, err = s.conn.QueueSubscribe(subject, queue, s.receive); err == nil {
+	if s.sub, err = s.conn.QueueSubscribe(subject, queueGroup, s.receive); err == nil {
+		err = s.sub.SetPendingLimits(maxPending, maxPendingBytes)
+	}
+	if err == nil {
 		err = s.conn.FlushTimeout(answerTimeout)
 	}
 	if err != nil {
@@ -130,49 +139,59 @@ func (s *Server) Check() error {
 	return nil
 }
 
-// receive starts the work on one callout. It waits while as many are worked on as
-// may be; what arrives meanwhile waits in the subscription.
+// receive reads a callout, and has it answered in its turn.
 func (s *Server) receive(msg *nats.Msg) {
-	select {
-	case s.slots <- struct{}{}:
-	case <-s.ctx.Done():
+	request, err := s.config.open(msg.Data, msg.Header.Get(header))
+	if err != nil {
+		s.note(answered{outcome: Malformed, err: err})
 		return
 	}
-	s.working.Go(func() {
-		defer func() { <-s.slots }()
-		s.handle(msg)
+	s.queue.add(request.ClientInformation.Host, func() { s.handle(msg, request) }, func() {
+		s.note(answered{outcome: Dropped, host: request.ClientInformation.Host})
 	})
 }
 
-func (s *Server) handle(msg *nats.Msg) {
+func (s *Server) handle(msg *nats.Msg, request *jwt.AuthorizationRequestClaims) {
 	started := time.Now()
 	ctx, cancel := context.WithTimeout(s.ctx, answerTimeout)
 	defer cancel()
-	a := s.config.answer(ctx, msg.Data, msg.Header.Get(header))
+	a := s.config.answer(ctx, request)
 	if a.reply != nil {
 		if err := msg.Respond(a.reply); err != nil {
 			a.outcome, a.err = Failed, fmt.Errorf("answer the server: %w", err)
 		}
 	}
-	requests.WithLabelValues(s.config.Class, string(a.outcome)).Inc()
 	duration.WithLabelValues(s.config.Class).Observe(time.Since(started).Seconds())
+	s.note(a)
+}
+
+// note counts what came of a callout, logs it, and tells who was refused.
+func (s *Server) note(a answered) {
+	requests.WithLabelValues(s.config.Class, string(a.outcome)).Inc()
 	s.report(a)
 }
 
 // report logs what came of a callout, and tells who was refused.
 func (s *Server) report(a answered) {
-	log := s.log.With("serviceAccount", a.identity.String(), "pod", a.identity.PodName, "from", a.host, "streams", strings.Join(a.wanted, ","))
+	log := s.log.With("serviceAccount", a.identity.String(), "pod", a.identity.PodName, "from", a.host, "streams", clip(strings.Join(a.wanted, ",")))
 	switch a.outcome {
 	case Granted:
-		log.Debug("let a pod in", "refused", strings.Join(a.refusals, "; "))
+		log.Debug("let a pod in", "refused", reasons(a.refusals))
 	case Refused:
+		var no *refusal
+		if errors.As(a.err, &no) && no.again {
+			log.Debug("refused a connection again", "reason", a.err.Error())
+			return
+		}
 		log.Info("refused a connection", "reason", a.err.Error())
+	case Dropped:
+		log.Debug("did not decide on a connection: more come than can be decided on while their servers wait")
 	case Failed:
 		log.Error("could not decide on a connection, so it is refused and tries again", "error", a.err)
 	case Malformed:
 		s.log.Warn("ignored what is no callout that can be answered", "error", a.err)
 	}
-	reason := strings.Join(a.refusals, "; ")
+	reason := reasons(a.refusals)
 	if reason == "" && a.outcome == Refused {
 		reason = a.err.Error()
 	}
@@ -187,11 +206,7 @@ func (s *Server) Close() {
 		// It fails when the connection is closed, and then nothing arrives anyway.
 		_ = s.sub.Unsubscribe()
 	}
-	done := make(chan struct{})
-	go func() {
-		s.working.Wait()
-		close(done)
-	}()
+	done := s.queue.close()
 	select {
 	case <-done:
 	case <-time.After(closeTimeout):

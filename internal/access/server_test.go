@@ -85,6 +85,25 @@ func (b *bench) mustServe(t *testing.T) *access.Server {
 	return s
 }
 
+// makeConsumers makes those of pods that use one of the stores.
+func (b *bench) makeConsumers(t *testing.T, stores ...v1alpha1.EventStore) *access.Consumers {
+	t.Helper()
+	c, err := b.serveConsumers(stores...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func (b *bench) serveConsumers(stores ...v1alpha1.EventStore) (*access.Consumers, error) {
+	const most = 20
+	login := stream.Login{Name: "test", Servers: b.servers.URLs(), Credentials: secretData(b.setup.Operator), Field: "spec.credentials"}
+	return access.ServeConsumers(login, access.ConsumersConfig{
+		Class: "bench", MaxConsumers: most, Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) { return stores, nil },
+	}, slog.New(slog.DiscardHandler))
+}
+
 const benchStream = "shop_orders"
 
 // Every replica answers; without any, nobody new is let in, and who is goes on.

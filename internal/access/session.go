@@ -1,8 +1,9 @@
 package access
 
 import (
+	"bytes"
+	"encoding/json"
 	"slices"
-	"strings"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
@@ -19,11 +20,15 @@ type session struct {
 	roles map[string]v1alpha1.Role
 }
 
-// sessionMark is what the name of each session starts with.
-const sessionMark = "aether"
-
-// noRole stands for a role that is empty.
-const noRole = "None"
+// sessionName is the name of a session. It is JSON, so that nothing that a client
+// asks for can make it another.
+type sessionName struct {
+	Class          string                   `json:"aether"`
+	Namespace      string                   `json:"namespace"`
+	ServiceAccount string                   `json:"serviceAccount"`
+	PodUID         string                   `json:"podUID"`
+	Roles          map[string]v1alpha1.Role `json:"roles"`
+}
 
 func newSession(class string, identity Identity, wanted []string, grants []Grant) session {
 	s := session{class: class, identity: identity, roles: map[string]v1alpha1.Role{}}
@@ -46,48 +51,31 @@ func (s session) wanted() []string {
 	return streams
 }
 
-// String is such as
-// "aether standard shop/checkout 0c2f... shop_orders=Writer,shop_payments=None".
-// None of its parts holds a space, ',' or '='.
+// String is such as {"aether":"standard","namespace":"shop","serviceAccount":"checkout",
+// "podUID":"0c2f...","roles":{"shop_orders":"Writer","shop_payments":""}}, on one line.
 func (s session) String() string {
-	var roles []string
-	for _, stream := range s.wanted() {
-		role := string(s.roles[stream])
-		if role == "" {
-			role = noRole
-		}
-		roles = append(roles, stream+"="+role)
+	name, err := json.Marshal(sessionName{
+		Class: s.class, Namespace: s.identity.Namespace, ServiceAccount: s.identity.ServiceAccount, PodUID: s.identity.PodUID, Roles: s.roles,
+	})
+	if err != nil {
+		// Strings: only a mistake in the code can fail here.
+		panic(err)
 	}
-	return strings.Join([]string{
-		sessionMark, s.class, s.identity.Namespace + "/" + s.identity.ServiceAccount, s.identity.PodUID, strings.Join(roles, ","),
-	}, " ")
+	return string(name)
 }
 
-// parseSession reads what String wrote; false for the name of any other user.
+// parseSession reads what String wrote; false for anything else.
 func parseSession(name string) (session, bool) {
-	parts := strings.Split(name, " ")
-	if len(parts) != 5 || parts[0] != sessionMark {
-		return session{}, false
-	}
-	namespace, serviceAccount, found := strings.Cut(parts[2], "/")
-	if !found {
+	decoder := json.NewDecoder(bytes.NewReader([]byte(name)))
+	decoder.DisallowUnknownFields()
+	var read sessionName
+	if err := decoder.Decode(&read); err != nil || read.PodUID == "" {
 		return session{}, false
 	}
 	s := session{
-		class: parts[1], identity: Identity{Namespace: namespace, ServiceAccount: serviceAccount, PodUID: parts[3]},
-		roles: map[string]v1alpha1.Role{},
+		class: read.Class, identity: Identity{Namespace: read.Namespace, ServiceAccount: read.ServiceAccount, PodUID: read.PodUID}, roles: read.Roles,
 	}
-	for entry := range strings.SplitSeq(parts[4], ",") {
-		stream, role, found := strings.Cut(entry, "=")
-		if !found {
-			return session{}, false
-		}
-		if role == noRole {
-			role = ""
-		}
-		s.roles[stream] = v1alpha1.Role(role)
-	}
-	return s, true
+	return s, s.String() == name
 }
 
 // outdated says whether the connection would be granted something else now.

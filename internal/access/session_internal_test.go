@@ -1,6 +1,7 @@
 package access
 
 import (
+	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,7 +13,7 @@ func TestSession(t *testing.T) {
 	t.Parallel()
 	identity := Identity{Namespace: "shop", ServiceAccount: "checkout", PodUID: "0c2f"}
 	s := newSession("standard", identity, []string{"shop_orders", "shop_payments"}, []Grant{{Stream: "shop_orders", Role: v1alpha1.RoleWriter}})
-	const want = "aether standard shop/checkout 0c2f shop_orders=Writer,shop_payments=None"
+	const want = `{"aether":"standard","namespace":"shop","serviceAccount":"checkout","podUID":"0c2f","roles":{"shop_orders":"Writer","shop_payments":""}}`
 	if s.String() != want {
 		t.Errorf("a session is called %q, want %q", s, want)
 	}
@@ -20,11 +21,30 @@ func TestSession(t *testing.T) {
 	if !ok || read.String() != want || read.class != "standard" || read.identity != identity || read.roles["shop_orders"] != v1alpha1.RoleWriter {
 		t.Errorf("read as %+v, %t", read, ok)
 	}
-	for _, name := range []string{"", "aether-operator", "aether a b c d", "aether a n/b c d", "other a n/b c d=Writer", want + " more"} {
+	for _, name := range []string{
+		"", "{}", "null", "aether-operator", "aether standard shop/checkout 0c2f shop_orders=Writer", want + " ", want + want, " " + want, want[:len(want)-1],
+		strings.Replace(want, `"podUID":"0c2f"`, `"podUID":""`, 1), strings.Replace(want, `"aether"`, `"AETHER"`, 1), strings.Replace(want, `{"shop`, `{"x":"","shop`, 1),
+	} {
 		if read, ok := parseSession(name); ok {
 			t.Errorf("%q was read as a session: %+v", name, read)
 		}
 	}
+}
+
+// Nothing that a client asks for, nor any name of Kubernetes, hides a connection.
+func FuzzSession(f *testing.F) {
+	f.Add("standard", "shop", "checkout", "0c2f", "shop_orders")
+	f.Add("a b", `"`, "x y,z=", "\u2028", "</script>")
+	f.Fuzz(func(t *testing.T, class, namespace, account, uid, stream string) {
+		if uid == "" {
+			return
+		}
+		valid := func(text string) string { return strings.ToValidUTF8(text, "?") }
+		s := newSession(valid(class), Identity{Namespace: valid(namespace), ServiceAccount: valid(account), PodUID: valid(uid)}, []string{valid(stream)}, nil)
+		if read, ok := parseSession(s.String()); !ok || read.String() != s.String() {
+			t.Errorf("%q was read as %+v, %t", s, read, ok)
+		}
+	})
 }
 
 func TestOutdated(t *testing.T) {

@@ -150,6 +150,9 @@ func TestWhoIsNotLetIn(t *testing.T) {
 				"the stream of snapshots for that of events":  p.options(good, store.SnapshotsStreamName()),
 				"every stream":                                p.options(good, ">", "*", namespace+"_*"),
 				"no stream":                                   p.options(good),
+				"a stream, and a name with a space":           p.options(good, stream, "x y"),
+				"a stream, and a name with a role":            p.options(good, stream, "a_b=Writer"),
+				"a stream, and more than there may be":        p.options(good, append([]string{stream}, manyStreams(300)...)...),
 				"a token alone":                               {nats.Token(good)},
 				"the token where the password belongs":        {nats.UserInfo(stream, good)},
 				"a JWT of the operator made up by the client": {nats.UserJWTAndSeed(good, newSeed(t))},
@@ -160,6 +163,14 @@ func TestWhoIsNotLetIn(t *testing.T) {
 			t.Logf("%d connections were refused, with %d servers", len(tries), size)
 		})
 	}
+}
+
+func manyStreams(count int) []string {
+	names := make([]string, count)
+	for i := range names {
+		names[i] = fmt.Sprintf("a_%d", i)
+	}
+	return names
 }
 
 // A pod whose EventStore is deleted is cut off, and does not come back; nor does it

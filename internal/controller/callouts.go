@@ -23,7 +23,8 @@ import (
 )
 
 // callouts keeps, for each class whose workloads prove who they are with a token
-// of their service account, the server that answers NATS.
+// of their service account, the server that answers NATS and what makes the
+// consumers of pods.
 type callouts struct {
 	connector
 	client   client.Client
@@ -45,6 +46,7 @@ type callout struct {
 	closed      bool
 	fingerprint [sha256.Size]byte
 	server      *access.Server
+	consumers   *access.Consumers
 	// failure is why there is no server, or why connections whose access has changed
 	// could not be ended; nil when all is well.
 	failure error
@@ -82,7 +84,11 @@ func (c *callouts) serve(ctx context.Context, class *v1alpha1.EventStoreClass) (
 	if err != nil {
 		return nil, err
 	}
-	fingerprint, err := calloutFingerprint(class, data)
+	operator, err := c.operatorCredentials(ctx, class)
+	if err != nil {
+		return nil, err
+	}
+	fingerprint, err := calloutFingerprint(class, data, operator)
 	if err != nil {
 		return nil, err
 	}
@@ -93,52 +99,62 @@ func (c *callouts) serve(ctx context.Context, class *v1alpha1.EventStoreClass) (
 	known.mu.Lock()
 	defer known.mu.Unlock()
 	if known.closed {
-		return nil, errCalloutClosed(class.Name)
+		return nil, stream.ClassGone(class.Name)
 	}
-	if known.server != nil && known.fingerprint == fingerprint && known.server.Check() == nil {
+	if known.server != nil && known.fingerprint == fingerprint && known.server.Check() == nil && known.consumers.Check() == nil {
 		return known.server, nil
 	}
-	server, err := c.open(ctx, class, data)
+	next, err := c.open(ctx, class, data, operator)
 	if err != nil {
 		return nil, err
 	}
-	if known.server != nil {
-		// Both answer for a moment, so that no callout is lost.
-		known.server.Close()
-	}
-	known.server, known.fingerprint, known.failure = server, fingerprint, nil
-	return server, nil
+	// Both answer for a moment, so that no question is lost.
+	known.end()
+	known.server, known.consumers, known.fingerprint, known.failure = next.server, next.consumers, fingerprint, nil
+	return known.server, nil
 }
 
-func calloutFingerprint(class *v1alpha1.EventStoreClass, data map[string][]byte) ([sha256.Size]byte, error) {
+func calloutFingerprint(class *v1alpha1.EventStoreClass, data, operator map[string][]byte) ([sha256.Size]byte, error) {
 	encoded, err := json.Marshal(struct {
-		Spec v1alpha1.EventStoreClassSpec
-		Data map[string][]byte
-	}{class.Spec, data})
+		Spec           v1alpha1.EventStoreClassSpec
+		Data, Operator map[string][]byte
+	}{class.Spec, data, operator})
 	if err != nil {
 		return [sha256.Size]byte{}, fmt.Errorf("encode the callout of EventStoreClass %s: %w", class.Name, err)
 	}
 	return sha256.Sum256(encoded), nil
 }
 
-func (c *callouts) open(ctx context.Context, class *v1alpha1.EventStoreClass, data map[string][]byte) (*access.Server, error) {
+// open answers the servers and pods of a class.
+func (c *callouts) open(ctx context.Context, class *v1alpha1.EventStoreClass, data, operator map[string][]byte) (*callout, error) {
 	if err := c.checkAccount(ctx, class); err != nil {
 		return nil, err
 	}
-	login := stream.Login{Name: "aether-callout", Credentials: data, Field: calloutField}
-	for _, server := range class.Spec.Servers {
-		login.Servers = append(login.Servers, string(server))
+	servers, name := serversOf(class), class.Name
+	stores := func(_ context.Context, streams []string) ([]v1alpha1.EventStore, error) {
+		return c.storesOfStreams(name, streams), nil
 	}
-	config := access.Config{
-		Class: class.Name, Account: class.Spec.Workloads.Callout.Account, Domain: class.WorkloadDomain(),
-		Review: func(ctx context.Context, review *authenticationv1.TokenReview) error {
-			return c.client.Create(ctx, review)
-		},
-		Stores: func(_ context.Context, streams []string) ([]v1alpha1.EventStore, error) {
-			return c.storesOfStreams(class.Name, streams), nil
-		},
+	log := slog.New(logr.ToSlogHandler(ctrl.Log.WithName("callout")))
+	consumers, err := access.ServeConsumers(
+		stream.Login{Name: "aether-consumers", Servers: servers, Credentials: operator, Field: operatorField},
+		access.ConsumersConfig{Class: name, Domain: class.Spec.Domain, Stores: stores}, log)
+	if err != nil {
+		return nil, err
 	}
-	return access.Serve(login, config, slog.New(logr.ToSlogHandler(ctrl.Log.WithName("callout"))), c.tellPod)
+	server, err := access.Serve(
+		stream.Login{Name: "aether-callout", Servers: servers, Credentials: data, Field: calloutField},
+		access.Config{
+			Class: name, Account: class.Spec.Workloads.Callout.Account, Domain: class.WorkloadDomain(),
+			Review: func(ctx context.Context, review *authenticationv1.TokenReview) error {
+				return c.client.Create(ctx, review)
+			},
+			Stores: stores,
+		}, log, c.tellPod)
+	if err != nil {
+		consumers.Close()
+		return nil, err
+	}
+	return &callout{server: server, consumers: consumers}, nil
 }
 
 // checkAccount refuses to let pods into the account that holds the streams.
@@ -207,16 +223,12 @@ func (c *callouts) entry(class string) (*callout, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, errCalloutClosed(class)
+		return nil, stream.ClassGone(class)
 	}
 	if c.classes[class] == nil {
 		c.classes[class] = &callout{}
 	}
 	return c.classes[class], nil
-}
-
-func errCalloutClosed(class string) error {
-	return stream.Retrying(v1alpha1.ReasonCalloutUnavailable, "the callout of EventStoreClass %q was closed, since the class is gone or the operator ends", class)
 }
 
 // forget ends the server of a class that is gone, or has no callout any more.
@@ -244,8 +256,14 @@ func (c *callout) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
+	c.end()
+}
+
+// end stops what answers. The caller has the lock.
+func (c *callout) end() {
 	if c.server != nil {
 		c.server.Close()
-		c.server = nil
+		c.consumers.Close()
+		c.server, c.consumers = nil, nil
 	}
 }

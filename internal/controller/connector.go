@@ -31,22 +31,34 @@ type connector struct {
 }
 
 func (c connector) connect(ctx context.Context, class *v1alpha1.EventStoreClass) (*stream.Conn, error) {
-	target := stream.Target{Class: class.Name, Domain: class.Spec.Domain}
-	for _, server := range class.Spec.Servers {
-		target.Servers = append(target.Servers, string(server))
+	data, err := c.operatorCredentials(ctx, class)
+	if err != nil {
+		return nil, err
 	}
-	if class.Spec.Credentials != nil {
-		data, err := c.credentials(ctx, "spec.credentials", class, class.Spec.Credentials)
-		if err != nil {
-			return nil, err
-		}
-		target.Credentials = data
-	}
-	conn, err := c.connections.Get(ctx, target)
+	conn, err := c.connections.Get(ctx, stream.Target{Class: class.Name, Domain: class.Spec.Domain, Servers: serversOf(class), Credentials: data})
 	if err := c.checkThere(ctx, class); err != nil {
 		return nil, err
 	}
 	return conn, err
+}
+
+func serversOf(class *v1alpha1.EventStoreClass) []string {
+	servers := make([]string, len(class.Spec.Servers))
+	for i, server := range class.Spec.Servers {
+		servers[i] = string(server)
+	}
+	return servers
+}
+
+const operatorField = "spec.credentials"
+
+// operatorCredentials are those with which the operator logs in to the servers of a
+// class, nil where they ask for none.
+func (c connector) operatorCredentials(ctx context.Context, class *v1alpha1.EventStoreClass) (map[string][]byte, error) {
+	if class.Spec.Credentials == nil {
+		return nil, nil
+	}
+	return c.credentials(ctx, operatorField, class, class.Spec.Credentials)
 }
 
 // checkThere looks whether a class is there still, once there is a connection for
@@ -63,7 +75,7 @@ func (c connector) checkThere(ctx context.Context, class *v1alpha1.EventStoreCla
 	case current.UID == class.UID:
 		return nil
 	}
-	return stream.Retrying(v1alpha1.ReasonUnreachable, "EventStoreClass %s was deleted a moment ago: looking again", class.Name)
+	return stream.ClassGone(class.Name)
 }
 
 // credentials reads the Secret that a field of a class names.

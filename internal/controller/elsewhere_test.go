@@ -35,8 +35,15 @@ var _ = Describe("A store that names no class", func() {
 		_, err := js(cluster).Stream(ctx, store.EventsStreamName())
 		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
 
-		By("taking the way out that the condition tells")
+		By("naming the default class, as the webhook does for who names none")
 		deleteStore(ctx, again)
+		written := create(ctx, newStore(store.Namespace, after.Name, func(s *v1alpha1.EventStore) { s.Name = store.Name }))
+		Eventually(read(ctx, written)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonOnAnotherClass))
+		_, err = js(cluster).Stream(ctx, store.EventsStreamName())
+		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
+
+		By("taking the way out that the condition tells")
+		deleteStore(ctx, written)
 		named := create(ctx, newStore(store.Namespace, before.Name, func(s *v1alpha1.EventStore) { s.Name = store.Name }))
 		Eventually(read(ctx, named)).WithContext(ctx).Should(beReady())
 		Expect(streamInfo(ctx, js(single), store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(3))

@@ -30,28 +30,29 @@ func (p *pass) settleFinalizer(ctx context.Context) error {
 	return nil
 }
 
-// deletionPolicy is what becomes of the streams, by the spec or else the class. A
-// class that does not exist deletes nothing.
+// deletionPolicy is what becomes of the streams, by the spec or else the class, which
+// may not exist: then its default deletes nothing. Where the class does not allow
+// Delete, a store without the finalizer does not get it.
 func (p *pass) deletionPolicy(ctx context.Context) (v1alpha1.DeletionPolicy, error) {
-	if p.store.Spec.DeletionPolicy != "" {
-		return p.store.Spec.DeletionPolicy, nil
-	}
 	class := &v1alpha1.EventStoreClass{}
-	name := classInUse(p.store)
-	if name == "" {
+	if name := classInUse(p.store); name != "" {
+		if err := p.Get(ctx, client.ObjectKey{Name: name}, class); client.IgnoreNotFound(err) != nil {
+			return "", fmt.Errorf("read EventStoreClass %s: %w", name, err)
+		}
+	}
+	policy := stream.DeletionPolicyOf(p.store, class.Spec.Defaults)
+	if !stream.AllowsDeletionPolicy(class.Spec.Limits, policy) && !controllerutil.ContainsFinalizer(p.store, v1alpha1.Finalizer) {
 		return v1alpha1.DeletionPolicyRetain, nil
 	}
-	if err := p.Get(ctx, client.ObjectKey{Name: name}, class); client.IgnoreNotFound(err) != nil {
-		return "", fmt.Errorf("read EventStoreClass %s: %w", name, err)
-	}
-	return stream.DeletionPolicyOf(p.store, class.Spec.Defaults), nil
+	return policy, nil
 }
 
 // claim puts the finalizer on a store that deletes its streams, before they are
 // made, and only once they are known to be ours to make.
 func (p *pass) claim(ctx context.Context) error {
-	if p.store.Status.Effective.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
-		return nil
+	policy, err := p.deletionPolicy(ctx)
+	if err != nil || policy != v1alpha1.DeletionPolicyDelete {
+		return err
 	}
 	return p.setFinalizer(ctx, controllerutil.AddFinalizer)
 }

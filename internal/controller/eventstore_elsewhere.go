@@ -23,12 +23,13 @@ const (
 	classPatience = 5 * time.Minute
 )
 
-// checkElsewhere keeps a store that names no class from being made anew on the
-// default class of today, when its streams are on that of yesterday. It is asked only
-// before the streams of a store are made for the first time.
+// checkElsewhere keeps a store from being made anew on the default class of today,
+// when its streams are on that of yesterday. It is asked only before the streams of a
+// store are made for the first time. Whether its team has named that class, or the
+// webhook has, nobody can tell; a store on another class has named it.
 func (p *pass) checkElsewhere(ctx context.Context) error {
 	isThere := func(live *liveStream) bool { return live != nil }
-	if p.store.Spec.ClassName != "" || len(p.store.Status.Streams) > 0 || slices.ContainsFunc(p.live, isThere) {
+	if p.store.Spec.ClassName != "" && !p.class.IsDefault() || len(p.store.Status.Streams) > 0 || slices.ContainsFunc(p.live, isThere) {
 		return nil
 	}
 	var classes v1alpha1.EventStoreClassList
@@ -41,8 +42,8 @@ func (p *pass) checkElsewhere(ctx context.Context) error {
 		switch answer := answers[i]; {
 		case answer.live != nil:
 			return stream.Stalled(v1alpha1.ReasonOnAnotherClass,
-				"spec.className is not set, %s is the default class, and stream %s of an earlier EventStore of this name is on EventStoreClass %s, with %d messages: delete this EventStore and apply it again with className %s to go on with what is stored, or with className %s to begin anew",
-				p.class.Name, answer.live.Config.Name, class.Name, answer.live.State.Msgs, class.Name, p.class.Name)
+				"%s is the default class now, and stream %s of an earlier EventStore of this name is on EventStoreClass %s, with %d messages, so nothing is made: delete this EventStore and apply it again with className %s to go on with what is stored; to begin anew give it another name, or delete that stream",
+				p.class.Name, answer.live.Config.Name, class.Name, answer.live.State.Msgs, class.Name)
 		case answer.err != nil:
 			silent = append(silent, fmt.Sprintf("%s (%v)", class.Name, answer.err))
 		}
@@ -51,7 +52,9 @@ func (p *pass) checkElsewhere(ctx context.Context) error {
 		return nil
 	}
 	slices.Sort(silent)
-	if waits(p.store, time.Now()) {
+	// Whoever names a class does not wait for the others: one that is broken would keep
+	// all new stores waiting.
+	if p.store.Spec.ClassName == "" && waits(p.store, time.Now()) {
 		return stream.Retrying(v1alpha1.ReasonProgressingWithRetry,
 			"spec.className is not set, and these EventStoreClasses cannot be asked whether the streams of an earlier EventStore of this name are there: %s. They are asked for %s from the creation of this EventStore on, and then it is made; to have it made now delete it and apply it again with a className", strings.Join(silent, "; "), classPatience)
 	}

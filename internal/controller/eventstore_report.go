@@ -50,7 +50,7 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 		p.sendEvents(ctx)
 		return ctrl.Result{}, nil
 	}
-	if outdated(err) {
+	if outdated(err) || stream.WasClosed(err) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
 	}
 	if _, isFault := stream.AsFault(err); isFault && p.hold != nil {

@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -186,7 +187,10 @@ var _ = Describe("An EventStore", func() {
 				config := streamInfo(ctx, api, stream).Config
 				edit(&config)
 				_, err := api.UpdateStream(ctx, config)
-				Expect(err).NotTo(HaveOccurred(), "edit %d", i)
+				if !errors.Is(err, jetstream.ErrStreamSubjectTransformNotSupported) {
+					// The operator can be quicker than the answer, in which the client looks for it.
+					Expect(err).NotTo(HaveOccurred(), "edit %d", i)
+				}
 				Eventually(func(g Gomega) {
 					info, err := api.Stream(ctx, stream)
 					g.Expect(err).NotTo(HaveOccurred())

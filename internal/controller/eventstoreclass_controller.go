@@ -173,6 +173,9 @@ func (r *EventStoreClassReconciler) report(ctx context.Context, before, class *v
 	if stopping(ctx, err) {
 		return ctrl.Result{}, nil
 	}
+	if stream.WasClosed(err) {
+		return ctrl.Result{RequeueAfter: minPause}, nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	fault, known := stream.AsFault(err)

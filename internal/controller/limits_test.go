@@ -20,8 +20,8 @@ func quantity(s string) *resource.Quantity {
 	return &q
 }
 
-// eventsOf are the Events about a store.
-func eventsOf(ctx context.Context, store *v1alpha1.EventStore) func(Gomega) []eventsv1.Event {
+// eventsAbout are the Events about a store.
+func eventsAbout(ctx context.Context, store *v1alpha1.EventStore) func(Gomega) []eventsv1.Event {
 	return func(g Gomega) []eventsv1.Event {
 		var events eventsv1.EventList
 		g.Expect(k8s.List(ctx, &events, client.InNamespace(store.Namespace))).To(Succeed())
@@ -71,6 +71,14 @@ var _ = Describe("Limits of a class", func() {
 		Expect(streamInfo(ctx, api, store.EventsStreamName())).To(And(HaveField("State.Msgs", BeEquivalentTo(1)),
 			HaveField("Config.Compression", jetstream.S2Compression)))
 		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "30d" })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+
+		By("asking for the deletion of the streams: it is held, and they stay")
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.DeletionPolicy = v1alpha1.DeletionPolicyDelete })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonLimitExceeded), HaveField("Finalizers", BeEmpty())))
+		annotate(ctx, store, "again")
+		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(And(beStalled(v1alpha1.ReasonLimitExceeded), HaveField("Finalizers", BeEmpty())))
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.DeletionPolicy = "" })
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
 
 		By("making the limit smaller: what there is goes on")
@@ -163,7 +171,7 @@ var _ = Describe("An EventStore that is nearly full", func() {
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(),
 			haveCondition(v1alpha1.ConditionFull, metav1.ConditionTrue, v1alpha1.ReasonNearlyFull),
 			HaveField("Status.Streams", ContainElement(And(HaveField("MaxBytes", BeEquivalentTo(64<<10)), HaveField("Size", HaveSuffix(" of 64Ki")))))))
-		Eventually(eventsOf(ctx, store)).Should(ContainElement(And(HaveField("Reason", "NearlyFull"), HaveField("Type", "Warning"),
+		Eventually(eventsAbout(ctx, store)).Should(ContainElement(And(HaveField("Reason", "NearlyFull"), HaveField("Type", "Warning"),
 			HaveField("Note", And(ContainSubstring(store.EventsStreamName()), ContainSubstring("of 64Ki"))))))
 		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(stored))
 

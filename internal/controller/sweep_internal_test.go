@@ -96,6 +96,8 @@ func settledOn(t *testing.T, conn *stream.Conn, class *v1alpha1.EventStoreClass)
 	store.Namespace, store.Name, store.UID, store.Generation = "shop", "orders", "uid", 1
 	store.Spec.ClassName = class.Name
 	setOutcome(&store.Status.Conditions, nil, "all is well")
+	effective := stream.Effective(store, class.Spec.Defaults)
+	store.Status.Effective = &effective
 	for _, wanted := range wantedOf(store, homeOf(t, store), class, make([]*liveStream, 2)) {
 		live, err := conn.Create(t.Context(), wanted.Config)
 		if err != nil {

@@ -16,13 +16,16 @@ import (
 // What a message tells a person to do is what helps.
 var _ = Describe("A message", func() {
 	DescribeTable("names the field that keeps streams from being placed",
-		func(ctx context.Context, ask func(*v1alpha1.EventStore), way gomegatypes.GomegaMatcher) {
+		func(ctx context.Context, ask func(*v1alpha1.EventStore), reason string, way gomegatypes.GomegaMatcher) {
 			store := create(ctx, newStore(newNamespace(ctx), newClass(ctx, cluster.URLs()).Name, ask))
-			Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonInsufficientPeers), sayWhy(way)))
+			Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(reason), sayWhy(way)))
 		},
-		Entry("a cluster", func(s *v1alpha1.EventStore) { s.Spec.Placement = &v1alpha1.Placement{Cluster: "nope"} }, ContainSubstring("spec.placement.cluster")),
-		Entry("tags", func(s *v1alpha1.EventStore) { s.Spec.Placement = &v1alpha1.Placement{Tags: []string{"ssd"}} }, ContainSubstring("spec.placement.tags")),
-		Entry("bytes", func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxBytes = quantity("1Ei") }, ContainSubstring("maxBytes")),
+		Entry("a cluster", func(s *v1alpha1.EventStore) { s.Spec.Placement = &v1alpha1.Placement{Cluster: "nope"} },
+			v1alpha1.ReasonInsufficientPeers, ContainSubstring("spec.placement.cluster")),
+		Entry("tags", func(s *v1alpha1.EventStore) { s.Spec.Placement = &v1alpha1.Placement{Tags: []string{"ssd"}} },
+			v1alpha1.ReasonInsufficientPeers, ContainSubstring("spec.placement.tags")),
+		Entry("bytes", func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxBytes = quantity("1Ei") },
+			v1alpha1.ReasonOutOfStorage, ContainSubstring("maxBytes")),
 	)
 
 	It("about a connection that is lost names the servers", func(ctx context.Context) {
@@ -57,7 +60,7 @@ var _ = Describe("A message", func() {
 		}))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(),
 			haveCondition(v1alpha1.ConditionAccessIgnored, metav1.ConditionTrue, v1alpha1.ReasonAccessNotEnforced)))
-		Eventually(eventsOf(ctx, store)).Should(ContainElement(And(HaveField("Type", "Warning"), HaveField("Reason", v1alpha1.ReasonAccessNotEnforced))))
+		Eventually(eventsAbout(ctx, store)).Should(ContainElement(And(HaveField("Type", "Warning"), HaveField("Reason", v1alpha1.ReasonAccessNotEnforced))))
 		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Access = nil })
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionAccessIgnored)))
 	})

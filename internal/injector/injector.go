@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
 
 // Environment variables that applications read.
@@ -29,10 +31,14 @@ const (
 	healthPort = 4281
 )
 
-// Config is what the operator decides for all pods.
+// Config is what the sidecar is made of beside the pod.
 type Config struct {
-	// Image is the image of the sidecar where the pod names none.
+	// Image is the image of the sidecar where neither the pod nor its class names one.
 	Image string
+	// Class is the class of the pod's default store, nil where it is not known.
+	Class *v1alpha1.EventStoreClass
+	// LimitRanges are those of the pod's namespace.
+	LimitRanges []corev1.LimitRange
 }
 
 // Outcome is what becomes of a pod.
@@ -105,8 +111,7 @@ func (r *request) inject() *corev1.Pod {
 			containers[i].Env = r.applicationEnv(containers[i].Env, previous)
 		}
 	}
-	// First in line: what comes after it in initContainers may save events too.
-	pod.Spec.InitContainers = append([]corev1.Container{*sidecar}, others...)
+	pod.Spec.InitContainers = slices.Insert(others, r.place(), *sidecar)
 	return pod
 }
 

@@ -5,14 +5,19 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
 
 var update = flag.Bool("update", false, "write the golden files and the table of docs/injection.md")
@@ -183,4 +188,75 @@ func readPod(t *testing.T, path string) *corev1.Pod {
 		t.Fatalf("%s: %v", path, err)
 	}
 	return pod
+}
+
+// TestArguments: each flag of the sidecar either can be given, or says who the sidecar
+// is, what it connects to, or where it listens.
+func TestArguments(t *testing.T) {
+	t.Parallel()
+	help, err := exec.CommandContext(t.Context(), "go", "run", "../../cmd/sidecar", "--help").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, help)
+	}
+	examples := []string{
+		"--max-body-bytes=1048576", "--max-calls=512", "--max-streams=1", "--request-timeout=1m30s", "--wait-for-stores=500ms",
+		"--log-level=warn", "--allow-host=sidecar", "--allow-origin=http://localhost:3000",
+	}
+	known := []string{"listen", "health-listen", "memory", "store", "probe", "version"}
+	for _, example := range examples {
+		if !argument.MatchString(example) {
+			t.Errorf("%s cannot be given", example)
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(example, "--"), "=")
+		known = append(known, name)
+	}
+	flags := regexp.MustCompile(`(?m)^ +--([a-z-]+)`).FindAllStringSubmatch(string(help), -1)
+	for _, found := range flags {
+		if !slices.Contains(known, found[1]) {
+			t.Errorf("the flag --%s of the sidecar is new: say whether a pod may give it", found[1])
+		}
+	}
+	if len(flags) != len(known) {
+		t.Errorf("the sidecar has %d flags, known are %v", len(flags), known)
+	}
+}
+
+// TestClassIsHeldToTheSame: what the CRD lets a class give is what a pod may give.
+func TestClassIsHeldToTheSame(t *testing.T) {
+	t.Parallel()
+	crd, err := os.ReadFile("../../config/crd/bases/aether.flowmade.one_eventstoreclasses.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := os.ReadFile("../../config/components/mutating-admission-policy/injection.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{argument.String(), ownVariable.String(), variableName.String()} {
+		if inCEL := strings.ReplaceAll(pattern, `\s`, `\\s`); !strings.Contains(string(crd), inCEL) {
+			t.Errorf("the CRD of classes has no %s", inCEL)
+		}
+	}
+	if inCEL := strings.ReplaceAll(argument.String(), `\s`, `\\s`); !strings.Contains(string(policy), inCEL) {
+		t.Errorf("the policy has no %s", inCEL)
+	}
+}
+
+// TestLimitRangesDecide is the row of the table that no pod alone can show.
+func TestLimitRangesDecide(t *testing.T) {
+	t.Parallel()
+	with := config
+	with.LimitRanges = []corev1.LimitRange{{Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
+		Type: corev1.LimitTypeContainer, Min: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")},
+	}}}}}
+	pod := readPod(t, "testdata/injected-settings.in.yaml")
+	_, err := Inject(pod, with)
+	if err == nil || !strings.Contains(err.Error(), v1alpha1.AnnotationSidecarCPURequest) {
+		t.Errorf("50m of CPU where 1 is the least: %v", err)
+	}
+	delete(pod.Annotations, v1alpha1.AnnotationSidecarCPURequest)
+	result, err := Inject(pod, with)
+	if err != nil || result.Pod.Spec.InitContainers[0].Resources.Requests.Cpu().String() != "1" {
+		t.Errorf("nothing asked for where 1 is the least: %v", err)
+	}
 }

@@ -6,8 +6,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
@@ -46,34 +44,31 @@ const (
 // newSidecar is the container as Aether makes it. imagePullPolicy is left to
 // the API server, which knows what :latest means.
 func (r *request) newSidecar() *corev1.Container {
-	sidecar := &corev1.Container{
+	return &corev1.Container{
 		Name:  ContainerName,
 		Image: r.image,
-		Env: []corev1.EnvVar{
+		Args:  r.arguments(),
+		Env: append([]corev1.EnvVar{
 			{Name: envBindingRoot, Value: bindingRoot},
 			{Name: EnvStores, Value: r.storesValue()},
 			{Name: envTokenFile, Value: tokenDir + "/" + tokenFile},
-		},
+		}, r.env...),
 		Ports:         []corev1.ContainerPort{{Name: "aether-health", ContainerPort: healthPort, Protocol: corev1.ProtocolTCP}},
-		Resources:     r.resources(),
+		Resources:     r.resources,
 		VolumeMounts:  append(r.bindingMounts(), tokenMount()),
 		RestartPolicy: new(corev1.ContainerRestartPolicyAlways),
-		// A second for each try, since the pod waits for it. Five minutes until a
+		// The pod waits for it. Each try asks for eight seconds. Five minutes until a
 		// restart: the sidecar keeps trying to reach NATS by itself, and a restart
 		// would only add the kubelet's growing pauses.
-		StartupProbe: probe("/readyz", 1, 300),
-		// Half a minute without an answer is a process that hangs. There is no
+		StartupProbe: probe("startup", 1, 10, 30),
+		// A minute without an answer is a process that hangs. There is no
 		// readinessProbe, which would count for the whole pod: NATS out of reach
 		// would take every application out of its Service at once, also for calls
 		// that need no events. The API answers "unavailable" instead.
-		LivenessProbe:            probe("/healthz", 10, 3),
+		LivenessProbe:            probe("liveness", 20, 5, 3),
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
-		SecurityContext:          restricted(),
+		SecurityContext:          r.securityContext(),
 	}
-	if r.logLevel != "" {
-		sidecar.Args = []string{"--log-level=" + r.logLevel}
-	}
-	return sidecar
 }
 
 // refreshedSidecar is the sidecar of an earlier injection with the stores of
@@ -82,6 +77,7 @@ func (r *request) newSidecar() *corev1.Container {
 // runs again after us: the sidecar has no use for it.
 func (r *request) refreshedSidecar() *corev1.Container {
 	sidecar := r.existing.DeepCopy()
+	sidecar.Args = r.withWait(sidecar.Args)
 	for _, ours := range []corev1.EnvVar{{Name: EnvStores, Value: r.storesValue()}, {Name: envTokenFile, Value: tokenDir + "/" + tokenFile}} {
 		if index := slices.IndexFunc(sidecar.Env, func(v corev1.EnvVar) bool { return v.Name == ours.Name }); index < 0 {
 			sidecar.Env = append(sidecar.Env, ours)
@@ -96,48 +92,15 @@ func (r *request) refreshedSidecar() *corev1.Container {
 	return sidecar
 }
 
-// resources are small: the sidecar holds no events. CPU has no limit unless one
-// is asked for, since a throttled sidecar shows as slow saves.
-func (r *request) resources() corev1.ResourceRequirements {
-	memory := resource.MustParse("64Mi")
-	if r.memory != nil {
-		memory = *r.memory
-	}
-	limits := corev1.ResourceList{corev1.ResourceMemory: memory}
-	if r.cpu != nil {
-		limits[corev1.ResourceCPU] = *r.cpu
-	}
-	requests := corev1.ResourceList{
-		corev1.ResourceCPU:    resource.MustParse("10m"),
-		corev1.ResourceMemory: resource.MustParse("32Mi"),
-	}
-	// The API server refuses a request above its limit.
-	for name, limit := range limits {
-		if request := requests[name]; request.Cmp(limit) > 0 {
-			requests[name] = limit
-		}
-	}
-	return corev1.ResourceRequirements{Requests: requests, Limits: limits}
-}
+// program is the sidecar in its image.
+const program = "/aether-sidecar"
 
-func probe(path string, period, failures int32) *corev1.Probe {
+// probe runs the program in the container, which asks the sidecar. A mesh leads HTTP
+// probes to its proxy, which may start later than the sidecar, and lets none past it.
+func probe(kind string, period, timeout, failures int32) *corev1.Probe {
 	return &corev1.Probe{
-		ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
-			Path: path, Port: intstr.FromInt32(healthPort), Scheme: corev1.URISchemeHTTP,
-		}},
-		PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: 5, SuccessThreshold: 1,
-	}
-}
-
-// restricted passes the Pod Security Standard of that name in any pod.
-func restricted() *corev1.SecurityContext {
-	return &corev1.SecurityContext{
-		RunAsNonRoot:             new(true),
-		RunAsUser:                new(nonRoot),
-		AllowPrivilegeEscalation: new(false),
-		ReadOnlyRootFilesystem:   new(true),
-		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{program, "--probe=" + kind}}},
+		PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: timeout, SuccessThreshold: 1,
 	}
 }
 
@@ -203,9 +166,17 @@ func (r *request) volumes() []corev1.Volume {
 }
 
 // isPreviousBinding says whether an earlier injection added the volume.
-func (r *request) isPreviousBinding(name string) bool {
-	return r.existing != nil && strings.HasPrefix(name, bindingVolume) &&
-		slices.ContainsFunc(r.existing.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == name && isBindingMount(m) })
+func (r *request) isPreviousBinding(name string) bool { return r.previousBindings[name] }
+
+// bindingsOf are the names of the volumes that a sidecar mounts for its stores.
+func bindingsOf(sidecar *corev1.Container) map[string]bool {
+	names := map[string]bool{}
+	for _, mount := range sidecar.VolumeMounts {
+		if strings.HasPrefix(mount.Name, bindingVolume) && isBindingMount(mount) {
+			names[mount.Name] = true
+		}
+	}
+	return names
 }
 
 func isBindingMount(m corev1.VolumeMount) bool {

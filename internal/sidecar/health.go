@@ -24,13 +24,15 @@ func (s *Server) healthRoutes() http.Handler {
 	// A store that cannot be reached is no reason to restart the sidecar: it
 	// connects again by itself.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerText(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.ready(r.Context()); err != nil {
-			answerText(w, http.StatusServiceUnavailable, err.Error())
-			return
-		}
-		answerText(w, http.StatusOK, "ok")
-	})
+	for path, check := range map[string]func(context.Context) error{"/readyz": s.ready, "/startupz": s.startable} {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+			if err := check(r.Context()); err != nil {
+				answerText(w, http.StatusServiceUnavailable, err.Error())
+				return
+			}
+			answerText(w, http.StatusOK, "ok")
+		})
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
 	return mux
 }
@@ -42,12 +44,44 @@ func answerText(w http.ResponseWriter, status int, text string) {
 	_, _ = fmt.Fprintln(w, text)
 }
 
-// ready says which stores cannot serve at this moment, and why, a line each.
+// startable says why the other containers of the pod may not start yet: they wait for
+// the stores, so that their first call finds them. Where NATS can be reached only
+// through one of those containers, the proxy of a service mesh, they do not wait for
+// ever. Once they may start, that holds.
+func (s *Server) startable(ctx context.Context) error {
+	if s.started.Load() {
+		return nil
+	}
+	err := s.ready(ctx)
+	if err != nil && s.stopping.Err() == nil && s.config.WaitForStores > 0 && time.Since(s.made) >= s.config.WaitForStores {
+		if !s.started.Swap(true) {
+			s.config.Logger.Warn("the pod starts without its stores", "waited", s.config.WaitForStores.String(), "error", err)
+		}
+		return nil
+	}
+	if err == nil {
+		s.started.Store(true)
+	}
+	return err
+}
+
+// ready says which stores cannot serve at this moment, and why, a line each. Who asks
+// while others do is told what they are: anybody may ask who reaches the pod.
 func (s *Server) ready(ctx context.Context) error {
 	if s.stopping.Err() != nil {
 		return errors.New("the sidecar stops")
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	checked := s.checking.DoChan("", func() (any, error) { return nil, s.checkStores() })
+	select {
+	case result := <-checked:
+		return result.Err
+	case <-ctx.Done():
+		return fmt.Errorf("look at all stores: %w", ctx.Err())
+	}
+}
+
+func (s *Server) checkStores() error {
+	ctx, cancel := context.WithTimeout(s.stopping, checkTimeout)
 	defer cancel()
 	failed := make([]error, len(s.config.Stores))
 	var checks errgroup.Group

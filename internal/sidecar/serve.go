@@ -36,12 +36,12 @@ const (
 // closes the listeners.
 func (s *Server) Serve(ctx context.Context, api []net.Listener, health net.Listener) error {
 	apiServer := s.httpServer(s.api)
-	healthServer := s.httpServer(s.health)
+	healthServer := s.healthServer()
 	serving, ctx := errgroup.WithContext(ctx)
 	for _, listener := range api {
 		serving.Go(func() error { return serve(apiServer, netutil.LimitListener(listener, maxConnections)) })
 	}
-	serving.Go(func() error { return serve(healthServer, health) })
+	serving.Go(func() error { return serve(healthServer, limitHealth(health)) })
 	serving.Go(func() error {
 		<-ctx.Done()
 		return s.shutdown(apiServer, healthServer)

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/sync/singleflight"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -76,6 +78,8 @@ type Config struct {
 	// known: bodies, answers, and what is read ahead. 0 is DefaultMemory. What has
 	// no room waits a second and is refused with too_many_requests.
 	Memory int64
+	// WaitForStores is how long /startupz waits for the stores; 0 is for ever.
+	WaitForStores time.Duration
 	// AllowedHosts are names by which the server may be called beside localhost and
 	// addresses, in lower case. AllowedOrigins are those of web pages that may call
 	// beside its own, such as http://localhost:3000.
@@ -100,6 +104,11 @@ type Server struct {
 	api      http.Handler
 	health   http.Handler
 	sessions sessions
+	// started: /startupz has answered 200 once. made is when the Server was.
+	started atomic.Bool
+	made    time.Time
+	// checking is the look at all stores that is under way.
+	checking singleflight.Group
 	// These are the constants, but in a test.
 	heartbeat, readTimeout, writeTimeout time.Duration
 	// stopping ends when the server stops: streams end with it.
@@ -116,7 +125,7 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, limits: newLimits(config), tracer: config.Tracer.Tracer(instrumentation), stores: map[string]*Store{}, registry: prometheus.NewRegistry(), heartbeat: heartbeat, readTimeout: readTimeout, writeTimeout: writeTimeout}
+	s := &Server{config: config, made: time.Now(), limits: newLimits(config), tracer: config.Tracer.Tracer(instrumentation), stores: map[string]*Store{}, registry: prometheus.NewRegistry(), heartbeat: heartbeat, readTimeout: readTimeout, writeTimeout: writeTimeout}
 	for i := range config.Stores {
 		store := &config.Stores[i]
 		if _, taken := s.stores[store.Name]; taken || store.Name == "" {
@@ -154,7 +163,7 @@ func (c Config) withDefaults() (Config, error) {
 // Handler serves the workload API: HTTP/1.1 and HTTP/2.
 func (s *Server) Handler() http.Handler { return s.api }
 
-// HealthHandler serves /healthz, /readyz and /metrics.
+// HealthHandler serves /healthz, /startupz, /readyz and /metrics.
 func (s *Server) HealthHandler() http.Handler { return s.health }
 
 // store finds a store by its name, and the first one where the name is empty.

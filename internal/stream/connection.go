@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/natsconn"
 )
 
 const (
@@ -24,14 +25,6 @@ const (
 	// requestTimeout bounds one request: JetStream answers in milliseconds, and an
 	// election of a leader takes a few seconds.
 	requestTimeout = 5 * time.Second
-	// pingInterval and maxPings say when a server that is silent is given up: a
-	// machine that lost its power closes no connection. The third ping that finds two
-	// unanswered ends it, so after 15 seconds.
-	pingInterval = 5 * time.Second
-	maxPings     = 2
-	// writeTimeout bounds one write, during which everything else on the connection
-	// waits.
-	writeTimeout = 2 * time.Second
 )
 
 // Conn is a connection to the NATS system of a class. All its errors are Faults,
@@ -102,13 +95,9 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 		// A request while there is no connection fails at once rather than wait in a
 		// buffer for a server that may never come.
 		nats.ReconnectBufSize(-1),
-		nats.PingInterval(pingInterval),
-		nats.MaxPingsOutstanding(maxPings),
-		nats.FlusherTimeout(writeTimeout),
-		// What was cut off in the middle leaves nothing that a server could read on.
-		nats.ReconnectOnFlusherError(),
 	)
-	nc, err := nats.Connect(strings.Join(login.Servers, ","), append(options, authentication...)...)
+	options = append(append(options, natsconn.Lively()...), authentication...)
+	nc, err := nats.Connect(strings.Join(login.Servers, ","), options...)
 	if err != nil {
 		return nil, dialFault(login, err)
 	}
@@ -245,12 +234,10 @@ func (c *Conn) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, quoted := range strings.Split(err.Error(), `"`)[1:] {
-		// Each inbox is another, and nobody asks for it again.
-		if !strings.HasPrefix(quoted, nats.InboxPrefix) {
-			c.denied[strings.ToLower(quoted)] = err.Error()
-		}
-		break
+	// Each inbox is another, and nobody asks for it again.
+	_, quoted, _ := strings.Cut(err.Error(), `"`)
+	if subject, _, found := strings.Cut(quoted, `"`); found && !strings.HasPrefix(subject, nats.InboxPrefix) {
+		c.denied[strings.ToLower(subject)] = err.Error()
 	}
 }
 

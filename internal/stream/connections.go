@@ -81,7 +81,7 @@ func (c *Connections) Get(ctx context.Context, target Target) (*Conn, error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		return nil, errClosed(target)
+		return nil, ClassGone(target.Class)
 	}
 	class := c.classes[target.Class]
 	if class == nil {
@@ -102,7 +102,7 @@ func (c *classConnection) get(target Target, open func(Target) (*Conn, error)) (
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, errClosed(target)
+		return nil, ClassGone(target.Class)
 	}
 	fingerprint := target.fingerprint()
 	if c.fingerprint != fingerprint {
@@ -126,8 +126,18 @@ func (c *classConnection) get(target Target, open func(Target) (*Conn, error)) (
 	return c.conn, nil
 }
 
-func errClosed(target Target) error {
-	return Retrying(v1alpha1.ReasonUnreachable, "the connection of EventStoreClass %q was closed, since the class is gone or the operator ends", target.Class)
+// errWasClosed is in the fault of a connection that was closed on purpose.
+var errWasClosed = errors.New("the class is gone or the operator ends")
+
+// ClassGone is the fault of who still asks for the connection of a class.
+func ClassGone(class string) error {
+	return Retrying(v1alpha1.ReasonUnreachable, "the connection of EventStoreClass %q was closed: %w", class, errWasClosed)
+}
+
+// WasClosed says whether an error comes only of a connection that was closed meanwhile,
+// as when the operator ends: it says nothing about the NATS system.
+func WasClosed(err error) bool {
+	return errors.Is(err, errWasClosed) || errors.Is(err, nats.ErrConnectionClosed)
 }
 
 // open dials and subscribes to what JetStream tells about streams.
@@ -174,6 +184,10 @@ func (c *Conn) awaitConnected(ctx context.Context) error {
 	}
 	if err := c.nc.LastError(); err != nil && (isAuthenticationError(err) || isCertificateError(err)) {
 		return dialFault(operatorLogin(c.servers, nil), err)
+	}
+	if c.nc.IsClosed() {
+		// By us a moment ago, or by the client library: whoever asks again dials.
+		return Retrying(v1alpha1.ReasonUnreachable, "the connection was closed: %w", nats.ErrConnectionClosed)
 	}
 	return Retrying(v1alpha1.ReasonUnreachable,
 		"the connection to the NATS servers %s is lost: check that they run; the operator connects again by itself", strings.Join(c.servers, ", "))

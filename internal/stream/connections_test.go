@@ -21,12 +21,22 @@ func TestClosedConnectionsStayClosed(t *testing.T) {
 	servers := natsserver.Run(t, 1)
 	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	target := stream.Target{Class: "standard", Servers: servers.URLs()}
-	if _, err := connections.Get(t.Context(), target); err != nil {
+	conn, err := connections.Get(t.Context(), target)
+	if err != nil {
 		t.Fatal(err)
 	}
 	connections.Close()
-	if _, err := connections.Get(t.Context(), target); err == nil {
+	_, err = connections.Get(t.Context(), target)
+	if err == nil {
 		t.Error("it connects after it was closed")
+	}
+	// Nothing is wrong with the NATS system, whoever asks with the one or the other.
+	_, ofRequest := conn.Stream(t.Context(), "shop_orders")
+	_, ofWatch := conn.WatchFirstEvent("shop_orders", "shop_orders.stored.>")
+	for _, err := range []error{err, ofRequest, ofWatch} {
+		if !stream.WasClosed(err) {
+			t.Errorf("that it was closed is told as %v", err)
+		}
 	}
 }
 

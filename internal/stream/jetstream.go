@@ -267,11 +267,8 @@ func apiFault(doing string, err error) error {
 // peersWayOut says which field is to be changed when servers lack what is asked for:
 // the server tells why it left the others out.
 func peersWayOut(description string) string {
-	switch {
-	case strings.Contains(description, "tag"):
+	if strings.Contains(description, "tag") {
 		return "too few servers carry the tags of spec.placement.tags: correct them, or tag servers so"
-	case strings.Contains(description, "storage"):
-		return "too few servers have so much room left: set maxBytes of retention or snapshots lower, which JetStream reserves on each server, or give the servers more"
 	}
 	return "too few servers are in the cluster, which spec.placement.cluster names where it is set: correct that, set spec.replicas lower, or add servers"
 }

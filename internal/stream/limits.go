@@ -56,11 +56,16 @@ func OverLimits(store *v1alpha1.EventStore, effective v1alpha1.EffectiveSpec, li
 	if len(limits.Storage) > 0 && live[0] == nil && !slices.Contains(limits.Storage, effective.Storage) {
 		over = append(over, fmt.Sprintf("storage is %s and allowed %s", effective.Storage, list(limits.Storage)))
 	}
-	has := store.Status.Effective != nil && store.Status.Effective.DeletionPolicy == effective.DeletionPolicy && len(store.Status.Streams) > 0
-	if len(limits.DeletionPolicies) > 0 && !has && !slices.Contains(limits.DeletionPolicies, effective.DeletionPolicy) {
+	has := len(store.Status.Streams) > 0 && slices.Contains(store.Finalizers, v1alpha1.Finalizer) == (effective.DeletionPolicy == v1alpha1.DeletionPolicyDelete)
+	if !has && !AllowsDeletionPolicy(limits, effective.DeletionPolicy) {
 		over = append(over, fmt.Sprintf("deletionPolicy is %s and allowed %s", effective.DeletionPolicy, list(limits.DeletionPolicies)))
 	}
 	return over, nil
+}
+
+// AllowsDeletionPolicy says whether the limits of a class allow a deletion policy.
+func AllowsDeletionPolicy(limits v1alpha1.Limits, policy v1alpha1.DeletionPolicy) bool {
+	return len(limits.DeletionPolicies) == 0 || slices.Contains(limits.DeletionPolicies, policy)
 }
 
 func maxAgeLimit(s string) (int64, error) {

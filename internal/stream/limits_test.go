@@ -66,8 +66,10 @@ func TestOverLimits(t *testing.T) {
 			}
 			// What there is may stay, whatever the limits have become.
 			wanted := desired(t, store)
-			effective := stream.Effective(store, v1alpha1.Defaults{})
-			store.Status.Effective, store.Status.Streams = &effective, []v1alpha1.StreamStatus{{Role: v1alpha1.StreamRoleEvents}}
+			store.Status.Streams = []v1alpha1.StreamStatus{{Role: v1alpha1.StreamRoleEvents}}
+			if store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete {
+				store.Finalizers = []string{v1alpha1.Finalizer}
+			}
 			if got := over([]*jetstream.StreamInfo{liveAs(wanted[0]), liveAs(wanted[1])}); len(got) > 0 {
 				t.Errorf("there already: %v", got)
 			}

@@ -18,12 +18,17 @@ import (
 // "config/default", and of components on top of it, such as
 // "config/components/network-policy".
 func Render(path string, components ...string) ([]*unstructured.Unstructured, error) {
+	return RenderPatched(path, "", components...)
+}
+
+// RenderPatched is Render with more of a kustomization, as YAML.
+func RenderPatched(path, more string, components ...string) ([]*unstructured.Unstructured, error) {
 	overlay, err := os.MkdirTemp("", "overlay-")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(overlay) }()
-	if err := writeOverlay(overlay, path, components); err != nil {
+	if err := writeOverlay(overlay, path, more, components); err != nil {
 		return nil, fmt.Errorf("render %s: %w", path, err)
 	}
 	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), overlay)
@@ -48,7 +53,7 @@ func Render(path string, components ...string) ([]*unstructured.Unstructured, er
 }
 
 // writeOverlay makes the kustomization that a user of components writes.
-func writeOverlay(dir, path string, components []string) error {
+func writeOverlay(dir, path, more string, components []string) error {
 	root, err := Root()
 	if err != nil {
 		return err
@@ -68,7 +73,7 @@ func writeOverlay(dir, path string, components []string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "kustomization.yaml"), content, 0o600)
+	return os.WriteFile(filepath.Join(dir, "kustomization.yaml"), append(content, more...), 0o600)
 }
 
 // Apply is kubectl apply --server-side of one object.

@@ -14,6 +14,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
@@ -52,6 +53,8 @@ type certificates struct {
 	names []string
 
 	serving atomic.Pointer[tls.Certificate]
+	// callers are those who know the secret part of the path: the API server.
+	callers callers
 	// trusted is what the caBundle held when it was seen last.
 	trusted atomic.Pointer[x509.CertPool]
 	// seen is the CA at the last look, which only the loop of Start uses.
@@ -66,8 +69,11 @@ func newCertificates(mgr ctrl.Manager, server webhook.Server, options Options) *
 	}
 }
 
-// configureTLS makes a webhook server ask for the certificate at each handshake.
+// configureTLS makes a webhook server ask for the certificate at each handshake. It
+// offers no HTTP/2, over which a client makes a server work for calls that it has
+// cancelled; the API server has no use for it, since each connection is for one call.
 func (c *certificates) configureTLS(config *tls.Config) {
+	config.NextProtos = []string{"http/1.1"}
 	config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		if certificate := c.serving.Load(); certificate != nil {
 			return certificate, nil
@@ -83,14 +89,15 @@ func (c *certificates) NeedLeaderElection() bool { return false }
 // tried again: pods without the label do not depend on it, nor do the stores.
 func (c *certificates) Start(ctx context.Context) error {
 	log := logf.FromContext(ctx).WithName("webhook")
-	pause := firstRetry
+	first := min(firstRetry, c.options.CheckInterval)
+	pause := first
 	for {
 		next := c.options.CheckInterval
 		if err := c.check(ctx); err == nil {
-			pause = firstRetry
+			pause = first
 		} else if ctx.Err() == nil {
-			next = min(pause, c.options.CheckInterval)
-			pause *= 2
+			next = pause
+			pause = min(pause*2, c.options.CheckInterval)
 			log.Error(err, "Could not look after the webhook's certificate", "retryAfter", next.String())
 		}
 		select {
@@ -109,7 +116,14 @@ func (c *certificates) check(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("keep the CA of the webhook in Secret %s/%s: %w", c.options.Namespace, SecretName, err)
 	}
-	wasTrusted, err := c.publish(ctx, authority)
+	// A new secret path is published a turn after it was seen: by then the other
+	// replicas know it too.
+	secret, err := authority.secretPath()
+	if err != nil {
+		return err
+	}
+	c.callers.learn(secret)
+	wasTrusted, err := c.publish(ctx, authority, published{secret: secret, settled: c.seen.Equal(authority.certificate)})
 	// Another replica may have published it a moment ago. By the next look the API
 	// server knows.
 	settled := wasTrusted && c.seen.Equal(authority.certificate)
@@ -161,11 +175,18 @@ func (c *certificates) readOrMakeAuthority(ctx context.Context) (*authority, err
 	return made, c.writer.Create(ctx, secret)
 }
 
-// publish puts the CA into the caBundle of each webhook of the configuration. It
-// says whether the CA was there before.
-func (c *certificates) publish(ctx context.Context, authority *authority) (wasTrusted bool, err error) {
+// published is the secret path that the API server is to call.
+type published struct {
+	secret string
+	// settled: every replica has had the time to learn it.
+	settled bool
+}
+
+// publish puts the CA into the caBundle of each webhook of the configuration, and the
+// secret into the paths. It says whether the CA was there before.
+func (c *certificates) publish(ctx context.Context, authority *authority, path published) (wasTrusted bool, err error) {
 	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		wasTrusted, err = c.patchBundle(ctx, authority)
+		wasTrusted, err = c.patchConfiguration(ctx, authority, path)
 		return err
 	})
 	switch {
@@ -178,7 +199,7 @@ func (c *certificates) publish(ctx context.Context, authority *authority) (wasTr
 	return wasTrusted, nil
 }
 
-func (c *certificates) patchBundle(ctx context.Context, authority *authority) (wasTrusted bool, err error) {
+func (c *certificates) patchConfiguration(ctx context.Context, authority *authority, path published) (wasTrusted bool, err error) {
 	configuration := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: ConfigurationName}}
 	if err := c.live.Get(ctx, client.ObjectKeyFromObject(configuration), configuration); err != nil {
 		return false, err
@@ -196,9 +217,10 @@ func (c *certificates) patchBundle(ctx context.Context, authority *authority) (w
 		if encoded := encodeBundle(trusted); !bytes.Equal(*bundle, encoded) {
 			*bundle = encoded
 		}
+		c.placeSecret(&configuration.Webhooks[i], path)
 	}
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if !slices.EqualFunc(before.Webhooks, configuration.Webhooks, sameBundle) {
+	if !slices.EqualFunc(before.Webhooks, configuration.Webhooks, sameClientConfig) {
 		if err := c.writer.Patch(ctx, configuration, patch); err != nil {
 			return false, err
 		}
@@ -207,8 +229,23 @@ func (c *certificates) patchBundle(ctx context.Context, authority *authority) (w
 	return wasTrusted, nil
 }
 
-func sameBundle(a, b admissionregistrationv1.MutatingWebhook) bool {
-	return bytes.Equal(a.ClientConfig.CABundle, b.ClientConfig.CABundle)
+// placeSecret puts the secret into the path of one of our webhooks. What the API
+// server is told already goes on to be known here: another replica may have put it
+// there.
+func (c *certificates) placeSecret(hook *admissionregistrationv1.MutatingWebhook, path published) {
+	base, ours := basePaths[hook.Name]
+	if !ours {
+		return
+	}
+	current := secretIn(&hook.ClientConfig, base)
+	c.callers.learn(current)
+	if current == "" || path.settled {
+		setSecret(&hook.ClientConfig, base, path.secret)
+	}
+}
+
+func sameClientConfig(a, b admissionregistrationv1.MutatingWebhook) bool {
+	return equality.Semantic.DeepEqual(a.ClientConfig, b.ClientConfig)
 }
 
 // serve signs a certificate when one is due. A new CA signs once it is settled:

@@ -1,18 +1,18 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
@@ -25,8 +25,6 @@ import (
 // warning, well within the 5 s that the API server waits.
 const lookupTimeout = 2 * time.Second
 
-// +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=get;list;watch
-
 // podHandler answers the API server about pods.
 type podHandler struct {
 	decoder admission.Decoder
@@ -35,31 +33,79 @@ type podHandler struct {
 	// often applied together.
 	cached, live client.Reader
 	config       injector.Config
+	turns        *turns
 }
+
+// workersAtOnce is how many pods are worked on at once: more would not make it faster.
+const workersAtOnce = 4
 
 // Handle injects the sidecar into a pod that is created.
 func (h *podHandler) Handle(ctx context.Context, request admission.Request) admission.Response {
 	if request.Operation != admissionv1.Create || request.SubResource != "" {
 		return admission.Allowed("only the creation of a pod can add a sidecar")
 	}
+	if err := h.turns.take(ctx, request.Namespace); err != nil {
+		return admission.Errored(http.StatusServiceUnavailable, err)
+	}
+	defer h.turns.give()
+	// Before the pod is read: what it would take is bounded by then.
+	if reason := tooLarge(request.Object.Raw); reason != "" {
+		return refused(reason)
+	}
 	pod := &corev1.Pod{}
 	if err := h.decoder.Decode(request, pod); err != nil {
 		return refused(fmt.Sprintf("decode the pod: %v", err))
 	}
-	result, err := injector.Inject(pod, h.config)
+	return h.inject(ctx, request.Namespace, pod)
+}
+
+// inject answers with a patch. A pod with a generated name may have no namespace
+// yet; the request has one.
+func (h *podHandler) inject(ctx context.Context, namespace string, pod *corev1.Pod) admission.Response {
+	config, warnings := h.surroundings(ctx, namespace, pod)
+	result, err := injector.Inject(pod, config)
 	if err != nil {
 		return refused(err.Error())
 	}
 	if result.Outcome == injector.Skipped {
 		return admission.Allowed(result.Reason)
 	}
-	changed, err := applyTo(request.Object.Raw, pod, result.Pod)
-	if err != nil {
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("add the sidecar to the pod: %w", err))
+	warnings = slices.Concat(result.Warnings, warnings, h.missing(ctx, namespace, result.Stores))
+	return answer(patchOf(pod, result.Pod)).WithWarnings(warnings...)
+}
+
+// maxObjects bounds how many objects, in the sense of JSON, a pod may be made of,
+// with those that tell who wrote which field: it bounds the memory that it takes.
+const maxObjects = 60_000
+
+// tooLarge says why a pod is not read, as far as that can be told before it is.
+func tooLarge(raw []byte) string {
+	if bytes.Count(raw, []byte("{")) > maxObjects {
+		return fmt.Sprintf("the pod is made of more than %d objects: split it, or take the label %s away", maxObjects, v1alpha1.LabelEventStore)
 	}
-	// A pod with a generated name may have no namespace yet; the request has one.
-	warnings := append(result.Warnings, h.missing(ctx, request.Namespace, result.Stores)...)
-	return admission.PatchResponseFromRaw(request.Object.Raw, changed).WithWarnings(warnings...)
+	var shape struct {
+		Spec struct {
+			InitContainers, Containers []struct {
+				Name string
+				Env  []struct{ Name string }
+			}
+			// Of no size: that they are there is all that is read of them.
+			Volumes []struct{}
+		}
+	}
+	if json.Unmarshal(raw, &shape) != nil {
+		// The decoder says what is wrong.
+		return ""
+	}
+	size := injector.Size{Volumes: len(shape.Spec.Volumes)}
+	for _, container := range append(shape.Spec.InitContainers, shape.Spec.Containers...) {
+		variables := make([]string, len(container.Env))
+		for i := range variables {
+			variables[i] = container.Env[i].Name
+		}
+		size.Add(container.Name, variables)
+	}
+	return size.Excess()
 }
 
 // refused is an answer that kubectl shows, and that Events of a ReplicaSet carry.
@@ -67,38 +113,6 @@ func refused(message string) admission.Response {
 	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{
 		Result: &metav1.Status{Code: http.StatusBadRequest, Reason: metav1.StatusReasonBadRequest, Message: message},
 	}}
-}
-
-// applyTo is the pod as the API server sent it with what the injection changed
-// in the pod as we read it. The API server may be newer and know fields that
-// our Pod does not, which would be lost from every container that moves.
-func applyTo(raw []byte, before, after *corev1.Pod) ([]byte, error) {
-	beforeJSON, err := json.Marshal(before)
-	if err != nil {
-		return nil, err
-	}
-	afterJSON, err := json.Marshal(after)
-	if err != nil {
-		return nil, err
-	}
-	// A merge by name cannot tell two variables of one name apart, which are
-	// allowed, and fails where a name is missing, which the API server refuses. Then
-	// what we know of the pod is all there is to go by.
-	merged, err := mergeChange(raw, beforeJSON, afterJSON)
-	var check corev1.Pod
-	if err != nil || json.Unmarshal(merged, &check) != nil || !equality.Semantic.DeepEqual(&check, after) {
-		return afterJSON, nil
-	}
-	return merged, nil
-}
-
-// mergeChange makes the change from before to after in a pod of its own.
-func mergeChange(raw, before, after []byte) ([]byte, error) {
-	patch, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
-	if err != nil {
-		return nil, err
-	}
-	return strategicpatch.StrategicMergePatch(raw, patch, corev1.Pod{})
 }
 
 // missing warns of stores that do not exist. A store that cannot be looked up is

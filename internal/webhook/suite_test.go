@@ -154,8 +154,10 @@ func install(t *testing.T, r *replica) {
 		if object.GetKind() != "MutatingWebhookConfiguration" {
 			continue
 		}
-		hook := object.Object["webhooks"].([]any)[0].(map[string]any)
-		hook["clientConfig"] = map[string]any{"url": "https://" + r.address + Path}
+		for _, hook := range object.Object["webhooks"].([]any) {
+			hook := hook.(map[string]any)
+			hook["clientConfig"] = map[string]any{"url": "https://" + r.address + basePaths[hook["name"].(string)]}
+		}
 		if err := kubernetes.Apply(t.Context(), object); err != nil {
 			t.Fatal(err)
 		}
@@ -163,10 +165,15 @@ func install(t *testing.T, r *replica) {
 	t.Cleanup(func() { uninstall(t) })
 }
 
-func uninstall(t *testing.T) {
-	// The test's own context has ended.
+// cleanUp is a context for what comes after a test, when its own has ended.
+func cleanUp(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), deadline)
-	defer cancel()
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func uninstall(t *testing.T) {
+	ctx := cleanUp(t)
 	for _, object := range []client.Object{
 		&admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: ConfigurationName}},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: DefaultNamespace, Name: SecretName}},

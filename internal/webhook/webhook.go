@@ -1,5 +1,6 @@
-// Package webhook puts package injector behind the API server's admission, and
-// keeps the certificate that the API server asks for, without cert-manager.
+// Package webhook is what the API server asks at admission: it puts package injector
+// behind it, writes the default class into EventStores, and keeps the certificate that
+// the API server asks for, without cert-manager.
 package webhook
 
 import (
@@ -19,8 +20,14 @@ import (
 
 // Names of the objects of config/ that this package works with.
 const (
-	// Path is where the webhook for pods is served.
+	// Path is where the webhook for pods is served, with a secret part behind it that
+	// the operator writes into the MutatingWebhookConfiguration.
 	Path = "/mutate--v1-pod"
+	// HookName is the name of that webhook in the configuration.
+	HookName = "injector.aether.flowmade.one"
+	// StorePath and StoreHookName are those of the webhook for EventStores.
+	StorePath     = "/mutate-aether-flowmade-one-v1alpha1-eventstore"
+	StoreHookName = "defaults.aether.flowmade.one"
 	// ConfigurationName is the MutatingWebhookConfiguration whose caBundle is kept.
 	ConfigurationName = "aether-injector"
 	// ServiceName is the Service, in the operator's namespace, that the API server
@@ -32,6 +39,9 @@ const (
 	// DefaultNamespace is the operator's namespace in config/default.
 	DefaultNamespace = "aether-system"
 )
+
+// basePaths are the paths of our webhooks, without the secret part.
+var basePaths = map[string]string{HookName: Path, StoreHookName: StorePath}
 
 const (
 	// DefaultCheckInterval costs two reads a replica. It bounds how long labelled
@@ -85,7 +95,7 @@ func operatorNamespace() string {
 	return DefaultNamespace
 }
 
-// SetupWithManager serves the webhook for pods on the manager's webhook server,
+// SetupWithManager serves the webhooks for pods and EventStores on the manager's webhook server,
 // gives that server its certificate, and adds the check "webhook" to /readyz: a
 // handshake works, and the API server trusts it. All of it works on each
 // replica, the leader or not.
@@ -99,12 +109,17 @@ func SetupWithManager(mgr ctrl.Manager, options Options) error {
 	}
 	certificates := newCertificates(mgr, server, options)
 	server.Options.TLSOpts = append(server.Options.TLSOpts, certificates.configureTLS)
-	server.Register(Path, oneCallEach(&admission.Webhook{Handler: &podHandler{
+	protect := func(handler admission.Handler) http.Handler {
+		return certificates.callers.only(oneCallEach(newIntake().bound(&admission.Webhook{Handler: handler})))
+	}
+	server.Register(Path+"/{"+secretParameter+"}", protect(&podHandler{
 		decoder: admission.NewDecoder(mgr.GetScheme()),
 		cached:  mgr.GetClient(),
 		live:    mgr.GetAPIReader(),
 		config:  injector.Config{Image: options.SidecarImage},
-	}}))
+		turns:   newTurns(workersAtOnce),
+	}))
+	server.Register(StorePath+"/{"+secretParameter+"}", protect(&storeHandler{cached: mgr.GetClient()}))
 	if err := mgr.Add(certificates); err != nil {
 		return fmt.Errorf("add the webhook's certificates to the manager: %w", err)
 	}

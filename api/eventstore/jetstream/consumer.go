@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -52,18 +54,47 @@ type consumerInfo struct {
 	AckPending int `json:"num_ack_pending"`
 }
 
+// writeConsumer makes or changes a consumer, and answers what it is then. The
+// request is the same whoever answers it, JetStream or the operator.
 func (s *Store) writeConsumer(ctx context.Context, action string, config consumerConfig) (*consumerInfo, error) {
+	config.Metadata = ownMetadata(config.Metadata)
 	request := map[string]any{"stream_name": s.config.EventsStream, "action": action, "config": config}
-	return s.askConsumer(ctx, "CONSUMER.CREATE."+s.config.EventsStream+"."+config.Name+"."+config.FilterSubject, request)
+	if s.config.OperatorMakesConsumers {
+		return s.askOperator(ctx, request)
+	}
+	return s.askConsumer(ctx, s.api+"CONSUMER.CREATE."+s.config.EventsStream+"."+config.Name+"."+config.FilterSubject, request)
+}
+
+// askOperator has the operator make or change a consumer. It answers with errors of
+// JetStream: its own are codeBadRequest, which is final, codeStreamNotFound for a
+// store that it does not have, and codeTooManyRequests.
+func (s *Store) askOperator(ctx context.Context, request any) (*consumerInfo, error) {
+	subject := MakeConsumerSubject(s.config.EventsStream)
+	info, err := s.askConsumer(ctx, subject, request)
+	switch {
+	case errors.Is(err, errNoResponders):
+		return nil, fmt.Errorf("%w: no operator of Aether answers on %s, who makes the consumers of subscriptions: see that one runs", eventstore.ErrUnavailable, subject)
+	case errCode(err) == codeBadRequest:
+		// Trying again is no use, as it is with what is unavailable.
+		return nil, fmt.Errorf("%w: the operator of Aether makes no such consumer: %v", eventstore.ErrPermissionDenied, err)
+	}
+	return info, err
+}
+
+// ownMetadata leaves out what the server adds of its own.
+func ownMetadata(metadata map[string]string) map[string]string {
+	own := maps.Clone(metadata)
+	maps.DeleteFunc(own, func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") })
+	return own
 }
 
 func (s *Store) consumer(ctx context.Context, name string) (*consumerInfo, error) {
-	return s.askConsumer(ctx, "CONSUMER.INFO."+s.config.EventsStream+"."+name, nil)
+	return s.askConsumer(ctx, s.api+"CONSUMER.INFO."+s.config.EventsStream+"."+name, nil)
 }
 
 func (s *Store) askConsumer(ctx context.Context, subject string, request any) (*consumerInfo, error) {
 	var info *consumerInfo
-	err := s.ask(ctx, s.api+subject, request, func(answer *nats.Msg) error {
+	err := s.ask(ctx, subject, request, func(answer *nats.Msg) error {
 		info = &consumerInfo{}
 		if err := json.Unmarshal(answer.Data, info); err != nil {
 			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)

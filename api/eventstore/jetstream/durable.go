@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,6 +29,10 @@ const (
 	// metadataEventType is where the consumer keeps the filter that JetStream does
 	// not know.
 	metadataEventType = "aether.flowmade.one/event-type"
+	// metadataGroupKey is where it keeps the random part of the subject on which the
+	// members tell each other what they have settled: only who may look at the consumer
+	// knows it.
+	metadataGroupKey = "aether.flowmade.one/group-key"
 )
 
 // durable is the membership in a durable subscription: a durable pull consumer
@@ -110,7 +115,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 	// Not of ctx, which is for this call.
 	d.life, d.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	if d.deliveries, err = s.nc.ChanSubscribe(s.nc.NewInbox(), d.arrived); err == nil {
-		d.group, err = s.nc.ChanSubscribe(d.groupSubject(), d.news)
+		d.group, err = s.nc.ChanSubscribe(GroupSubject(s.config.EventsStream, info.Config.Metadata[metadataGroupKey]), d.news)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err), d.Close())
@@ -126,11 +131,6 @@ func (d *durable) spawn(do func()) {
 	if d.life.Err() == nil {
 		d.background.Go(do)
 	}
-}
-
-// groupSubject is where the members tell each other what they have settled.
-func (d *durable) groupSubject() string {
-	return d.store.config.EventsStream + ".work." + d.opts.Name
 }
 
 // bind answers the consumer of a durable subscription, and makes it where there
@@ -151,6 +151,10 @@ func (s *Store) bind(ctx context.Context, opts eventstore.DurableOptions) (*cons
 		return nil, &eventstore.InvalidEventError{Field: "durable", Reason: fmt.Sprintf(
 			"%.100q delivers subject %.100q and event type %.100q, not subject %.100q and event type %.100q: give other filters another name",
 			opts.Name, info.Config.FilterSubject, eventType, filter, opts.EventType)}
+	}
+	if key := info.Config.Metadata[metadataGroupKey]; key == "" || EncodeToken(key) != key {
+		return nil, &eventstore.InvalidEventError{Field: "durable", Reason: fmt.Sprintf(
+			"%q is a consumer that was not made by SubscribeDurable: it has no %s in its metadata; give another name, or delete it", opts.Name, metadataGroupKey)}
 	}
 	if info.Config.AckWait != opts.AckWait {
 		info.Config.AckWait = opts.AckWait
@@ -176,7 +180,8 @@ func (s *Store) makeConsumer(ctx context.Context, opts eventstore.DurableOptions
 		Name: opts.Name, Durable: opts.Name, DeliverPolicy: "by_start_sequence", StartSequence: start, ReplayPolicy: "instant",
 		FilterSubject: s.subjectsOf("events", opts.SubscribeOptions), AckPolicy: "explicit", AckWait: opts.AckWait,
 		// The limit of deliveries is kept here: JetStream would drop the event.
-		MaxDeliver: -1, MaxAckPending: maxAckPending, Metadata: map[string]string{metadataEventType: opts.EventType},
+		MaxDeliver: -1, MaxAckPending: maxAckPending,
+		Metadata: map[string]string{metadataEventType: opts.EventType, metadataGroupKey: rand.Text()},
 	})
 }
 
@@ -194,7 +199,7 @@ func (s *Store) deleteDurable(ctx context.Context, name string) error {
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	_, err := s.askConsumer(ctx, "CONSUMER.DELETE."+s.config.EventsStream+"."+name, nil)
+	_, err := s.askConsumer(ctx, s.api+"CONSUMER.DELETE."+s.config.EventsStream+"."+name, nil)
 	if err != nil && errCode(err) != codeConsumerNotFound {
 		return err
 	}

@@ -134,6 +134,32 @@ func proxied(t *testing.T, opts ...eventstore.Option) (far, near *jetstream.Stor
 	return open(t, nc, c, opts...), near, p, c
 }
 
+// A connection that is lost is made again in less than a second: a call of that
+// moment, of which nothing was sent, waits for it.
+func TestCallWhileConnecting(t *testing.T) {
+	t.Parallel()
+	_, c, _ := newStore(t)
+	p := newProxy(t, sharedServers(t, 1).URL())
+	lost := make(chan struct{}, 1)
+	nc, err := nats.Connect("nats://"+p.Addr().String(), nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond), nats.ReconnectBufSize(-1),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { lost <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	store := open(t, nc, c)
+	for n := range 3 {
+		p.cut()
+		<-lost
+		if _, err := store.SaveEvent(deadline(t), eventstore.Event{ID: fmt.Sprint(n), EventType: "T", ActorID: "order-1"}); err != nil {
+			t.Fatalf("save: %v", err)
+		}
+		if version, err := store.GetLatestVersion(deadline(t), "order-1"); err != nil || version != int64(n+1) {
+			t.Errorf("latest version %d, %v, want %d", version, err, n+1)
+		}
+	}
+}
+
 // eventually polls until done says so.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()

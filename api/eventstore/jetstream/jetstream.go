@@ -30,7 +30,8 @@ const (
 	retryWait = 100 * time.Millisecond
 	// absentTries is how often a stream that nobody answers for, or that is said
 	// not to exist, is asked before the call fails: it may be between two leaders,
-	// or so new that not every server knows of it. Some 2 seconds in all.
+	// or so new that not every server knows of it. So is one while the connection is
+	// lost. Some 2 seconds in all.
 	absentTries = 20
 )
 
@@ -47,6 +48,10 @@ type Config struct {
 	EventsStream, SnapshotsStream string
 	// Domain is the JetStream domain; empty is that of the server.
 	Domain string
+	// OperatorMakesConsumers: the operator of Aether makes the consumers of
+	// subscriptions, asked on MakeConsumerSubject, since the connection may not ask
+	// JetStream to. No subscription can begin, or be begun again, while it is away.
+	OperatorMakesConsumers bool
 	// Timeout bounds each call whose context has no deadline; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// Heads is of how many actors the Store remembers where they stand, those used
@@ -143,6 +148,10 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 // Check answers whether the leaders of both streams answer; nil says that
 // events can be saved and read.
 func (s *Store) Check(ctx context.Context) error {
+	if !s.nc.IsConnected() {
+		// Calls wait a while for it to come back. Whoever looks wants to know now.
+		return fmt.Errorf("check the streams of store %s: %w: %w", s.config.Store, eventstore.ErrUnavailable, errNotConnected)
+	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	for _, stream := range []string{s.config.EventsStream, s.config.SnapshotsStream} {

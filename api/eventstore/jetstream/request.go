@@ -40,6 +40,7 @@ func (e *apiError) Error() string {
 // JetStream's error codes, as far as something follows from them.
 const (
 	codeAccountResources  = 10002
+	codeBadRequest        = 10003
 	codeClusterNotAvail   = 10008
 	codeClusterNotLeader  = 10009
 	codeInsufficient      = 10023
@@ -275,8 +276,8 @@ func sendError(err error) error {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return fmt.Errorf("%w: the server takes no message of this size: %w", eventstore.ErrTooLarge, err)
 	case errors.Is(err, nats.ErrReconnectBufExceeded):
-		// It is about a buffer that there may not be.
-		return fmt.Errorf("%w: the connection to NATS is lost, and being made again: %w", eventstore.ErrUnavailable, err)
+		// With ReconnectBufSize(-1) nats.go reports "not connected" so.
+		return fmt.Errorf("%w: %w", errNotConnected, eventstore.ErrUnavailable)
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining), errors.Is(err, nats.ErrHeadersNotSupported):
 		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
@@ -389,6 +390,9 @@ func retry(ctx context.Context, do func() error) error {
 var (
 	// errAgain marks an error after which the same request may succeed.
 	errAgain = errors.New("try again")
+	// errNotConnected marks that nothing was sent since there is no connection. One that
+	// is lost is commonly made again in less than a second.
+	errNotConnected = errors.New("the connection to NATS is lost, and being made again")
 	// errAbsent marks that a stream was asked absentTries times in vain.
 	errAbsent = errors.New("the stream is not there")
 )
@@ -399,6 +403,10 @@ func askAgain(err error, try int) error {
 	switch {
 	case errors.Is(err, errAbsent):
 		// Asked often enough already.
+	case errors.Is(err, errNotConnected):
+		if try < absentTries {
+			return fmt.Errorf("%w: %w", errAgain, err)
+		}
 	case errors.Is(err, errNoAnswer), errors.As(err, &refused) && refused.passing():
 		return fmt.Errorf("%w: %w", errAgain, err)
 	case errors.Is(err, errNoResponders), errCode(err) == codeStreamNotFound:
@@ -425,7 +433,7 @@ const (
 // would keep the server busy with tries that lose.
 func waitAfter(err error, tries int) time.Duration {
 	var refused *apiError
-	if errors.Is(err, errNoAnswer) || errors.Is(err, errNoResponders) || errCode(err) == codeStreamNotFound || errors.As(err, &refused) && refused.passing() {
+	if errors.Is(err, errNoAnswer) || errors.Is(err, errNoResponders) || errors.Is(err, errNotConnected) || errCode(err) == codeStreamNotFound || errors.As(err, &refused) && refused.passing() {
 		return retryWait
 	}
 	return conflictWait << min(tries-1, conflictDoublings)

@@ -70,7 +70,7 @@ func (s *Store) save(ctx context.Context, events []eventstore.Event, opts events
 	for try := 1; ; try++ {
 		saved, err := a.try(ctx)
 		a.sent = a.sent || errors.Is(err, errNoAnswer)
-		if errors.Is(err, errNoResponders) {
+		if errors.Is(err, errNoResponders) || errors.Is(err, errNotConnected) {
 			silent++
 		}
 		if err = askAgain(err, silent); !errors.Is(err, errAgain) {

@@ -35,6 +35,16 @@ func SnapshotsSubject(stream, actorID string) string {
 // StoredSubject is the subject of the notifications about one actor's events.
 func StoredSubject(stream, actorID string) string { return stream + ".stored." + actorTokens(actorID) }
 
+// GroupSubject is where the members of a durable subscription tell each other what
+// they have settled. key is the random one of the subscription: who may not use the
+// store cannot guess it, and have something sent there.
+func GroupSubject(stream, key string) string { return stream + ".work." + key }
+
+// MakeConsumerSubject is where the operator makes consumers of the events stream
+// for those who may not ask JetStream to. The request is that of
+// $JS.API.CONSUMER.CREATE, and so is the answer.
+func MakeConsumerSubject(stream string) string { return "aether.consumer.create." + stream }
+
 func actorTokens(actorID string) string {
 	return EncodeToken(eventstore.ActorType(actorID)) + "." + EncodeToken(actorID)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -20,7 +21,7 @@ func TestSameAsTheInjector(t *testing.T) {
 	waitUntilEffective(t)
 	chance := rand.New(rand.NewPCG(1, 2))
 	outcomes := map[injector.Outcome]int{}
-	for range 300 {
+	for range 500 {
 		pod := anyPod(chance)
 		stored, _, err := create(t, exempt, pod.DeepCopy())
 		if err != nil {
@@ -74,6 +75,11 @@ var annotations = []struct {
 	{"sidecar-image", []string{"mirror.example/sidecar:2", "mirror.example/sidecar:3"}, []string{"", "two words", "line\nbreak"}},
 	{"sidecar-cpu-limit", []string{"1", "5m", "0.5", "1e-3"}, []string{"0", "-1", "much"}},
 	{"sidecar-memory-limit", []string{"128Mi", "16Mi", "1e9", "33554432"}, []string{"0", "1Zi"}},
+	{"sidecar-cpu-request", []string{"1", "5m", "20m"}, []string{"0", "much"}},
+	{"sidecar-memory-request", []string{"128Mi", "16Mi", "48Mi"}, []string{"-1", ""}},
+	{"sidecar-env", []string{"A=1\n B=x=y \n\n", "OTEL_SERVICE_NAME=", "_a1=$(B)"}, []string{"A", "=1", "A=1\nA=2", "SERVICE_BINDING_ROOT=/", "AETHER_X=1", "1A=2"}},
+	{"sidecar-user-id", []string{"1", "1000660000", "None"}, []string{"0", "-1", "none", "", "1x", "2147483648", "9999999999"}},
+	{"sidecar-args", []string{"--max-calls=1\n --request-timeout=1m30s", "--allow-origin=http://localhost:3000", "--log-level=debug"}, []string{"--memory", "--max-calls=0", "--listen=:1", "max-calls=1"}},
 	{"sidecar-log-level", []string{"debug", "info", "warn", "error"}, []string{"", "Debug"}},
 }
 
@@ -94,9 +100,19 @@ func anyPod(chance *rand.Rand) *corev1.Pod {
 		},
 	}
 	for _, annotation := range annotations {
-		if chance.IntN(3) == 0 {
+		if chance.IntN(5) == 0 {
 			pod.Annotations["aether.flowmade.one/"+annotation.key] = pick(chance, slices.Concat(annotation.right, annotation.right, annotation.wrong)...)
 		}
+	}
+	if chance.IntN(5) == 0 {
+		pod.Spec.Resources = &corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(pick(chance, "100m", "15m")), corev1.ResourceMemory: resource.MustParse("100Mi")},
+			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(pick(chance, "100Mi", "2Gi"))},
+		}
+		pod.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(pick(chance, "10m", "15m"))}
+	}
+	if chance.IntN(20) == 0 {
+		pod.Spec.NodeSelector = map[string]string{"kubernetes.io/os": pick(chance, "windows", "linux")}
 	}
 	if chance.IntN(20) == 0 {
 		pod.Spec.OS = &corev1.PodOS{Name: corev1.Windows}
@@ -126,7 +142,8 @@ func anyEnv(chance *rand.Rand) []corev1.EnvVar {
 func anyInitContainers(chance *rand.Rand) []corev1.Container {
 	sidecar := corev1.Container{
 		Name: injector.ContainerName, Image: "mirror.example/sidecar:1", RestartPolicy: new(corev1.ContainerRestartPolicyAlways),
-		Env: []corev1.EnvVar{{Name: "SERVICE_BINDING_ROOT", Value: "/bindings"}},
+		Env:  []corev1.EnvVar{{Name: "SERVICE_BINDING_ROOT", Value: "/bindings"}},
+		Args: pick(chance, nil, []string{"--log-level=debug"}, []string{"--wait-for-stores=20s"}, []string{"--wait-for-stores=20s", "--max-calls=1"}),
 	}
 	if chance.IntN(4) != 0 {
 		sidecar.Env = append(sidecar.Env, corev1.EnvVar{Name: "AETHER_STORES", Value: pick(chance, "orders", "orders,payments")})
@@ -146,7 +163,10 @@ func anyInitContainers(chance *rand.Rand) []corev1.Container {
 		containers = append(containers, stranger)
 	}
 	if chance.IntN(3) == 0 {
-		containers = append(containers, corev1.Container{Name: "mesh", Image: "mesh", RestartPolicy: new(corev1.ContainerRestartPolicyAlways)})
+		containers = append(containers, corev1.Container{Name: pick(chance, "mesh", "istio-proxy", "linkerd-proxy"), Image: "mesh", RestartPolicy: new(corev1.ContainerRestartPolicyAlways)})
+	}
+	if chance.IntN(4) == 0 {
+		containers = append([]corev1.Container{{Name: pick(chance, "istio-validation", "linkerd-init"), Image: "mesh"}}, containers...)
 	}
 	return containers
 }

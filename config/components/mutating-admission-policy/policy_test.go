@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
@@ -392,12 +393,41 @@ func TestNoWebhook(t *testing.T) {
 	if !slices.Contains(container.Args, "--webhook-port=0") || slices.Contains(container.Args, "--webhook-port=9443") {
 		t.Errorf("arguments of the operator: %v", container.Args)
 	}
-	if !slices.Contains(container.Args, "--sidecar-image="+shippedImage) {
-		t.Errorf("the policy adds the image %s, the webhook that of %v", shippedImage, container.Args)
+	if !slices.ContainsFunc(container.Env, func(v corev1.EnvVar) bool { return v.Name == "AETHER_SIDECAR_IMAGE" && v.Value == shippedImage }) {
+		t.Errorf("the policy adds the image %s, the webhook that of %v", shippedImage, container.Env)
 	}
 	for _, port := range container.Ports {
 		if port.Name == "webhook" {
 			t.Errorf("ports of the operator: %v", container.Ports)
+		}
+	}
+}
+
+// TestLargestPods: what the bounds let through costs no more than a policy may, for
+// one container with all of the variables, and for the most containers.
+func TestLargestPods(t *testing.T) {
+	waitUntilEffective(t)
+	for _, containers := range []int{1, injector.MaxContainers} {
+		pod := read(t, "injected.in.yaml")
+		app := pod.Spec.Containers[0]
+		pod.Spec.Containers, pod.Spec.InitContainers = nil, nil
+		for i := range containers {
+			one := app.DeepCopy()
+			one.Name, one.Env = fmt.Sprintf("c%d", i), nil
+			for j := range injector.MaxVariables / containers {
+				one.Env = append(one.Env, corev1.EnvVar{Name: fmt.Sprintf("N%d", j), Value: "v"})
+			}
+			pod.Spec.Containers = append(pod.Spec.Containers, *one)
+		}
+		stored, _, err := create(t, injected, pod)
+		if err != nil {
+			t.Errorf("%d containers: %v", containers, err)
+			continue
+		}
+		for _, container := range stored.Spec.Containers {
+			if len(container.Env) != injector.MaxVariables/containers+2 {
+				t.Fatalf("container %s has %d variables", container.Name, len(container.Env))
+			}
 		}
 	}
 }

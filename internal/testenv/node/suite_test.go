@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -104,10 +103,9 @@ func nameImages(deployment *unstructured.Unstructured) error {
 	}
 	container := containers[0].(map[string]any)
 	container["image"] = node.OperatorImage
-	args := container["args"].([]any)
-	for i, arg := range args {
-		if strings.HasPrefix(arg.(string), "--sidecar-image=") {
-			args[i] = "--sidecar-image=" + node.SidecarImage
+	for _, variable := range container["env"].([]any) {
+		if variable := variable.(map[string]any); variable["name"] == "AETHER_SIDECAR_IMAGE" {
+			variable["value"] = node.SidecarImage
 		}
 	}
 	return unstructured.SetNestedSlice(deployment.Object, containers, "spec", "template", "spec", "containers")

@@ -1,0 +1,244 @@
+package access
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// consumerTimeout is how long a pod waits for the answer to one request before it
+// asks again, and bounds how long JetStream is waited for.
+const consumerTimeout = 2 * time.Second
+
+// consumerLimits let the pods of one store not hold up those of another. A consumer
+// of a replicated stream takes JetStream some milliseconds.
+var consumerLimits = queueLimits{atOnce: 16, perKey: 4, waiting: 1024, waitingPerKey: 128, patience: consumerTimeout}
+
+// How a request for a consumer is refused. The codes are those of JetStream, so that
+// whoever asks reads the answer of either in one way.
+const (
+	codeBadRequest      = 10003
+	codeMaxConsumers    = 10026
+	codeStreamNotFound  = 10059
+	codeTooManyRequests = 10167
+)
+
+// ConsumersConfig is how consumers are made for the pods of one class.
+type ConsumersConfig struct {
+	// Class is the name of the EventStoreClass.
+	Class string
+	// Domain is the JetStream domain of the streams as the operator reaches them, empty
+	// for that of the servers.
+	Domain string
+	// MaxConsumers is how many consumers a store has, those of others than pods among
+	// them; 0 is DefaultMaxConsumers.
+	MaxConsumers int
+	// Stores are the EventStores of the class that name one of these streams of events.
+	Stores func(ctx context.Context, streams []string) ([]v1alpha1.EventStore, error)
+}
+
+// DefaultMaxConsumers is for some thousand pods with a few subscriptions each. Every
+// consumer takes memory of the servers.
+const DefaultMaxConsumers = 10_000
+
+// Consumers makes the consumers of pods. They may not ask JetStream to: what a
+// consumer delivers, JetStream publishes with all rights of the account of the
+// streams, to a subject that the request names.
+type Consumers struct {
+	config ConsumersConfig
+	log    *slog.Logger
+	conn   *nats.Conn
+	denied lastDenial
+	sub    *nats.Subscription
+	queue  *queue
+	ctx    context.Context
+	end    context.CancelFunc
+}
+
+// ServeConsumers connects as the operator and makes consumers until Close. It has a
+// connection of its own, so that pods that ask for many hold up nothing else. An
+// error is a Fault.
+func ServeConsumers(login stream.Login, config ConsumersConfig, log *slog.Logger) (*Consumers, error) {
+	c := &Consumers{config: config, log: log.With("class", config.Class), queue: newQueue(consumerLimits)}
+	c.ctx, c.end = context.WithCancel(context.Background())
+	var err error
+	if c.conn, err = stream.Dial(login, nats.ErrorHandler(c.denied.see)); err != nil {
+		c.end()
+		return nil, err
+	}
+	subject := jetstream.MakeConsumerSubject("*")
+	if c.sub, err = c.conn.QueueSubscribe(subject, queueGroup, c.receive); err == nil {
+		err = c.sub.SetPendingLimits(maxPending, maxPendingBytes)
+	}
+	if err == nil {
+		// There is no such stream: it shows whether the operator may ask at all.
+		const none = "aether-probe"
+		err = c.conn.Publish(apiPrefix(config.Domain)+".CONSUMER.CREATE."+none+"."+none+"."+none, nil)
+	}
+	if err == nil {
+		err = c.conn.FlushTimeout(answerTimeout)
+	}
+	if err != nil {
+		c.Close()
+		return nil, stream.Retrying(v1alpha1.ReasonCalloutUnavailable, "subscribe to %s: %w", subject, err)
+	}
+	c.denied.see(nil, nil, c.conn.LastError())
+	if err := c.Check(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Check says whether consumers can be made. An error is a Fault.
+func (c *Consumers) Check() error {
+	for _, subject := range []string{jetstream.MakeConsumerSubject("*"), apiPrefix(c.config.Domain) + ".CONSUMER.CREATE"} {
+		if said := c.denied.of(subject); said != "" {
+			return stream.Stalled(v1alpha1.ReasonPermissionDenied,
+				"the operator may not use %s (%s), so pods cannot subscribe: give the account of the class the permissions that the documentation of access lists", subject, said)
+		}
+	}
+	if !c.conn.IsConnected() {
+		return stream.Retrying(v1alpha1.ReasonUnreachable,
+			"the connection on which the operator makes consumers is lost, so pods cannot subscribe: check that the NATS servers run; the operator connects again by itself")
+	}
+	return nil
+}
+
+func (c *Consumers) receive(msg *nats.Msg) {
+	if msg.Size() > maxConsumerMessage {
+		// It does not wait: what waits is kept.
+		c.refuse(msg, Refused, 400, codeBadRequest, fmt.Sprintf("the request is larger than %d bytes", maxConsumerMessage))
+		return
+	}
+	c.queue.add(msg.Subject, func() { c.make(msg) }, func() {
+		c.refuse(msg, Dropped, 429, codeTooManyRequests, "too many consumers are being asked for")
+	})
+}
+
+// make answers one request. Whoever has asked asks again where JetStream does not
+// answer in time, and is given then what was made meanwhile.
+func (c *Consumers) make(msg *nats.Msg) {
+	ctx, cancel := context.WithTimeout(c.ctx, consumerTimeout)
+	defer cancel()
+	name := strings.TrimPrefix(msg.Subject, jetstream.MakeConsumerSubject(""))
+	request, err := readConsumerRequest(name, msg.Data)
+	if err != nil {
+		c.log.Info("refused to make a consumer", "stream", clip(name), "reason", err.Error())
+		c.refuse(msg, Refused, 400, codeBadRequest, err.Error())
+		return
+	}
+	stores, err := c.config.Stores(ctx, []string{name})
+	if err != nil {
+		c.fail(msg, name, err)
+		return
+	}
+	if store, refusal := holder(stores, name); store == nil || refusal != "" {
+		c.refuse(msg, Refused, 404, codeStreamNotFound, "the operator has no EventStore with this stream that can be used")
+		return
+	}
+	full, err := c.full(ctx, request)
+	if full {
+		c.refuse(msg, Refused, 400, codeMaxConsumers, "the store has as many consumers as it may")
+		return
+	}
+	var answer []byte
+	if err == nil {
+		answer, err = c.request(ctx, ".CONSUMER.CREATE."+name+"."+request.Config.Name+"."+request.Config.FilterSubject, request)
+	}
+	if err == nil {
+		err = msg.Respond(answer)
+	}
+	if err != nil {
+		c.fail(msg, name, err)
+		return
+	}
+	made.WithLabelValues(c.config.Class, string(Granted)).Inc()
+}
+
+// full says whether a store has as many consumers as it may.
+func (c *Consumers) full(ctx context.Context, request consumerRequest) (bool, error) {
+	if request.Action != "create" {
+		return false, nil
+	}
+	answer, err := c.request(ctx, ".STREAM.INFO."+request.Stream, nil)
+	if err != nil {
+		return false, err
+	}
+	var info struct {
+		State struct {
+			Consumers int `json:"consumer_count"`
+		} `json:"state"`
+	}
+	if err := json.Unmarshal(answer, &info); err != nil {
+		return false, fmt.Errorf("read how many consumers stream %s has: %w", request.Stream, err)
+	}
+	return info.State.Consumers >= cmp.Or(c.config.MaxConsumers, DefaultMaxConsumers), nil
+}
+
+// request asks JetStream, and answers what it says.
+func (c *Consumers) request(ctx context.Context, operation string, payload any) ([]byte, error) {
+	var body []byte
+	if payload != nil {
+		var err error
+		if body, err = json.Marshal(payload); err != nil {
+			return nil, fmt.Errorf("encode a request to JetStream: %w", err)
+		}
+	}
+	subject := apiPrefix(c.config.Domain) + operation
+	answer, err := c.conn.RequestWithContext(ctx, subject, body)
+	if err != nil {
+		return nil, fmt.Errorf("request %s: %w", clip(subject), err)
+	}
+	return answer.Data, nil
+}
+
+func (c *Consumers) fail(msg *nats.Msg, stream string, err error) {
+	if c.ctx.Err() == nil {
+		c.log.Error("could not make a consumer, so whoever asked asks again", "stream", stream, "error", err)
+	}
+	c.refuse(msg, Failed, 503, codeTooManyRequests, "JetStream did not make the consumer in time")
+}
+
+// refuse answers as JetStream does.
+func (c *Consumers) refuse(msg *nats.Msg, outcome Outcome, code, errCode int, description string) {
+	made.WithLabelValues(c.config.Class, string(outcome)).Inc()
+	answer, err := json.Marshal(map[string]any{
+		"type":  "io.nats.jetstream.api.v1.consumer_create_response",
+		"error": map[string]any{"code": code, "err_code": errCode, "description": description},
+	})
+	if err != nil {
+		// Strings and numbers: only a mistake in the code can fail here.
+		panic(err)
+	}
+	// It fails when the connection is lost, and then whoever asked asks again.
+	_ = msg.Respond(answer)
+}
+
+// Close makes no more consumers. What is being made comes to its end.
+func (c *Consumers) Close() {
+	if c.sub != nil {
+		// It fails when the connection is closed, and then nothing arrives anyway.
+		_ = c.sub.Unsubscribe()
+	}
+	done := c.queue.close()
+	select {
+	case <-done:
+	case <-time.After(closeTimeout):
+	}
+	c.end()
+	// The answers are sent before the connection is closed; it fails when it is lost.
+	_ = c.conn.FlushTimeout(answerTimeout)
+	c.conn.Close()
+	<-done
+}

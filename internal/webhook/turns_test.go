@@ -1,0 +1,60 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// One namespace sends many calls before another sends one: the one is second.
+func TestNamespacesTakeTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		line := newTurns(1)
+		if err := line.take(t.Context(), "noisy"); err != nil {
+			t.Fatal(err)
+		}
+		var served []string
+		for _, namespace := range []string{"noisy", "noisy", "noisy", "quiet", "other"} {
+			go func() {
+				if err := line.take(t.Context(), namespace); err != nil {
+					t.Error(err)
+				}
+				served = append(served, namespace)
+				line.give()
+			}()
+			synctest.Wait()
+		}
+		line.give()
+		synctest.Wait()
+		if want := []string{"noisy", "quiet", "other", "noisy", "noisy"}; !slices.Equal(served, want) {
+			t.Errorf("served %v, want %v", served, want)
+		}
+		if line.free != 1 || len(line.order) != 0 || len(line.waiting) != 0 {
+			t.Errorf("the line is not empty: %+v", line)
+		}
+	})
+}
+
+// Who does not wait any longer takes no turn.
+func TestTurnOfWhoHasLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		line := newTurns(1)
+		if err := line.take(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := line.take(short, "b"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a wait that has ended: %v", err)
+		}
+		line.give()
+		if line.free != 1 || len(line.order) != 0 || len(line.waiting) != 0 {
+			t.Errorf("the line is not empty: %+v", line)
+		}
+	})
+}
