@@ -124,9 +124,12 @@ func TestConsumersThatAreNotMade(t *testing.T) {
 	for _, filter := range []string{a.own + ".events.>", a.own + ".events.order.*", a.own + ".events.order.order-1", a.own + ".events.order.a%20b", a.own + ".events." + longest + "." + longest} {
 		a.make(consumerFor(a.own, mine+fmt.Sprint(len(filter)), func(_, config map[string]any) { config["filter_subject"] = filter }))
 	}
+	// Nobody would hear of it.
+	a.send(&nats.Msg{Subject: subject, Data: []byte(consumerFor(a.own, "unheard", unchanged))})
 	for i := range 15 {
 		a.make(consumerFor(a.own, fmt.Sprint("more-", i), unchanged))
 	}
+	a.wantRefused("a consumer without an answer", a.request(api+"CONSUMER.INFO."+a.own+".unheard", nil, ""), "not found")
 	a.wantRefused("one consumer more", a.request(subject, nil, consumerFor(a.own, "one-more", unchanged)), "as many consumers as it may")
 }
 
