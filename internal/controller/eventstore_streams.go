@@ -55,7 +55,7 @@ func (p *pass) look(ctx context.Context) error {
 	if p.home, err = p.homes.of(ctx, p.store.Namespace); err != nil {
 		return err
 	}
-	defaults := stream.DefaultsFor(p.class, p.live[0])
+	defaults := stream.DefaultsFor(p.class, p.store, p.live)
 	effective := stream.Effective(p.store, defaults)
 	p.store.Status.Effective = &effective
 	p.wanted, err = stream.Desired(p.store, p.home, defaults)
@@ -64,7 +64,7 @@ func (p *pass) look(ctx context.Context) error {
 
 // wantedOf is what a store asks for, nil where that cannot be.
 func wantedOf(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.EventStoreClass, live []*liveStream) []stream.Wanted {
-	wanted, err := stream.Desired(store, home, stream.DefaultsFor(class, live[0]))
+	wanted, err := stream.Desired(store, home, stream.DefaultsFor(class, store, live))
 	if err != nil {
 		return nil
 	}
