@@ -373,7 +373,7 @@ func (p *pass) noteLost(i int) {
 	case p.live[i] != nil && told:
 		p.memory.NoteLost(p.class.Name, p.live[i])
 	case p.live[i] != nil:
-		p.memory.Note(p.class.Name, p.live[i])
+		p.memory.NoteUnjudged(p.class.Name, p.live[i])
 	case p.lost[i] && told:
 		p.memory.Forget(p.class.Name, p.wanted[i].Config.Name)
 	}
