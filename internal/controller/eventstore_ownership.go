@@ -197,7 +197,10 @@ func (p *pass) checkSchema(context.Context) error {
 
 // tellTaken tells of a stream that gets a new owner, once it has.
 func (p *pass) tellTaken(role v1alpha1.StreamRole, reason, action, format string, args ...any) {
-	p.taken = append(p.taken, told{normal, string(role) + reason, action, fmt.Sprintf(format, args...)})
+	if p.taken == nil {
+		p.taken = map[v1alpha1.StreamRole]told{}
+	}
+	p.taken[role] = told{normal, string(role) + reason, action, fmt.Sprintf(format, args...)}
 }
 
 // checkEldest lets only the oldest of the stores that name a stream create it, or the

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
@@ -168,6 +168,8 @@ func (p *pass) observed(context.Context) error {
 	if !p.observes() {
 		return nil
 	}
+	// Nothing is carried out, so nothing is held back.
+	meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
 	if p.hold != nil {
 		return p.hold
 	}
@@ -184,36 +186,6 @@ func (p *pass) observed(context.Context) error {
 
 func (p *pass) observes() bool {
 	return p.store.Spec.ManagementPolicy == v1alpha1.ManagementObserve
-}
-
-// apply carries the plans out.
-func (p *pass) apply(ctx context.Context) error {
-	if p.plans[0].Create() {
-		// Before the stream is there, so that its first event cannot be missed.
-		if _, err := p.watchFirstEvent(); err != nil {
-			return err
-		}
-	}
-	var changes errgroup.Group
-	for i, plan := range p.plans {
-		changes.Go(func() (err error) {
-			switch {
-			case plan.Create():
-				p.live[i], err = p.conn.Create(ctx, plan.Config())
-			case !plan.Settled():
-				p.live[i], err = p.conn.Update(ctx, plan.Config())
-			}
-			return err
-		})
-	}
-	if err := changes.Wait(); err != nil {
-		return p.lostConnection(err)
-	}
-	p.tellApplied()
-	p.carriedOut()
-	p.store.Status.Plan = nil
-	p.recordStreams()
-	return nil
 }
 
 // verify looks once more at what was changed, and whether every replica is
