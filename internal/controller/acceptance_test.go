@@ -140,6 +140,21 @@ var _ = Describe("An acceptance", func() {
 		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
 	})
 
+	It("destroys nothing while the server refuses the rest of the change, and tells when it does", func(ctx context.Context) {
+		publish(ctx, api, store, 4)
+		olderThanASecond(ctx, api, store.EventsStreamName())
+		change(ctx, store, func(s *v1alpha1.EventStore) {
+			s.Spec.Retention.MaxAge, s.Spec.Snapshots.MaxBytes = "1s", quantity("7Ei")
+		})
+		Eventually(read(ctx, store)).WithContext(ctx).Should(held)
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonOutOfStorage), HaveField("Status.Acceptances", ContainElement(HaveField("Pending", true)))))
+		Expect(messages(ctx)).To(BeEquivalentTo(4))
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Snapshots.MaxBytes = nil })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		Eventually(toldOf(ctx, store)).Should(ContainElement(anEvent("Warning", "DataDestroyed", ContainSubstring("destroyed 4 of 4 messages"))))
+	})
+
 	It("lets nothing through a second time", func(ctx context.Context) {
 		acceptedChange(ctx)
 		publish(ctx, api, store, 3)

@@ -125,7 +125,7 @@ type pass struct {
 	// adopting are the streams that had no owner, and taken what is to be told once
 	// streams have a new owner.
 	adopting [2]bool
-	taken    []told
+	taken    map[v1alpha1.StreamRole]told
 	// hold keeps the plan back, and not the binding; destroys is what the plans would
 	// destroy.
 	hold     *stream.Fault

@@ -197,17 +197,24 @@ func (p *pass) checkSchema(context.Context) error {
 
 // tellTaken tells of a stream that gets a new owner, once it has.
 func (p *pass) tellTaken(role v1alpha1.StreamRole, reason, action, format string, args ...any) {
-	p.taken = append(p.taken, told{normal, string(role) + reason, action, fmt.Sprintf(format, args...)})
+	if p.taken == nil {
+		p.taken = map[v1alpha1.StreamRole]told{}
+	}
+	p.taken[role] = told{normal, string(role) + reason, action, fmt.Sprintf(format, args...)}
 }
 
-// checkEldest lets only the oldest of the stores that name a stream create it. One
-// that the class does not let name it does not count.
+// checkEldest lets only the oldest of the stores that name a stream create it, or the
+// one that had it, which may restore it. One that the class does not let name it does
+// not count.
 func (p *pass) checkEldest(ctx context.Context) error {
 	rivals := slices.DeleteFunc(p.stores.ofStream(p.store.EventsStreamName()), func(s *v1alpha1.EventStore) bool {
 		class := classInUse(s)
 		return class != "" && class != p.class.Name ||
 			!ownsName(s) && p.class.Spec.Tenancy.EventNamespaces != v1alpha1.EventNamespacesAny && len(s.Status.Streams) == 0
 	})
+	if had := slices.DeleteFunc(slices.Clone(rivals), func(s *v1alpha1.EventStore) bool { return len(s.Status.Streams) == 0 }); stream.Eldest(had) != nil {
+		rivals = had
+	}
 	eldest := stream.Eldest(rivals)
 	if eldest == nil || eldest.UID == p.store.UID {
 		return nil

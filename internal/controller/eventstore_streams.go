@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
@@ -55,7 +55,7 @@ func (p *pass) look(ctx context.Context) error {
 	if p.home, err = p.homes.of(ctx, p.store.Namespace); err != nil {
 		return err
 	}
-	defaults := stream.DefaultsFor(p.class, p.live[0])
+	defaults := stream.DefaultsFor(p.class, p.store, p.live)
 	effective := stream.Effective(p.store, defaults)
 	p.store.Status.Effective = &effective
 	p.wanted, err = stream.Desired(p.store, p.home, defaults)
@@ -64,7 +64,7 @@ func (p *pass) look(ctx context.Context) error {
 
 // wantedOf is what a store asks for, nil where that cannot be.
 func wantedOf(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.EventStoreClass, live []*liveStream) []stream.Wanted {
-	wanted, err := stream.Desired(store, home, stream.DefaultsFor(class, live[0]))
+	wanted, err := stream.Desired(store, home, stream.DefaultsFor(class, store, live))
 	if err != nil {
 		return nil
 	}
@@ -168,6 +168,8 @@ func (p *pass) observed(context.Context) error {
 	if !p.observes() {
 		return nil
 	}
+	// Nothing is carried out, so nothing is held back.
+	meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
 	if p.hold != nil {
 		return p.hold
 	}
@@ -184,36 +186,6 @@ func (p *pass) observed(context.Context) error {
 
 func (p *pass) observes() bool {
 	return p.store.Spec.ManagementPolicy == v1alpha1.ManagementObserve
-}
-
-// apply carries the plans out.
-func (p *pass) apply(ctx context.Context) error {
-	if p.plans[0].Create() {
-		// Before the stream is there, so that its first event cannot be missed.
-		if _, err := p.watchFirstEvent(); err != nil {
-			return err
-		}
-	}
-	var changes errgroup.Group
-	for i, plan := range p.plans {
-		changes.Go(func() (err error) {
-			switch {
-			case plan.Create():
-				p.live[i], err = p.conn.Create(ctx, plan.Config())
-			case !plan.Settled():
-				p.live[i], err = p.conn.Update(ctx, plan.Config())
-			}
-			return err
-		})
-	}
-	if err := changes.Wait(); err != nil {
-		return p.lostConnection(err)
-	}
-	p.tellApplied()
-	p.carriedOut()
-	p.store.Status.Plan = nil
-	p.recordStreams()
-	return nil
 }
 
 // verify looks once more at what was changed, and whether every replica is
@@ -373,7 +345,7 @@ func (p *pass) noteLost(i int) {
 	case p.live[i] != nil && told:
 		p.memory.NoteLost(p.class.Name, p.live[i])
 	case p.live[i] != nil:
-		p.memory.Note(p.class.Name, p.live[i])
+		p.memory.NoteUnjudged(p.class.Name, p.live[i])
 	case p.lost[i] && told:
 		p.memory.Forget(p.class.Name, p.wanted[i].Config.Name)
 	}

@@ -10,17 +10,16 @@ import (
 )
 
 // tellApplied tells of what nobody asked for just now.
-func (p *pass) tellApplied() {
-	p.countContest()
-	p.told = append(p.told, p.taken...)
-	for _, plan := range p.plans {
-		p.metrics.countPlan(plan, p.isDrift())
-		switch {
-		case plan.Create():
-			p.tellMissing(plan)
-		case !plan.Settled():
-			p.tellChanged(plan)
-		}
+func (p *pass) tellApplied(plan stream.Plan) {
+	if taken, ok := p.taken[plan.Wanted.Role]; ok {
+		p.told = append(p.told, taken)
+	}
+	p.metrics.countPlan(plan, p.isDrift())
+	switch {
+	case plan.Create():
+		p.tellMissing(plan)
+	case !plan.Settled():
+		p.tellChanged(plan)
 	}
 }
 

@@ -92,6 +92,14 @@ var _ = Describe("An EventStore that is held back", func() {
 			beStalled(v1alpha1.ReasonStreamMissing), sayWhy(ContainSubstring("8 messages up to sequence 8"))))
 	})
 
+	It("says no more that it is, once it may only look", func(ctx context.Context) {
+		hold(ctx)
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementObserve })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonObserved), haveNoCondition(v1alpha1.ConditionDataLossPrevented)))
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "365d" })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(haveCondition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonObserved))
+	})
+
 	It("does not write its status for each event", func(ctx context.Context) {
 		hold(ctx)
 		publish(ctx, api, store, 97)

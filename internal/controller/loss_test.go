@@ -56,10 +56,11 @@ func tokenOf(s *v1alpha1.EventStore, condition string) string {
 const consistentTime = 500 * time.Millisecond
 
 var _ = Describe("Data", func() {
+	var class *v1alpha1.EventStoreClass
 	var store *v1alpha1.EventStore
 	var api jetstream.JetStream
 	BeforeEach(func(ctx context.Context) {
-		class := newClass(ctx, single.URLs())
+		class = newClass(ctx, single.URLs())
 		api = js(single)
 		store = create(ctx, newStore(newNamespace(ctx), class.Name))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
@@ -158,5 +159,22 @@ var _ = Describe("Data", func() {
 		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamRecreated))
 		change(ctx, store, accept)
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
+	})
+
+	It("that is lost is begun anew as the store was, whatever the class has for new stores", func(ctx context.Context) {
+		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) { c.Spec.Defaults.Protection = v1alpha1.ProtectionImmutable })
+		store = create(ctx, newStore(store.Namespace, class.Name))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		hold(ctx, 3)
+		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamMissing))
+		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) {
+			c.Spec.Defaults.Protection, c.Spec.Defaults.Storage = "", v1alpha1.StorageMemory
+		})
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(),
+			HaveField("Status.Effective.Storage", v1alpha1.StorageFile), HaveField("Status.Effective.Protection", v1alpha1.ProtectionImmutable)))
+		Expect(streamInfo(ctx, api, store.EventsStreamName()).Config).To(And(
+			HaveField("Storage", jetstream.FileStorage), HaveField("DenyDelete", true), HaveField("DenyPurge", true)))
 	})
 })

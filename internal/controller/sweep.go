@@ -244,7 +244,7 @@ func (l *lookAt) found(name string, live *liveStream) {
 func (l *lookAt) judged(p *pair, settled bool) {
 	for _, live := range p.live {
 		if live != nil {
-			l.memory.Note(l.class.Name, live)
+			l.memory.NoteUnjudged(l.class.Name, live)
 		}
 	}
 	if settled {

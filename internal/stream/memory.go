@@ -44,6 +44,22 @@ func NewMemory() *Memory { return &Memory{streams: map[key]Seen{}} }
 func (m *Memory) Note(class string, live *jetstream.StreamInfo) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.note(class, live)
+}
+
+// NoteUnjudged is Note where nobody has compared the stream with what is on record: it
+// takes the place of no other stream of that name that held messages, which may be lost.
+func (m *Memory) NoteUnjudged(class string, live *jetstream.StreamInfo) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before, known := m.streams[key{class, live.Config.Name}]
+	if known && !before.Created.Equal(live.Created) && before.LastSequence > 0 && !before.lost {
+		return
+	}
+	m.note(class, live)
+}
+
+func (m *Memory) note(class string, live *jetstream.StreamInfo) {
 	k, now := key{class, live.Config.Name}, seenNow(live)
 	if before, known := m.streams[k]; known && before.Created.Equal(now.Created) && before.LastSequence > now.LastSequence {
 		now.LastSequence, now.LastTime = before.LastSequence, before.LastTime
