@@ -28,8 +28,11 @@ const (
 	// its maxBytes or more.
 	ConditionFull = "Full"
 	// ConditionDataLossPrevented is present only while True: a change that would
-	// destroy stored events is held back.
+	// destroy stored events, or reach others, is held back.
 	ConditionDataLossPrevented = "DataLossPrevented"
+	// ConditionAcceptanceUnmatched is present only while True: the annotation
+	// accept-data-loss has a value that accepts nothing.
+	ConditionAcceptanceUnmatched = "AcceptanceUnmatched"
 )
 
 // Reasons of conditions. They may grow; the condition types are the API.
@@ -123,6 +126,14 @@ const (
 	ReasonStreamRolledBack = "StreamRolledBack"
 	// ReasonWouldDestroyEvents: a change would destroy stored events.
 	ReasonWouldDestroyEvents = "WouldDestroyEvents"
+	// ReasonWouldReachOthers: a change would redirect messages of others who use a
+	// stream that is to be adopted.
+	ReasonWouldReachOthers = "WouldReachOthers"
+	// ReasonTokenUnknown: no loss and no change that waits has this token.
+	ReasonTokenUnknown = "TokenUnknown"
+	// ReasonStreamsNotDeleted: deletionPolicy is Delete and streams on record are not
+	// where they can be deleted.
+	ReasonStreamsNotDeleted = "StreamsNotDeleted"
 	// ReasonReplicasCurrent: every replica is current.
 	ReasonReplicasCurrent = "ReplicasCurrent"
 	// ReasonReplicasCatchingUp: at least one replica is behind or missing.

@@ -14,6 +14,8 @@ import (
 // +kubebuilder:validation:XValidation:rule="has(self.namespace) == has(oldSelf.namespace)",message="is immutable, from unset to set as well: the events of a store belong to one event namespace for ever; create another EventStore instead",fieldPath=".namespace",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="has(self.protection) || !has(oldSelf.protection) || oldSelf.protection != 'Immutable'",message="cannot be taken back once it is Immutable, also not by leaving it out; create another EventStore instead",fieldPath=".protection",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="has(self.className) == has(oldSelf.className)",message="is immutable, from unset to set as well: the events of a store do not move to another NATS system; create another EventStore instead",fieldPath=".className",reason=FieldValueForbidden
+// +kubebuilder:validation:XValidation:rule="!(has(self.protection) && self.protection == 'Immutable' && has(self.deletionPolicy) && self.deletionPolicy == 'Delete')",message="cannot be Delete with protection Immutable: the events of an Immutable store go only by their age; use Retain",fieldPath=".deletionPolicy",reason=FieldValueInvalid
+// +kubebuilder:validation:XValidation:rule="!(has(oldSelf.protection) && oldSelf.protection == 'Immutable' && has(oldSelf.retention) && has(oldSelf.retention.maxAge) && has(self.retention) && has(self.retention.maxAge)) || self.retention.maxAge == '0' || (oldSelf.retention.maxAge != '0' && self.retention.maxAge.findAll('[0-9]+y').map(n, int(n.substring(0, size(n) - 1))).sum() * 31536000 + self.retention.maxAge.findAll('[0-9]+w').map(n, int(n.substring(0, size(n) - 1))).sum() * 604800 + self.retention.maxAge.findAll('[0-9]+d').map(n, int(n.substring(0, size(n) - 1))).sum() * 86400 + self.retention.maxAge.findAll('[0-9]+h').map(n, int(n.substring(0, size(n) - 1))).sum() * 3600 + self.retention.maxAge.findAll('[0-9]+m').map(n, int(n.substring(0, size(n) - 1))).sum() * 60 + self.retention.maxAge.findAll('[0-9]+s').map(n, int(n.substring(0, size(n) - 1))).sum() * 1 >= oldSelf.retention.maxAge.findAll('[0-9]+y').map(n, int(n.substring(0, size(n) - 1))).sum() * 31536000 + oldSelf.retention.maxAge.findAll('[0-9]+w').map(n, int(n.substring(0, size(n) - 1))).sum() * 604800 + oldSelf.retention.maxAge.findAll('[0-9]+d').map(n, int(n.substring(0, size(n) - 1))).sum() * 86400 + oldSelf.retention.maxAge.findAll('[0-9]+h').map(n, int(n.substring(0, size(n) - 1))).sum() * 3600 + oldSelf.retention.maxAge.findAll('[0-9]+m').map(n, int(n.substring(0, size(n) - 1))).sum() * 60 + oldSelf.retention.maxAge.findAll('[0-9]+s').map(n, int(n.substring(0, size(n) - 1))).sum() * 1)",message="cannot be shorter with protection Immutable: no event goes earlier than was promised; create another EventStore instead",fieldPath=".retention.maxAge",reason=FieldValueForbidden
 type EventStoreSpec struct {
 	// namespace is the event namespace, a DNS label: the first part of the names
 	// of the streams. Defaults to the namespace of the resource; another one takes a
@@ -78,8 +80,9 @@ type EventStoreSpec struct {
 	Placement *Placement `json:"placement,omitempty"`
 
 	// protection says whether single events can be erased by an administrator of
-	// the servers: Erasable or Immutable. Immutable cannot be taken back. Defaults to
-	// that of the class, which counts when the streams are made, else Erasable.
+	// the servers: Erasable or Immutable. Immutable cannot be taken back; it allows
+	// neither deletionPolicy Delete nor a shorter retention.maxAge. Defaults to that of
+	// the class, which counts when the streams are made, else Erasable.
 	// +kubebuilder:validation:XValidation:rule="oldSelf != 'Immutable' || self == 'Immutable'",message="cannot be taken back once it is Immutable; create another EventStore instead",reason=FieldValueForbidden
 	// +optional
 	Protection Protection `json:"protection,omitempty"`
@@ -300,7 +303,7 @@ type EventStoreStatus struct {
 	Effective *EffectiveSpec `json:"effective,omitempty"`
 
 	// conditions: Ready, Connected and ReplicasCurrent always, Reconciling, Stalled,
-	// Full, DataLoss and DataLossPrevented only while they are true.
+	// Full, DataLoss, DataLossPrevented and AcceptanceUnmatched only while they are true.
 	// +listType=map
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=16
@@ -322,17 +325,45 @@ type EventStoreStatus struct {
 	// +optional
 	Plan []PlanStep `json:"plan,omitempty"`
 
-	// acceptedDataLoss is the generation whose annotation accept-data-loss was used
-	// to accept a loss that had happened. It accepts one loss, not those to come:
-	// remove the annotation and set it again to accept another.
+	// acceptances are what a person accepted with the annotation accept-data-loss, the
+	// newest first, 10 at most. A token accepts once.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
 	// +optional
-	AcceptedDataLoss int64 `json:"acceptedDataLoss,omitempty"`
+	Acceptances []Acceptance `json:"acceptances,omitempty"`
 
 	// binding names the Secret that workloads read, in the namespace of the
 	// resource: a provisioned service of the Service Binding specification.
 	// +optional
 	Binding *Binding `json:"binding,omitempty"`
 }
+
+// Acceptance is what a person accepted once.
+type Acceptance struct {
+	// token is what the annotation carried: it stands for exactly what was accepted.
+	// +kubebuilder:validation:MaxLength=64
+	// +required
+	Token string `json:"token"`
+	// time is when the operator saw it.
+	// +required
+	Time metav1.Time `json:"time"`
+	// reason is that of the condition which asked for it, such as StreamMissing or
+	// WouldDestroyEvents.
+	// +kubebuilder:validation:MaxLength=63
+	// +required
+	Reason string `json:"reason"`
+	// message says what it let through, and how much.
+	// +kubebuilder:validation:MaxLength=1024
+	// +required
+	Message string `json:"message"`
+	// pending is true until a change that was accepted is carried out, or is not asked
+	// for any more.
+	// +optional
+	Pending bool `json:"pending,omitempty"`
+}
+
+// MaxAcceptances is how many acceptances a status keeps.
+const MaxAcceptances = 10
 
 // PlanStep is one field of one stream that differs from what is asked for.
 type PlanStep struct {
@@ -357,8 +388,8 @@ type PlanStep struct {
 	Effect Effect `json:"effect"`
 }
 
-// Effect is what a step does to what is stored.
-// +kubebuilder:validation:Enum=Safe;DestroysData;Impossible
+// Effect is what a step does to what is stored, and to others.
+// +kubebuilder:validation:Enum=Safe;DestroysData;ReachesOthers;Impossible
 type Effect string
 
 const (
@@ -366,6 +397,9 @@ const (
 	EffectSafe Effect = "Safe"
 	// EffectDestroysData destroys stored messages.
 	EffectDestroysData Effect = "DestroysData"
+	// EffectReachesOthers changes which messages go where for others who use the
+	// stream: one that had no owner and is taken over.
+	EffectReachesOthers Effect = "ReachesOthers"
 	// EffectImpossible cannot be done to a stream that exists.
 	EffectImpossible Effect = "Impossible"
 )
@@ -422,9 +456,10 @@ type StreamStatus struct {
 	// lastSequence is the sequence of the newest message ever stored.
 	// +optional
 	LastSequence int64 `json:"lastSequence"`
-	// lastTime is when the newest message was stored.
+	// lastTime is when the newest message was stored. With lastSequence it tells a
+	// stream that was restored from one that was made anew.
 	// +optional
-	LastTime *metav1.Time `json:"lastTime,omitempty"`
+	LastTime *metav1.MicroTime `json:"lastTime,omitempty"`
 	// consumers is how many consumers the stream has.
 	// +optional
 	Consumers int32 `json:"consumers"`

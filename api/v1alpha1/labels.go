@@ -36,8 +36,8 @@ const (
 	// AnnotationDefaultClass on an EventStoreClass, with the value "true", makes it
 	// the class of stores that name none.
 	AnnotationDefaultClass = "aether.flowmade.one/is-default-class"
-	// AnnotationAcceptDataLoss on an EventStore, with the value of its
-	// metadata.generation, lets the change of that generation destroy events.
+	// AnnotationAcceptDataLoss on an EventStore, with the token that a condition
+	// prints, accepts the one loss or change that this token stands for, once.
 	AnnotationAcceptDataLoss = "aether.flowmade.one/accept-data-loss"
 )
 

@@ -60,7 +60,7 @@ var _ = Describe("An EventStore", func() {
 	DescribeTable("is accepted with", accepted("EventStore"),
 		Entry("nothing", ``),
 		Entry("an empty spec", `spec: {}`),
-		Entry("every field", `spec: {namespace: shop, className: standard, retention: {maxAge: 30d, maxBytes: 10Gi}, replicas: 3, storage: Memory, compression: None, duplicateWindow: 1h30m, snapshots: {history: 5}, placement: {cluster: east, tags: [ssd, "az:a"]}, protection: Immutable, deletionPolicy: Delete, managementPolicy: Observe, adoptionPolicy: Adopt, access: [{serviceAccount: checkout, namespace: web, role: Reader}]}`),
+		Entry("every field", `spec: {namespace: shop, className: standard, retention: {maxAge: 30d, maxBytes: 10Gi}, replicas: 3, storage: Memory, compression: None, duplicateWindow: 1h30m, snapshots: {history: 5}, placement: {cluster: east, tags: [ssd, "az:a"]}, protection: Immutable, deletionPolicy: Retain, managementPolicy: Observe, adoptionPolicy: Adopt, access: [{serviceAccount: checkout, namespace: web, role: Reader}]}`),
 		Entry("a name of 63 characters", `metadata: {name: `+long[:63]+`}`),
 		Entry("an event namespace of 63 characters", `spec: {namespace: `+long[:63]+`}`),
 		Entry("the fewest replicas", `spec: {replicas: 1}`),
@@ -139,6 +139,7 @@ var _ = Describe("An EventStore", func() {
 		Entry("an empty tag", `spec: {placement: {tags: [""]}}`, "spec.placement.tags[0]"),
 		Entry("a tag twice", `spec: {placement: {tags: [a, a]}}`, "Duplicate"),
 		Entry("17 tags", `spec: {placement: {tags: [`+manyServers(17)+`]}}`, "Too many"),
+		Entry("the deletion of what is immutable", `spec: {protection: Immutable, deletionPolicy: Delete}`, "the events of an Immutable store go only by their age"),
 		Entry("unknown protection", `spec: {protection: Locked}`, `supported values: "Erasable", "Immutable"`),
 		Entry("an unknown management policy", `spec: {managementPolicy: None}`, `supported values: "Full", "Observe", "Paused"`),
 		Entry("an unknown adoption policy", `spec: {adoptionPolicy: Steal}`, `supported values: "Refuse", "Adopt"`),
@@ -216,6 +217,24 @@ var _ = Describe("An EventStore", func() {
 		Entry("the storage", all, `spec: {storage: Memory}`, "spec.storage"),
 		Entry("the storage to unset", all, `spec: {storage: null}`, "spec.storage"),
 		Entry("the storage from unset", `spec: {}`, `spec: {storage: File}`, "spec.storage"),
+	)
+
+	DescribeTable("that is immutable keeps its events", func(ctx context.Context, before, after, message string) {
+		Expect(edit(ctx, before, after)).To(MatchError(ContainSubstring(message)))
+	},
+		Entry("no deletion", `spec: {protection: Immutable}`, `spec: {deletionPolicy: Delete}`, "spec.deletionPolicy: Invalid"),
+		Entry("no protection where they are deleted", `spec: {deletionPolicy: Delete}`, `spec: {protection: Immutable}`, "spec.deletionPolicy: Invalid"),
+		Entry("a shorter age", `spec: {protection: Immutable, retention: {maxAge: 1y}}`, `spec: {retention: {maxAge: 364d23h}}`, "spec.retention.maxAge: Forbidden"),
+		Entry("an age after none", `spec: {protection: Immutable, retention: {maxAge: "0"}}`, `spec: {retention: {maxAge: 290y}}`, "spec.retention.maxAge: Forbidden"),
+	)
+
+	DescribeTable("that is immutable may keep its events as long or longer", func(ctx context.Context, before, after string) {
+		Expect(edit(ctx, `spec: {protection: Immutable, retention: {maxAge: `+before+`}}`, `spec: {retention: {maxAge: `+after+`}}`)).To(Succeed())
+	},
+		Entry("the same in other units", "1w1d", "192h"),
+		Entry("longer", "1y", "365d1s"),
+		Entry("for ever", "290y", `"0"`),
+		Entry("as the class says, which the operator sees to", "30d", "null"),
 	)
 
 	DescribeTable("cannot take back that it is immutable", func(ctx context.Context, after string) {

@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -192,7 +192,9 @@ func (b *bench) healStream(ctx context.Context, i int) (time.Duration, error) {
 		return 0, err
 	}
 	before := store.DeepCopy()
-	store.Annotations = map[string]string{v1alpha1.AnnotationAcceptDataLoss: strconv.FormatInt(store.Generation, 10)}
+	told := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionDataLoss).Message
+	token := told[strings.LastIndex(told, "=")+1:]
+	store.Annotations = map[string]string{v1alpha1.AnnotationAcceptDataLoss: token}
 	started := time.Now()
 	if err := b.k8s.Patch(ctx, store, client.MergeFrom(before)); err != nil {
 		return 0, err

@@ -19,8 +19,47 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// bind writes the Secret that workloads read.
+// keepBinding writes the binding of streams that are there and ours, whatever holds
+// the plan back: pods that use them go on, and new ones start. What fails of it holds
+// nothing up, and is told by bind.
+func (p *pass) keepBinding(ctx context.Context) error {
+	if !p.hasOurs() {
+		return nil
+	}
+	p.isBound, p.bindingErr = true, p.writeBinding(ctx)
+	if _, isFault := stream.AsFault(p.bindingErr); p.bindingErr != nil && p.hold != nil && !isFault {
+		// Nobody else would tell of it.
+		return p.bindingErr
+	}
+	return nil
+}
+
+// hasOurs says whether the binding leads to streams that are ours, or were until they
+// were lost.
+func (p *pass) hasOurs() bool {
+	ours := p.hold != nil && p.store.Status.Binding != nil
+	for i, live := range p.live {
+		switch {
+		case live == nil:
+		case p.adopting[i], stream.OwnershipOf(p.self(), live, nil) == stream.Anothers:
+			return false
+		default:
+			ours = true
+		}
+	}
+	return ours
+}
+
+// bind sees to the binding, once.
 func (p *pass) bind(ctx context.Context) error {
+	if !p.isBound {
+		p.isBound, p.bindingErr = true, p.writeBinding(ctx)
+	}
+	return p.bindingErr
+}
+
+// writeBinding writes the Secret that workloads read.
+func (p *pass) writeBinding(ctx context.Context) error {
 	data, err := p.bindingData(ctx)
 	if err != nil {
 		return err

@@ -69,6 +69,7 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	p := &pass{EventStoreReconciler: r, store: store, before: store.DeepCopy()}
+	p.written = &p.before.Status
 	defer func() { result, err = p.report(ctx, err) }()
 
 	if store.Spec.ManagementPolicy == v1alpha1.ManagementPaused {
@@ -77,13 +78,28 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 	if !store.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, p.remove(ctx)
 	}
+	if err := p.run(ctx, p.settleFinalizer, p.resolveClass, p.checkAllowed, p.connect); err != nil {
+		return ctrl.Result{}, err
+	}
+	if p.wasSeenSettled(ctx) {
+		return ctrl.Result{}, p.run(ctx, p.observedSettled, p.bind, p.watchEmpty)
+	}
 	return ctrl.Result{}, p.run(ctx,
-		p.releaseRetained,
-		p.resolveClass,
-		p.checkAllowed,
-		p.connect,
-		p.observe,
-		p.settle,
+		p.look,
+		p.checkLoss,
+		p.checkOwnership,
+		p.checkPartner,
+		p.checkSchema,
+		p.record,
+		p.plan,
+		p.observed,
+		p.checkLimits,
+		p.guard,
+		p.checkContest,
+		p.keepBinding,
+		p.held,
+		p.claim,
+		p.apply,
 		p.bind,
 		p.verify,
 	)
@@ -102,9 +118,27 @@ type pass struct {
 	plans  []stream.Plan
 	// live are the streams in the order of wanted, nil for one that is absent.
 	live []*liveStream
-	// settled: a sweep has just seen both streams to be as they should be, so that
-	// they were not asked for; empty: there never was an event.
-	settled, empty bool
+	// lost are the streams that a loss is told of, in the same order; partnerLost: of
+	// one of which nothing is on record.
+	lost        [2]bool
+	partnerLost bool
+	// adopting are the streams that had no owner, and taken what is to be told once
+	// streams have a new owner.
+	adopting [2]bool
+	taken    map[v1alpha1.StreamRole]told
+	// hold keeps the plan back, and not the binding; destroys is what the plans would
+	// destroy.
+	hold     *stream.Fault
+	destroys map[v1alpha1.StreamRole]stream.Destroyed
+	// isBound: the binding was seen to, with bindingErr.
+	isBound    bool
+	bindingErr error
+	// figuresChanged: by so much that it is told.
+	figuresChanged bool
+	// empty: there never was an event, as a sweep has just seen.
+	empty bool
+	// written is the status as it is stored.
+	written *v1alpha1.EventStoreStatus
 	// told are the Events to send once the status is written.
 	told []told
 	// gone: the finalizer is off, there is no status to write any more.

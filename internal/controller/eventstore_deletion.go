@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -13,14 +15,20 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// releaseRetained takes the finalizer off a store that keeps its streams, before
-// anything that needs NATS: its resource, and its namespace, must go at once.
-func (p *pass) releaseRetained(ctx context.Context) error {
+// settleFinalizer takes the finalizer off a store that keeps its streams, before
+// anything that needs NATS: its resource, and its namespace, must go at once. And it
+// puts it on one that deletes them and has some, whatever keeps it from being Ready.
+func (p *pass) settleFinalizer(ctx context.Context) error {
 	policy, err := p.deletionPolicy(ctx)
-	if err != nil || policy == v1alpha1.DeletionPolicyDelete {
+	switch {
+	case err != nil:
 		return err
+	case policy != v1alpha1.DeletionPolicyDelete:
+		return p.setFinalizer(ctx, controllerutil.RemoveFinalizer)
+	case len(p.store.Status.Streams) > 0:
+		return p.setFinalizer(ctx, controllerutil.AddFinalizer)
 	}
-	return p.setFinalizer(ctx, controllerutil.RemoveFinalizer)
+	return nil
 }
 
 // deletionPolicy is what becomes of the streams, by the spec or else the class, which
@@ -82,12 +90,16 @@ func (p *pass) remove(ctx context.Context) error {
 		p.gone = true
 		return nil
 	}
-	// Who may only look deletes nothing.
 	policy, err := p.deletionPolicy(ctx)
 	if err != nil {
 		return err
 	}
-	if policy == v1alpha1.DeletionPolicyDelete && !p.observes() {
+	switch {
+	case policy != v1alpha1.DeletionPolicyDelete:
+	case p.observes():
+		p.tellNotDeleted("spec.managementPolicy is Observe, under which nothing is deleted: streams " +
+			p.store.EventsStreamName() + " and " + p.store.SnapshotsStreamName() + " stay as they are")
+	default:
 		if err := p.run(ctx, p.resolveClass, p.connect, p.deleteStreams); err != nil {
 			return p.explainDeletion(err)
 		}
@@ -99,25 +111,103 @@ func (p *pass) remove(ctx context.Context) error {
 	return nil
 }
 
-// deleteStreams deletes only what carries our uid.
+// tellNotDeleted tells that what was to be deleted is not: whoever must erase data
+// has to know.
+func (p *pass) tellNotDeleted(why string) {
+	p.tell(warning, v1alpha1.ReasonStreamsNotDeleted, "DeleteStreams", "The resource goes and deletionPolicy is Delete, but: %s", why)
+}
+
+// deleteStreams deletes only what carries our uid, and nothing that is immutable.
 func (p *pass) deleteStreams(ctx context.Context) error {
-	for _, name := range []string{p.store.SnapshotsStreamName(), p.store.EventsStreamName()} {
-		live, err := p.conn.Stream(ctx, name)
-		if err != nil {
+	d, err := p.sortForDeletion(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.forgetDeleted(ctx, d.ours); err != nil {
+		return err
+	}
+	for _, s := range d.ours {
+		if err := p.conn.Delete(ctx, s.live.Config.Name); err != nil {
 			return p.lostConnection(err)
 		}
-		if live == nil {
-			continue
+		eventType := normal
+		if s.live.State.Msgs > 0 {
+			eventType = warning
 		}
-		if owner, _ := stream.RecordedOwner(live.Config.Metadata); owner.UID != p.store.UID {
-			continue
-		}
-		if err := p.conn.Delete(ctx, name); err != nil {
-			return p.lostConnection(err)
-		}
-		p.tell(normal, "StreamDeleted", "DeleteStream", "Deleted stream %s with %d messages", name, live.State.Msgs)
+		p.tell(eventType, string(s.role)+"StreamDeleted", "DeleteStream", "Deleted stream %s with %d messages", s.live.Config.Name, s.live.State.Msgs)
+	}
+	if len(d.missing) > 0 {
+		return stream.Stalled(v1alpha1.ReasonStreamsNotDeleted,
+			"%s not on the NATS system of EventStoreClass %s, and may be on another: see that spec.servers of the class lead to where they are", strings.Join(d.missing, "; "), p.class.Name)
+	}
+	if len(d.kept) > 0 {
+		p.tellNotDeleted(strings.Join(d.kept, "; "))
 	}
 	return nil
+}
+
+// deletion is what becomes of the streams of a store that goes.
+type deletion struct {
+	ours []deletedStream
+	// kept says which are left alone and why; missing those on record that are not
+	// there.
+	kept, missing []string
+}
+
+type deletedStream struct {
+	role v1alpha1.StreamRole
+	live *liveStream
+}
+
+func (p *pass) sortForDeletion(ctx context.Context) (deletion, error) {
+	var d deletion
+	immutable := false
+	// Snapshots first: without their events they are of no use.
+	for _, s := range []deletedStream{{role: v1alpha1.StreamRoleSnapshots}, {role: v1alpha1.StreamRoleEvents}} {
+		name := p.store.EventsStreamName()
+		if s.role == v1alpha1.StreamRoleSnapshots {
+			name = p.store.SnapshotsStreamName()
+		}
+		var err error
+		if s.live, err = p.conn.Stream(ctx, name); err != nil {
+			return d, p.lostConnection(err)
+		}
+		recorded := streamStatus(p.store, s.role)
+		switch {
+		case s.live == nil && recorded != nil && recorded.LastSequence > 0:
+			d.missing = append(d.missing, fmt.Sprintf("stream %s, which held %d messages when last seen, is", name, recorded.Messages))
+		case s.live == nil:
+		case !p.carriesUID(s.live):
+			d.kept = append(d.kept, fmt.Sprintf("stream %s with %d messages does not carry the uid of this EventStore, and stays", name, s.live.State.Msgs))
+		default:
+			immutable = immutable || stream.Immutable(s.live)
+			d.ours = append(d.ours, s)
+		}
+	}
+	if immutable {
+		for _, s := range d.ours {
+			d.kept = append(d.kept, fmt.Sprintf("stream %s with %d messages is of an Immutable store, and stays", s.live.Config.Name, s.live.State.Msgs))
+		}
+		d.ours = nil
+	}
+	return d, nil
+}
+
+func (p *pass) carriesUID(live *liveStream) bool {
+	owner, _ := stream.RecordedOwner(live.Config.Metadata)
+	return owner.UID == p.store.UID
+}
+
+// forgetDeleted takes streams off the record before they are deleted: when the pass
+// ends in the midst of that, the next one does not miss them.
+func (p *pass) forgetDeleted(ctx context.Context, streams []deletedStream) error {
+	if len(streams) == 0 || len(p.store.Status.Streams) == 0 {
+		return nil
+	}
+	p.store.Status.Streams = slices.DeleteFunc(p.store.Status.Streams, func(recorded v1alpha1.StreamStatus) bool {
+		return slices.ContainsFunc(streams, func(s deletedStream) bool { return s.role == recorded.Role })
+	})
+	return p.commit(ctx)
 }
 
 // explainDeletion adds how to let the resource go without its streams.

@@ -8,7 +8,7 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// checkLimits goes on only with what the class allows: a store that is new is not
+// checkLimits holds back what the class does not allow: a store that is new is not
 // made, and one that exists stays as it is.
 func (p *pass) checkLimits(context.Context) error {
 	limits := p.class.Spec.Limits
@@ -17,16 +17,17 @@ func (p *pass) checkLimits(context.Context) error {
 		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err)
 	}
 	if len(over) > 0 {
-		return stream.Stalled(v1alpha1.ReasonLimitExceeded,
-			"this EventStore asks for more than spec.limits of EventStoreClass %s allows: %s. Ask for less; nothing was made or changed", p.class.Name, strings.Join(over, "; "))
+		p.holdBack(stream.Stalled(v1alpha1.ReasonLimitExceeded,
+			"this EventStore asks for more than spec.limits of EventStoreClass %s allows: %s. Ask for less; nothing was made or changed", p.class.Name, strings.Join(over, "; ")))
+		return nil
 	}
 	wanted, err := stream.Reserved(*p.store.Status.Effective)
 	if err != nil {
 		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err)
 	}
 	if full := p.quotas.admit(p.class, p.store, wanted, p.stores.inNamespace(p.store.Namespace)); full != "" {
-		return stream.Stalled(v1alpha1.ReasonLimitExceeded,
-			"the EventStores of namespace %s reach spec.limits.perNamespace of EventStoreClass %s: %s. Ask for less, or delete one that is not needed; nothing was made or changed, and this one goes on by itself when there is room", p.store.Namespace, p.class.Name, full)
+		p.holdBack(stream.Stalled(v1alpha1.ReasonLimitExceeded,
+			"the EventStores of namespace %s reach spec.limits.perNamespace of EventStoreClass %s: %s. Ask for less, or delete one that is not needed; nothing was made or changed, and this one goes on by itself when there is room", p.store.Namespace, p.class.Name, full))
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -25,57 +24,74 @@ const (
 	leaderPause    = 100 * time.Millisecond
 )
 
-// accepted says whether a person accepted the loss of data for this generation.
-func (p *pass) accepted() bool {
-	return p.store.Annotations[v1alpha1.AnnotationAcceptDataLoss] == strconv.FormatInt(p.store.Generation, 10)
-}
-
-// acceptHint is how to accept it.
-func (p *pass) acceptHint() string {
-	return fmt.Sprintf("kubectl annotate --overwrite eventstore %s -n %s %s=%d",
-		p.store.Name, p.store.Namespace, v1alpha1.AnnotationAcceptDataLoss, p.store.Generation)
-}
-
 // checkLoss compares the streams with what the status records of them. What was
 // lost stays on record until a person accepts it, once.
 func (p *pass) checkLoss(ctx context.Context) error {
 	if err := p.confirmRecord(ctx); err != nil {
 		return err
 	}
-	status := &p.store.Status
-	if !p.accepted() {
-		status.AcceptedDataLoss = 0
-	}
 	losses, err := p.losses(ctx)
 	if err != nil {
 		return err
 	}
 	if len(losses) == 0 {
-		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDataLoss)
+		if len(p.store.Status.Streams) > 0 {
+			meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLoss)
+		}
 		return nil
 	}
+	return p.lose(ctx, losses, p.forgetLost)
+}
+
+// lose holds the plan back for losses, until a person has accepted just these: then
+// forget takes what was lost off the record.
+func (p *pass) lose(ctx context.Context, losses []*stream.Loss, forget func()) error {
+	conditions := &p.store.Status.Conditions
 	messages := make([]string, len(losses))
 	for i, loss := range losses {
 		messages[i] = loss.Message
 	}
 	message := strings.Join(messages, "; ")
-	if p.accepted() && status.AcceptedDataLoss != p.store.Generation {
-		status.AcceptedDataLoss = p.store.Generation
-		p.forgetStreams()
-		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDataLoss)
-		p.tell(warning, "DataLossAccepted", "AcceptDataLoss", "A loss was accepted: %s", message)
+	token := stream.LossToken(p.store.UID, p.newestAcceptance(), losses)
+	if p.isAccepted(v1alpha1.ConditionDataLoss, token) {
+		forget()
+		p.lost, p.partnerLost = [2]bool{}, false
+		if err := p.accept(ctx, v1alpha1.Acceptance{Token: token, Reason: losses[0].Reason, Message: "a loss: " + message}, "DataLossAccepted"); err != nil {
+			return err
+		}
+		meta.RemoveStatusCondition(conditions, v1alpha1.ConditionDataLoss)
 		return nil
-	}
-	hint := p.acceptHint()
-	if status.AcceptedDataLoss == p.store.Generation {
-		hint = fmt.Sprintf("kubectl annotate eventstore %s -n %s %s- and then %s",
-			p.store.Name, p.store.Namespace, v1alpha1.AnnotationAcceptDataLoss, hint)
 	}
 	p.keepRecord()
 	fault := stream.Stalled(losses[0].Reason,
-		"stored data was lost: %s. Restore the stream from a backup; or accept the loss and go on with what is there: %s", message, hint)
-	setCondition(&status.Conditions, v1alpha1.ConditionDataLoss, metav1.ConditionTrue, fault.Reason, fault.Error())
-	return fault
+		"stored data was lost: %s. Restore the stream from a backup, which is recognised; or accept the loss and go on with what is there: %s", message, p.acceptHint(token))
+	setCondition(conditions, v1alpha1.ConditionDataLoss, metav1.ConditionTrue, fault.Reason, fault.Error())
+	p.holdBack(fault)
+	return nil
+}
+
+// checkPartner tells of a stream of events that is gone while its resource was away:
+// nothing is on record, and the stream of snapshots is there.
+func (p *pass) checkPartner(ctx context.Context) error {
+	if len(p.store.Status.Streams) > 0 {
+		return nil
+	}
+	snapshots := p.live[1]
+	if p.live[0] != nil || snapshots == nil || snapshots.State.Msgs == 0 || !p.isOurs(snapshots) {
+		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLoss)
+		return nil
+	}
+	p.lost[0], p.partnerLost = true, true
+	return p.lose(ctx, []*stream.Loss{stream.PartnerLost(p.store.EventsStreamName(), snapshots)}, func() {
+		p.store.Status.Streams = []v1alpha1.StreamStatus{stream.StatusOf(v1alpha1.StreamRoleSnapshots, snapshots)}
+	})
+}
+
+// isOurs says whether the metadata of a stream names this EventStore, or one of its
+// namespace and name. Whether it may take it is another question.
+func (p *pass) isOurs(live *liveStream) bool {
+	ownership := stream.OwnershipOf(p.self(), live, nil)
+	return ownership != stream.Anothers && ownership != stream.Nobodys
 }
 
 // losses compares both streams with what is known of them. That a stream went back
@@ -85,8 +101,12 @@ func (p *pass) losses(ctx context.Context) ([]*stream.Loss, error) {
 	for deadline := time.Now().Add(leaderPatience); ; {
 		var losses []*stream.Loss
 		wentBack := false
-		for i, wanted := range p.wanted {
-			if loss := stream.LossOf(p.seen(wanted.Role), p.live[i], time.Now()); loss != nil {
+		for i := range p.wanted {
+			loss, err := p.lossOf(ctx, i)
+			if err != nil {
+				return nil, err
+			}
+			if p.lost[i] = loss != nil; loss != nil {
 				losses = append(losses, loss)
 				wentBack = wentBack || loss.Reason == v1alpha1.ReasonStreamRolledBack && p.live[i].Config.Replicas > 1
 			}
@@ -106,9 +126,51 @@ func (p *pass) losses(ctx context.Context) ([]*stream.Loss, error) {
 	}
 }
 
+// lossOf is the loss of one stream, nil for none.
+func (p *pass) lossOf(ctx context.Context, i int) (*stream.Loss, error) {
+	role, live := p.wanted[i].Role, p.live[i]
+	seen := p.seen(role)
+	loss := stream.LossOf(seen, live, time.Now())
+	switch {
+	case loss != nil && stream.MayBeRestored(seen, live) && p.isOurs(live):
+		at, err := p.conn.MessageTime(ctx, seen.Name, uint64(seen.LastSequence))
+		if err != nil {
+			return nil, p.lostConnection(err)
+		}
+		why := stream.NotRestored(seen, live, at, time.Now())
+		if why == "" {
+			p.restored(*seen, live)
+			return nil, nil
+		}
+		loss.Message += ", and this is not a copy of it: " + why
+	case loss == nil && seen != nil && live != nil && p.toldLoss() != nil && live.State.LastSeq >= uint64(seen.LastSequence) && seen.LastSequence > 0:
+		// What went back and was written to since is beyond where it was.
+		at, err := p.conn.MessageTime(ctx, seen.Name, uint64(seen.LastSequence))
+		if err != nil {
+			return nil, p.lostConnection(err)
+		}
+		loss = stream.OvertakenOf(seen, live, at)
+	}
+	return loss, nil
+}
+
+// restored goes on with a stream that is the one on record, restored.
+func (p *pass) restored(seen v1alpha1.StreamStatus, live *liveStream) {
+	p.tell(normal, "StreamRestored", "RecogniseStream",
+		"Stream %s was restored: it was made again at %s and holds what it held, up to sequence %d; its last sequence is %d",
+		seen.Name, live.Created.UTC().Format(time.RFC3339), seen.LastSequence, live.State.LastSeq)
+	p.memory.Forget(p.class.Name, seen.Name)
+	*streamStatus(p.store, seen.Role) = stream.StatusOf(seen.Role, live)
+}
+
+// toldLoss is what the status told of a loss already, nil for nothing.
+func (p *pass) toldLoss() *metav1.Condition {
+	return meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionDataLoss)
+}
+
 // reported says whether the status told of the loss already.
 func (p *pass) reported(losses []*stream.Loss) bool {
-	told := meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionDataLoss)
+	told := p.toldLoss()
 	return told != nil && told.Reason == losses[0].Reason
 }
 
@@ -120,12 +182,23 @@ func (p *pass) keepRecord() {
 	}
 }
 
-// forgetStreams begins anew with what is there.
-func (p *pass) forgetStreams() {
-	for _, recorded := range p.store.Status.Streams {
-		p.memory.Forget(p.class.Name, recorded.Name)
+// forgetLost takes what was lost off the record, to begin anew with what is there.
+func (p *pass) forgetLost() {
+	var kept []v1alpha1.StreamStatus
+	for i, wanted := range p.wanted {
+		recorded, live := streamStatus(p.store, wanted.Role), p.live[i]
+		switch {
+		case recorded == nil:
+		case !p.lost[i]:
+			kept = append(kept, *recorded)
+		default:
+			p.memory.Forget(p.class.Name, recorded.Name)
+			if live != nil && p.isOurs(live) {
+				kept = append(kept, stream.StatusOf(wanted.Role, live))
+			}
+		}
 	}
-	p.store.Status.Streams = nil
+	p.store.Status.Streams = kept
 }
 
 // confirmRecord reads the store past the cache when a stream on record is gone:

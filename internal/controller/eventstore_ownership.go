@@ -25,9 +25,11 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 	for i, live := range p.live {
 		switch whose[i] {
 		case stream.Nobodys:
-			if err := p.adopt(live); err != nil {
+			if err := p.checkAdoption(live); err != nil {
 				return err
 			}
+			p.adopting[i] = true
+			p.tellTaken(p.wanted[i].Role, "StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", live.Config.Name, live.State.Msgs)
 		case stream.Anothers, stream.OursBefore, stream.OursElsewhere:
 			owner, _ := stream.RecordedOwner(live.Config.Metadata)
 			if !taken[owner.UID] {
@@ -37,7 +39,7 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 				}
 				taken[owner.UID] = true
 			}
-			p.tellTaken("StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore %s is taken back with its %d messages", live.Config.Name, owner, live.State.Msgs)
+			p.tellTaken(p.wanted[i].Role, "StreamTakenBack", "TakeStreamBack", "Stream %s of the earlier EventStore %s is taken back with its %d messages", live.Config.Name, owner, live.State.Msgs)
 		case stream.Absent, stream.Ours:
 		}
 	}
@@ -47,10 +49,15 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 	return p.run(ctx, p.checkEldest, p.checkElsewhere)
 }
 
-// ownerships are whose the streams are, in the order of wanted.
+// ownerships are whose the streams are, in the order of wanted. What became of one
+// that was lost is not asked here.
 func (p *pass) ownerships() []stream.Ownership {
 	whose := make([]stream.Ownership, len(p.wanted))
 	for i, wanted := range p.wanted {
+		if p.lost[i] {
+			whose[i] = stream.Ours
+			continue
+		}
 		whose[i] = stream.OwnershipOf(p.self(), p.live[i], p.seen(wanted.Role))
 	}
 	return whose
@@ -72,14 +79,13 @@ func (p *pass) checkEventNamespace(whose []stream.Ownership) error {
 // ownsName says whether the names of a store's streams are of its own namespace.
 func ownsName(store *v1alpha1.EventStore) bool { return store.EventNamespace() == store.Namespace }
 
-// adopt goes on only where the class and the store let it take over a stream that
-// names no owner.
-func (p *pass) adopt(live *liveStream) error {
+// checkAdoption goes on only where the class and the store let it take over a stream
+// that names no owner.
+func (p *pass) checkAdoption(live *liveStream) error {
 	name := live.Config.Name
 	allowed := p.class.Spec.Tenancy.Adoption == v1alpha1.AdoptionAllowed
 	switch {
 	case p.store.Spec.AdoptionPolicy == v1alpha1.AdoptionAdopt && allowed:
-		p.tellTaken("StreamAdopted", "AdoptStream", "Stream %s, which had no owner, is adopted with its %d messages", name, live.State.Msgs)
 		return nil
 	case p.store.Spec.AdoptionPolicy == v1alpha1.AdoptionAdopt:
 		return stream.Stalled(v1alpha1.ReasonTenancyForbidden,
@@ -177,8 +183,8 @@ func (p *pass) standingOf(ctx context.Context, owner stream.Owner) (stream.Stand
 
 // checkSchema leaves what a newer operator made alone.
 func (p *pass) checkSchema(context.Context) error {
-	for _, live := range p.live {
-		if live == nil {
+	for i, live := range p.live {
+		if live == nil || p.lost[i] {
 			continue
 		}
 		if recorded := live.Config.Metadata[v1alpha1.MetadataSchema]; stream.NewerSchema(recorded) {
@@ -189,21 +195,26 @@ func (p *pass) checkSchema(context.Context) error {
 	return nil
 }
 
-// tellTaken tells of a stream that gets a new owner, once it does.
-func (p *pass) tellTaken(reason, action, format string, args ...any) {
-	if !p.observes() {
-		p.tell(normal, reason, action, format, args...)
+// tellTaken tells of a stream that gets a new owner, once it has.
+func (p *pass) tellTaken(role v1alpha1.StreamRole, reason, action, format string, args ...any) {
+	if p.taken == nil {
+		p.taken = map[v1alpha1.StreamRole]told{}
 	}
+	p.taken[role] = told{normal, string(role) + reason, action, fmt.Sprintf(format, args...)}
 }
 
-// checkEldest lets only the oldest of the stores that name a stream create it. One
-// that the class does not let name it does not count.
+// checkEldest lets only the oldest of the stores that name a stream create it, or the
+// one that had it, which may restore it. One that the class does not let name it does
+// not count.
 func (p *pass) checkEldest(ctx context.Context) error {
 	rivals := slices.DeleteFunc(p.stores.ofStream(p.store.EventsStreamName()), func(s *v1alpha1.EventStore) bool {
 		class := classInUse(s)
 		return class != "" && class != p.class.Name ||
 			!ownsName(s) && p.class.Spec.Tenancy.EventNamespaces != v1alpha1.EventNamespacesAny && len(s.Status.Streams) == 0
 	})
+	if had := slices.DeleteFunc(slices.Clone(rivals), func(s *v1alpha1.EventStore) bool { return len(s.Status.Streams) == 0 }); stream.Eldest(had) != nil {
+		rivals = had
+	}
 	eldest := stream.Eldest(rivals)
 	if eldest == nil || eldest.UID == p.store.UID {
 		return nil

@@ -2,6 +2,8 @@ package controller
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -50,6 +52,10 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	}
 	if outdated(err) || stream.WasClosed(err) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
+	}
+	if _, isFault := stream.AsFault(err); isFault && p.hold != nil {
+		// What was first is told.
+		err = p.hold
 	}
 	fault, known := stream.AsFault(err)
 	switch {
@@ -105,6 +111,7 @@ func (p *pass) setConditions(fault *stream.Fault, err error) {
 			setCondition(&status.Conditions, always, metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "Not seen yet")
 		}
 	}
+	p.tellUnmatched()
 	p.tellOutcome(fault)
 	finishConditions(status.Conditions, p.store.Generation)
 	status.ObservedGeneration, status.Schema = p.store.Generation, stream.Schema
@@ -131,7 +138,7 @@ func (p *pass) tellOutcome(fault *stream.Fault) {
 // writeStatus writes the status when it changed, and never over a newer one. The
 // whole of it, since a patch costs the API server a fifth more.
 func (p *pass) writeStatus(ctx context.Context) error {
-	if equality.Semantic.DeepEqual(p.before.Status, p.store.Status) {
+	if equality.Semantic.DeepEqual(*p.written, p.store.Status) {
 		return nil
 	}
 	if err := p.Status().Update(ctx, p.store.DeepCopy()); err != nil {
@@ -143,7 +150,20 @@ func (p *pass) writeStatus(ctx context.Context) error {
 func (p *pass) sendEvents(ctx context.Context) {
 	for _, e := range p.told {
 		log.FromContext(ctx).Info("Sent an Event", "type", e.eventType, "reason", e.reason, "note", e.note)
-		p.recorder.Eventf(p.store, nil, e.eventType, e.reason, e.action, "%s", clip(e.note))
+		note := clip(e.note)
+		p.recorder.Eventf(p.store, p.aspect(note), e.eventType, e.reason, e.action, "%s", note)
+	}
+	p.told = nil
+}
+
+// aspect is what an Event is related to. Events of one reason become a series, of
+// which the first note alone is kept, where they are related to the same: so each
+// note has an aspect of its own.
+func (p *pass) aspect(note string) *corev1.ObjectReference {
+	sum := sha256.Sum256([]byte(note))
+	return &corev1.ObjectReference{
+		APIVersion: v1alpha1.GroupVersion.String(), Kind: "EventStore", Namespace: p.store.Namespace, Name: p.store.Name, UID: p.store.UID,
+		FieldPath: "status{" + hex.EncodeToString(sum[:4]) + "}",
 	}
 }
 
@@ -155,5 +175,5 @@ func clip(note string) string {
 		return note
 	}
 	const more = " ..."
-	return note[:maxNote-len(more)] + more
+	return strings.ToValidUTF8(note[:maxNote-len(more)], "") + more
 }

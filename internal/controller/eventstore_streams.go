@@ -3,13 +3,11 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -27,17 +25,23 @@ const (
 	replicaPause    = 100 * time.Millisecond
 )
 
-// observe sees both streams. Where a sweep of a moment ago has seen them just as
-// they should be, they are not asked for, and nothing is to be done to them.
-func (p *pass) observe(ctx context.Context) error {
+// wasSeenSettled says whether a sweep of a moment ago has seen both streams just as
+// they should be: then they are not asked for, and nothing is to be done to them.
+func (p *pass) wasSeenSettled(ctx context.Context) bool {
 	seen, settled := p.sweeper.sawSettled(ctx, p.class, p.conn, p.store)
-	if p.settled = settled; settled {
-		p.empty = seen.empty
-		return nil
-	}
-	return p.look(ctx)
+	p.empty = settled && seen.empty
+	return settled
 }
 
+// observedSettled ends a pass over settled streams that may only look.
+func (p *pass) observedSettled(context.Context) error {
+	if p.observes() {
+		return errObserved
+	}
+	return nil
+}
+
+// look sees both streams.
 func (p *pass) look(ctx context.Context) error {
 	names := []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
 	p.live = make([]*liveStream, len(names))
@@ -51,27 +55,16 @@ func (p *pass) look(ctx context.Context) error {
 	if p.home, err = p.homes.of(ctx, p.store.Namespace); err != nil {
 		return err
 	}
-	defaults := stream.DefaultsFor(p.class, p.live[0])
+	defaults := stream.DefaultsFor(p.class, p.store, p.live)
 	effective := stream.Effective(p.store, defaults)
 	p.store.Status.Effective = &effective
 	p.wanted, err = stream.Desired(p.store, p.home, defaults)
 	return err
 }
 
-// settle makes the streams what is asked for.
-func (p *pass) settle(ctx context.Context) error {
-	if !p.settled {
-		return p.run(ctx, p.checkLoss, p.checkOwnership, p.checkSchema, p.plan, p.observed, p.checkLimits, p.guard, p.checkContest, p.claim, p.apply)
-	}
-	if p.observes() {
-		return errObserved
-	}
-	return nil
-}
-
 // wantedOf is what a store asks for, nil where that cannot be.
 func wantedOf(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.EventStoreClass, live []*liveStream) []stream.Wanted {
-	wanted, err := stream.Desired(store, home, stream.DefaultsFor(class, live[0]))
+	wanted, err := stream.Desired(store, home, stream.DefaultsFor(class, store, live))
 	if err != nil {
 		return nil
 	}
@@ -137,21 +130,35 @@ func (p *pass) checkContest(context.Context) error {
 	if drifted < 0 || time.Now().After(contest.until) {
 		return nil
 	}
-	return stream.Retrying(v1alpha1.ReasonContested,
+	p.holdBack(stream.Retrying(v1alpha1.ReasonContested,
 		"another writer changes stream %s again and again: since %s it was set right %d times, and now it is left alone until %s. What differs: %s. Find who else writes it, such as the operator of another cluster or another tool, and stop that",
-		p.plans[drifted].Wanted.Config.Name, contest.first.UTC().Format(time.RFC3339), contest.healed, contest.until.UTC().Format(time.RFC3339), stepsText(p.plans[drifted].Steps))
+		p.plans[drifted].Wanted.Config.Name, contest.first.UTC().Format(time.RFC3339), contest.healed, contest.until.UTC().Format(time.RFC3339), stepsText(p.plans[drifted].Steps)))
+	return nil
 }
 
-// plan compares both streams with what is asked for, field by field.
-func (p *pass) plan(context.Context) error {
+// plan compares both streams with what is asked for, field by field. One that was
+// lost has no plan: what becomes of it a person decides.
+func (p *pass) plan(ctx context.Context) error {
 	now := time.Now()
 	p.plans, p.store.Status.Plan = make([]stream.Plan, len(p.wanted)), nil
 	for i, wanted := range p.wanted {
-		p.plans[i] = stream.NewPlan(wanted, p.live[i], now)
-		p.store.Status.Plan = append(p.store.Status.Plan, p.plans[i].Status()...)
-	}
-	if !slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return len(plan.With(stream.DestroysData)) > 0 }) {
-		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+		if p.lost[i] {
+			p.plans[i] = stream.Plan{Wanted: wanted, Live: p.live[i]}
+			continue
+		}
+		plan := stream.NewPlan(wanted, p.live[i], now)
+		if p.adopting[i] {
+			plan = plan.Adopting()
+		}
+		if plan.MustCount() {
+			surplus, err := p.conn.Surplus(ctx, plan)
+			if err != nil {
+				return p.lostConnection(err)
+			}
+			plan = plan.Counted(surplus)
+		}
+		p.plans[i] = plan
+		p.store.Status.Plan = append(p.store.Status.Plan, plan.Status()...)
 	}
 	return nil
 }
@@ -160,6 +167,11 @@ func (p *pass) plan(context.Context) error {
 func (p *pass) observed(context.Context) error {
 	if !p.observes() {
 		return nil
+	}
+	// Nothing is carried out, so nothing is held back.
+	meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+	if p.hold != nil {
+		return p.hold
 	}
 	if !slices.Contains(p.live, nil) {
 		p.recordStreams()
@@ -176,188 +188,9 @@ func (p *pass) observes() bool {
 	return p.store.Spec.ManagementPolicy == v1alpha1.ManagementObserve
 }
 
-// guard holds the whole plan back when any of it is impossible, or would destroy
-// what is stored: nothing is half done.
-func (p *pass) guard(ctx context.Context) error {
-	if err := p.guardImpossible(); err != nil {
-		return err
-	}
-	if err := p.guardPeers(ctx); err != nil {
-		return err
-	}
-	return p.guardData(ctx)
-}
-
-func (p *pass) guardImpossible() error {
-	for _, plan := range p.plans {
-		if steps := plan.With(stream.Impossible); len(steps) > 0 {
-			return stream.Stalled(v1alpha1.ReasonImpossibleChange,
-				"stream %s cannot be changed: %s: %s", plan.Wanted.Config.Name, steps[0], steps[0].WayOut())
-		}
-	}
-	return nil
-}
-
-func (p *pass) guardPeers(ctx context.Context) error {
-	replicas := p.wanted[0].Config.Replicas
-	if replicas == 1 || !p.makesReplicas() {
-		return nil
-	}
-	peers, err := p.conn.Peers(ctx, replicas)
-	if err != nil {
-		return p.lostConnection(err)
-	}
-	// None answers where the account may not ask: then the server decides.
-	if peers == 0 || peers >= replicas {
-		return nil
-	}
-	return stream.Stalled(v1alpha1.ReasonInsufficientPeers,
-		"%d replicas are asked for and the NATS system of EventStoreClass %s has %d server(s) with JetStream: set spec.replicas to %d at most, or add servers",
-		replicas, p.class.Name, peers, peers)
-}
-
-func (p *pass) guardData(ctx context.Context) error {
-	var held []string
-	for _, plan := range p.plans {
-		steps := plan.With(stream.DestroysData)
-		if len(steps) == 0 || p.accepted() {
-			continue
-		}
-		var keepFrom uint64
-		if plan.Changes(stream.FieldMaxAge) {
-			var err error
-			if keepFrom, err = p.conn.FirstSince(ctx, plan.Live, time.Now().Add(-plan.Wanted.Config.MaxAge)); err != nil {
-				return p.lostConnection(err)
-			}
-		}
-		held = append(held, fmt.Sprintf("%s of stream %s %s", steps[0], plan.Wanted.Config.Name, plan.Destroys(keepFrom)))
-	}
-	if len(held) == 0 {
-		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
-		return nil
-	}
-	fault := stream.Stalled(v1alpha1.ReasonWouldDestroyEvents,
-		"not applied: changing %s. Take the change back; or let it through: %s", strings.Join(held, "; "), p.acceptHint())
-	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented, metav1.ConditionTrue, fault.Reason, fault.Error())
-	return fault
-}
-
-// apply carries the plans out.
-func (p *pass) apply(ctx context.Context) error {
-	if p.plans[0].Create() {
-		// Before the stream is there, so that its first event cannot be missed.
-		if _, err := p.watchFirstEvent(); err != nil {
-			return err
-		}
-	}
-	var changes errgroup.Group
-	for i, plan := range p.plans {
-		changes.Go(func() (err error) {
-			switch {
-			case plan.Create():
-				p.live[i], err = p.conn.Create(ctx, plan.Config())
-			case !plan.Settled():
-				p.live[i], err = p.conn.Update(ctx, plan.Config())
-			}
-			return err
-		})
-	}
-	if err := changes.Wait(); err != nil {
-		return p.lostConnection(err)
-	}
-	p.tellApplied()
-	p.store.Status.Plan = nil
-	p.recordStreams()
-	return nil
-}
-
-// tellApplied tells of what nobody asked for just now.
-func (p *pass) tellApplied() {
-	p.countContest()
-	for _, plan := range p.plans {
-		p.metrics.countPlan(plan, p.isDrift())
-		switch {
-		case plan.Create():
-			p.tellMissing(plan)
-		case !plan.Settled():
-			p.tellChanged(plan)
-		}
-	}
-}
-
-// drifted is which plan sets a stream right that others have changed, below 0 for
-// none.
-func (p *pass) drifted() int {
-	if !p.isDrift() {
-		return -1
-	}
-	return slices.IndexFunc(p.plans, func(plan stream.Plan) bool { return !plan.Create() && !plan.Settled() })
-}
-
-func (p *pass) countContest() {
-	if p.drifted() < 0 {
-		return
-	}
-	now := time.Now()
-	contest := p.contests.healed(p.store.UID, now)
-	if contest.healed == contestTold {
-		p.tell(warning, "StreamContested", "UpdateStream",
-			"The streams of this EventStore were set right %d times since %s: another writer changes them again and again", contest.healed, contest.first.UTC().Format(time.RFC3339))
-	}
-	if contest.until.After(now) {
-		p.metrics.contests.Inc()
-	}
-}
-
-// tellMissing tells of a stream that is made again; see created for those that
-// are new.
-func (p *pass) tellMissing(plan stream.Plan) {
-	if p.seen(plan.Wanted.Role) != nil {
-		p.tell(warning, "StreamMissing", "CreateStream", "Stream %s was gone and is created again; it held no message when last seen", plan.Wanted.Config.Name)
-	}
-}
-
-// created are the streams that this pass has made for a store that had none.
-func (p *pass) created() []string {
-	var names []string
-	for i, plan := range p.plans {
-		if plan.Create() && p.live[i] != nil && streamStatus(p.before, plan.Wanted.Role) == nil {
-			names = append(names, plan.Wanted.Config.Name)
-		}
-	}
-	return names
-}
-
-// tellChanged tells of a change that nobody asked for just now: what comes of an
-// edit of the spec is in the status, as who edited it expects.
-func (p *pass) tellChanged(plan stream.Plan) {
-	if p.isDrift() {
-		p.tell(normal, "StreamUpdated", "UpdateStream", "Changed %s of stream %s", stepsText(plan.Steps), plan.Wanted.Config.Name)
-	}
-}
-
-// isDrift says that the spec has been carried out before: what differs was changed
-// by others.
-func (p *pass) isDrift() bool { return p.before.Status.ObservedGeneration == p.store.Generation }
-
-func stepsText(steps []stream.Step) string {
-	texts := make([]string, len(steps))
-	for i, step := range steps {
-		texts[i] = step.String()
-	}
-	return strings.Join(texts, ", ")
-}
-
 // verify looks once more at what was changed, and whether every replica is
 // current.
 func (p *pass) verify(ctx context.Context) error {
-	if p.settled {
-		if p.empty {
-			_, err := p.watchFirstEvent()
-			return err
-		}
-		return nil
-	}
 	again := false
 	for i, plan := range p.plans {
 		// What the server answered to a change is how it took it.
@@ -419,6 +252,15 @@ func (p *pass) lookAgain(ctx context.Context) error {
 	return nil
 }
 
+// watchEmpty watches for the first event of a store that never had one.
+func (p *pass) watchEmpty(context.Context) error {
+	if !p.empty {
+		return nil
+	}
+	_, err := p.watchFirstEvent()
+	return err
+}
+
 // watchFirstEvent says whether nobody watched before.
 func (p *pass) watchFirstEvent() (bool, error) {
 	events := p.store.EventsStreamName()
@@ -459,4 +301,52 @@ func (p *pass) recordStreams() {
 		p.store.Status.Streams = append(p.store.Status.Streams, stream.StatusOf(wanted.Role, p.live[i]))
 	}
 	p.recordFullness()
+}
+
+// record keeps the status and the memory of the streams that are ours up to date also
+// where the plan will be held back; figures when they have changed by a tenth, as
+// anywhere. What was lost stays on record as it was.
+func (p *pass) record(context.Context) error {
+	if p.partnerLost {
+		return nil
+	}
+	var streams []v1alpha1.StreamStatus
+	for i, wanted := range p.wanted {
+		recorded := streamStatus(p.store, wanted.Role)
+		switch {
+		case p.live[i] == nil || p.lost[i]:
+			if recorded != nil {
+				streams = append(streams, *recorded)
+			}
+			p.noteLost(i)
+		case p.adopting[i]:
+		default:
+			p.memory.Note(p.class.Name, p.live[i])
+			now := stream.StatusOf(wanted.Role, p.live[i])
+			if recorded != nil && !stream.WorthTelling(*recorded, now, p.sweeper.tellsAll(p.class.Name)) {
+				now = *recorded
+			} else {
+				p.figuresChanged = true
+			}
+			streams = append(streams, now)
+		}
+	}
+	p.store.Status.Streams = streams
+	if p.figuresChanged {
+		p.recordFullness()
+	}
+	return nil
+}
+
+// noteLost keeps the figures of what is there of a stream that was lost; those of one
+// that is gone are of no use once its loss is on record.
+func (p *pass) noteLost(i int) {
+	switch told := p.toldLoss() != nil; {
+	case p.live[i] != nil && told:
+		p.memory.NoteLost(p.class.Name, p.live[i])
+	case p.live[i] != nil:
+		p.memory.NoteUnjudged(p.class.Name, p.live[i])
+	case p.lost[i] && told:
+		p.memory.Forget(p.class.Name, p.wanted[i].Config.Name)
+	}
 }

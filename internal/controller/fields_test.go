@@ -234,6 +234,8 @@ var _ = Describe("What the operator may do", func() {
 		Expect(err).NotTo(HaveOccurred())
 		publish(ctx, api, store, 3)
 		create(ctx, store)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonWouldReachOthers))
+		change(ctx, store, accept)
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), HaveField("Status.Streams", ContainElement(HaveField("Messages", BeEquivalentTo(3))))))
 		Expect(streamInfo(ctx, api, store.EventsStreamName())).To(And(
 			HaveField("State.Msgs", BeEquivalentTo(3)), HaveField("Config.AllowAtomicPublish", true),

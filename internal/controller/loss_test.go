@@ -2,24 +2,53 @@ package controller_test
 
 import (
 	"context"
-	"strconv"
+	"regexp"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/onsi/gomega/types"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
 
-// accept lets the current generation of a store destroy data.
+// accept accepts what the conditions of a store ask about, the loss first.
 func accept(s *v1alpha1.EventStore) {
-	if s.Annotations == nil {
-		s.Annotations = map[string]string{}
+	GinkgoHelper()
+	token := tokenOf(s, v1alpha1.ConditionDataLoss)
+	if token == "" {
+		token = tokenOf(s, v1alpha1.ConditionDataLossPrevented)
 	}
-	s.Annotations[v1alpha1.AnnotationAcceptDataLoss] = strconv.FormatInt(s.Generation, 10)
+	Expect(token).NotTo(BeEmpty(), "no condition asks for anything: %+v", s.Status.Conditions)
+	acceptWith(token)(s)
+}
+
+// acceptWith sets the annotation to a value.
+func acceptWith(value string) func(*v1alpha1.EventStore) {
+	return func(s *v1alpha1.EventStore) {
+		if s.Annotations == nil {
+			s.Annotations = map[string]string{}
+		}
+		s.Annotations[v1alpha1.AnnotationAcceptDataLoss] = value
+	}
+}
+
+var printedToken = regexp.MustCompile(v1alpha1.AnnotationAcceptDataLoss + "=([0-9a-f]{16})$")
+
+// tokenOf is the token that a condition prints, "" for none.
+func tokenOf(s *v1alpha1.EventStore, condition string) string {
+	told := meta.FindStatusCondition(s.Status.Conditions, condition)
+	if told == nil {
+		return ""
+	}
+	found := printedToken.FindStringSubmatch(told.Message)
+	if found == nil {
+		return ""
+	}
+	return found[1]
 }
 
 // consistentTime is how long what must not happen is waited for: many times what
@@ -27,10 +56,11 @@ func accept(s *v1alpha1.EventStore) {
 const consistentTime = 500 * time.Millisecond
 
 var _ = Describe("Data", func() {
+	var class *v1alpha1.EventStoreClass
 	var store *v1alpha1.EventStore
 	var api jetstream.JetStream
 	BeforeEach(func(ctx context.Context) {
-		class := newClass(ctx, single.URLs())
+		class = newClass(ctx, single.URLs())
 		api = js(single)
 		store = create(ctx, newStore(newNamespace(ctx), class.Name))
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
@@ -62,18 +92,15 @@ var _ = Describe("Data", func() {
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(
 			beStalled(v1alpha1.ReasonWouldDestroyEvents),
 			haveCondition(v1alpha1.ConditionDataLossPrevented, metav1.ConditionTrue, v1alpha1.ReasonWouldDestroyEvents),
-			sayWhy(And(MatchRegexp(`1[0-5] of 15 messages`), ContainSubstring(v1alpha1.AnnotationAcceptDataLoss+"=2")))))
+			sayWhy(And(MatchRegexp(`1[0-5] of 15 messages`), MatchRegexp(v1alpha1.AnnotationAcceptDataLoss+"=[0-9a-f]{16}$")))))
 		Expect(streamInfo(ctx, api, store.EventsStreamName())).To(And(
 			HaveField("State.Msgs", BeEquivalentTo(15)), HaveField("Config.MaxAge", 365*24*time.Hour)))
 
-		By("accepting the loss of another generation")
-		change(ctx, store, func(s *v1alpha1.EventStore) {
-			accept(s)
-			s.Annotations[v1alpha1.AnnotationAcceptDataLoss] = "1"
-		})
+		By("accepting something else")
+		change(ctx, store, acceptWith("2"))
 		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(beStalled(v1alpha1.ReasonWouldDestroyEvents))
 
-		By("accepting the loss of this generation")
+		By("accepting the loss that is told")
 		change(ctx, store, accept)
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLossPrevented)))
 		Eventually(func() uint64 { return streamInfo(ctx, api, store.EventsStreamName()).State.Msgs }).Should(BeZero())
@@ -118,8 +145,6 @@ var _ = Describe("Data", func() {
 		hold(ctx, 3)
 		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
 		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamMissing))
-		change(ctx, store, func(s *v1alpha1.EventStore) { delete(s.Annotations, v1alpha1.AnnotationAcceptDataLoss) })
-		Eventually(read(ctx, store)).WithContext(ctx).Should(HaveField("Status.AcceptedDataLoss", BeZero()))
 		change(ctx, store, accept)
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
 	})
@@ -134,5 +159,22 @@ var _ = Describe("Data", func() {
 		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamRecreated))
 		change(ctx, store, accept)
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
+	})
+
+	It("that is lost is begun anew as the store was, whatever the class has for new stores", func(ctx context.Context) {
+		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) { c.Spec.Defaults.Protection = v1alpha1.ProtectionImmutable })
+		store = create(ctx, newStore(store.Namespace, class.Name))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		hold(ctx, 3)
+		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(lost(v1alpha1.ReasonStreamMissing))
+		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) {
+			c.Spec.Defaults.Protection, c.Spec.Defaults.Storage = "", v1alpha1.StorageMemory
+		})
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(),
+			HaveField("Status.Effective.Storage", v1alpha1.StorageFile), HaveField("Status.Effective.Protection", v1alpha1.ProtectionImmutable)))
+		Expect(streamInfo(ctx, api, store.EventsStreamName()).Config).To(And(
+			HaveField("Storage", jetstream.FileStorage), HaveField("DenyDelete", true), HaveField("DenyPurge", true)))
 	})
 })

@@ -78,7 +78,7 @@ func (m *metrics) countPlan(plan stream.Plan, drift bool) {
 // held are the reasons under which the guard holds a plan back, and lost those of
 // a loss.
 var (
-	held = []string{v1alpha1.ReasonWouldDestroyEvents, v1alpha1.ReasonImpossibleChange, v1alpha1.ReasonInsufficientPeers}
+	held = []string{v1alpha1.ReasonWouldDestroyEvents, v1alpha1.ReasonWouldReachOthers, v1alpha1.ReasonImpossibleChange, v1alpha1.ReasonInsufficientPeers}
 	lost = []string{v1alpha1.ReasonStreamMissing, v1alpha1.ReasonStreamRecreated, v1alpha1.ReasonStreamRolledBack, v1alpha1.ReasonStreamPurged}
 )
 

@@ -158,6 +158,11 @@ var _ = Describe("An operator", Ordered, func() {
 		start()
 		publish(ctx, js(servers), store, 1)
 		Consistently(readOther(ctx, store)).WithContext(ctx).WithTimeout(2 * resync).Should(lostAs(v1alpha1.ReasonStreamRolledBack))
+
+		By("saving until the stream is beyond where it was: what was lost stays lost")
+		publish(ctx, js(servers), store, int(last))
+		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(lostAs(v1alpha1.ReasonStreamRolledBack), sayWhy(ContainSubstring("was written to since"))))
+		Consistently(readOther(ctx, store)).WithContext(ctx).WithTimeout(2 * resync).Should(lostAs(v1alpha1.ReasonStreamRolledBack))
 		patch(ctx, store, accept)
 		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
 	})
@@ -172,6 +177,20 @@ var _ = Describe("An operator", Ordered, func() {
 		lose()
 		start()
 		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(lostAs(v1alpha1.ReasonStreamRolledBack), sayWhy(ContainSubstring("went back to sequence 5"))))
+	})
+
+	It("has live metrics and figures of a store that is held back", func(ctx context.Context) {
+		store := createReady(ctx)
+		api := js(servers)
+		publish(ctx, api, store, 3)
+		recorded(ctx, store, 3)
+		olderThanASecond(ctx, api, store.EventsStreamName())
+		patch(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "1s" })
+		Eventually(readOther(ctx, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonWouldDestroyEvents))
+		publish(ctx, api, store, 5)
+		Eventually(func() float64 { return metric("aether_eventstore_messages", "name", store.Name, "role", "Events") }).Should(BeEquivalentTo(8))
+		recorded(ctx, store, 8)
+		Expect(readOther(ctx, store)(Default)).To(And(beStalled(v1alpha1.ReasonWouldDestroyEvents), sayWhy(ContainSubstring("of 8 messages"))))
 	})
 
 	It("heals drift that nobody tells it of within one resync", func(ctx context.Context) {

@@ -125,6 +125,25 @@ var _ = Describe("An EventStore that is deleted", func() {
 			HaveField("Messages", BeEquivalentTo(5)), HaveField("LastSequence", BeEquivalentTo(5))))
 	})
 
+	It("keeps what it retained before, also where its class came to delete meanwhile", func(ctx context.Context) {
+		class := newClass(ctx, single.URLs())
+		api := js(single)
+		store := create(ctx, newStore(newNamespace(ctx), class.Name))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		publish(ctx, api, store, 5)
+		deleteStore(ctx, store)
+		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) { c.Spec.Defaults.DeletionPolicy = v1alpha1.DeletionPolicyDelete })
+		again := create(ctx, newStore(store.Namespace, class.Name, func(s *v1alpha1.EventStore) { s.Name = store.Name }))
+		Eventually(read(ctx, again)).WithContext(ctx).Should(And(beReady(), HaveField("Finalizers", BeEmpty()),
+			HaveField("Status.Effective.DeletionPolicy", v1alpha1.DeletionPolicyRetain)))
+		deleteStore(ctx, again)
+		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(5))
+
+		By("asking for it in the spec")
+		last := create(ctx, newStore(store.Namespace, class.Name, deletes, func(s *v1alpha1.EventStore) { s.Name = store.Name }))
+		Eventually(read(ctx, last)).WithContext(ctx).Should(And(beReady(), HaveField("Finalizers", ConsistOf(v1alpha1.Finalizer))))
+	})
+
 	It("deletes its streams with Delete", func(ctx context.Context) {
 		class := newClass(ctx, cluster.URLs())
 		api := js(cluster)

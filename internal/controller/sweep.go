@@ -134,6 +134,13 @@ func (s *sweeper) sweep(ctx context.Context, class *v1alpha1.EventStoreClass, co
 	return err
 }
 
+// tellsAll says whether it is time to tell of the smallest change of a figure.
+func (s *sweeper) tellsAll(class string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.of(class).sweeps%figuresEvery == 0
+}
+
 func (s *sweeper) isFresh(class *v1alpha1.EventStoreClass, conn *stream.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -237,7 +244,7 @@ func (l *lookAt) found(name string, live *liveStream) {
 func (l *lookAt) judged(p *pair, settled bool) {
 	for _, live := range p.live {
 		if live != nil {
-			l.memory.Note(l.class.Name, live)
+			l.memory.NoteUnjudged(l.class.Name, live)
 		}
 	}
 	if settled {

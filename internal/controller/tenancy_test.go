@@ -103,6 +103,27 @@ var _ = Describe("Tenancy", func() {
 		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
 	})
 
+	It("gives the name of a stream that was lost to nobody else, whoever was first", func(ctx context.Context) {
+		class := newClass(ctx, single.URLs())
+		team := newNamespace(ctx)
+		elder := create(ctx, newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) { s.Name, s.Spec.Namespace = "invoices", team }))
+		Eventually(read(ctx, elder)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonTenancyForbidden))
+		own := create(ctx, newStore(team, class.Name, func(s *v1alpha1.EventStore) { s.Name = "invoices" }))
+		Eventually(read(ctx, own)).WithContext(ctx).Should(beReady())
+		publish(ctx, api, own, 3)
+		recordedMessages(ctx, own, 3)
+		changeClass(ctx, class, anyEventNamespace)
+		Eventually(read(ctx, elder)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonConflict))
+		for _, name := range []string{own.SnapshotsStreamName(), own.EventsStreamName()} {
+			Expect(api.DeleteStream(ctx, name)).To(Succeed())
+		}
+		Eventually(read(ctx, own)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonStreamMissing))
+		annotate(ctx, elder, "again")
+		Consistently(read(ctx, elder)).WithContext(ctx).WithTimeout(consistentTime).Should(beStalled(v1alpha1.ReasonConflict))
+		_, err := api.Stream(ctx, own.EventsStreamName())
+		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
+	})
+
 	It("keeps what there is when a class becomes stricter, and gives what a deleted store had back by the platform's word", func(ctx context.Context) {
 		class := newClass(ctx, single.URLs(), anyEventNamespace)
 		team := newNamespace(ctx)

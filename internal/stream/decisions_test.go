@@ -410,7 +410,7 @@ func TestLossOf(t *testing.T) {
 	}
 	aged := func(age string) func(*v1alpha1.StreamStatus) *v1alpha1.StreamStatus {
 		return func(s *v1alpha1.StreamStatus) *v1alpha1.StreamStatus {
-			s.Role, s.MaxAge, s.LastTime = v1alpha1.StreamRoleEvents, age, &metav1.Time{Time: created}
+			s.Role, s.MaxAge, s.LastTime = v1alpha1.StreamRoleEvents, age, &metav1.MicroTime{Time: created}
 			return s
 		}
 	}

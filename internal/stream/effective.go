@@ -58,21 +58,43 @@ func DeletionPolicyOf(store *v1alpha1.EventStore, class v1alpha1.Defaults) v1alp
 	return cmp.Or(class.DeletionPolicy, v1alpha1.DeletionPolicyRetain)
 }
 
-// DefaultsFor are the defaults of a class for a store whose stream of events is
-// live, nil for one that does not exist yet: what counts when a stream is made does
-// not change one that exists.
-func DefaultsFor(class *v1alpha1.EventStoreClass, live *jetstream.StreamInfo) v1alpha1.Defaults {
+// DefaultsFor are the defaults of a class for a store whose streams are live, of
+// events and of snapshots, nil for one that does not exist: what counts when a stream
+// is made does not change one that exists, nor one that was lost and is made again.
+func DefaultsFor(class *v1alpha1.EventStoreClass, store *v1alpha1.EventStore, live []*jetstream.StreamInfo) v1alpha1.Defaults {
 	defaults := class.Spec.Defaults
-	if live == nil {
-		return defaults
+	events, snapshots := live[0], live[1]
+	recorded := store.Status.Effective
+	if retained(store, events) || retained(store, snapshots) {
+		defaults.DeletionPolicy = v1alpha1.DeletionPolicyRetain
 	}
-	defaults.Storage = v1alpha1.StorageFile
-	if live.Config.Storage == jetstream.MemoryStorage {
-		defaults.Storage = v1alpha1.StorageMemory
-	}
-	defaults.Protection = v1alpha1.ProtectionErasable
-	if live.Config.DenyDelete && live.Config.DenyPurge {
-		defaults.Protection = v1alpha1.ProtectionImmutable
+	switch {
+	case events != nil:
+		defaults.Storage, defaults.Protection = storageOf(events), v1alpha1.ProtectionErasable
+		if events.Config.DenyDelete && events.Config.DenyPurge {
+			defaults.Protection = v1alpha1.ProtectionImmutable
+		}
+	case recorded != nil && len(store.Status.Streams) > 0:
+		defaults.Storage, defaults.Protection = recorded.Storage, recorded.Protection
+	case snapshots != nil:
+		defaults.Storage = storageOf(snapshots)
 	}
 	return defaults
+}
+
+// retained says whether a stream is that of an earlier resource of a store, which was
+// deleted and did not take it along.
+func retained(store *v1alpha1.EventStore, live *jetstream.StreamInfo) bool {
+	if live == nil {
+		return false
+	}
+	owner, _ := RecordedOwner(live.Config.Metadata)
+	return owner.UID != store.UID && owner.Namespace == store.Namespace && owner.Name == store.Name
+}
+
+func storageOf(live *jetstream.StreamInfo) v1alpha1.Storage {
+	if live.Config.Storage == jetstream.MemoryStorage {
+		return v1alpha1.StorageMemory
+	}
+	return v1alpha1.StorageFile
 }

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -65,9 +66,10 @@ type streamRequest struct {
 	Pedantic bool `json:"pedantic"`
 }
 
-// Create creates a stream, and gives it back as the server has it: empty, or the
-// server brought messages of an earlier stream of that name back to life and it
-// is deleted again.
+// Create creates a stream, and gives it back as the server has it. One that an
+// earlier try had made, of which no answer came, is given back with the events that
+// were saved to it since. One with messages of an earlier stream of that name, which the
+// server brought back to life, is deleted again.
 func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
 	told := []string{wasCreated}
 	if config.Replicas > 1 {
@@ -77,14 +79,40 @@ func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jets
 	if err != nil {
 		return nil, apiFault("create stream "+config.Name, err)
 	}
-	if info.State.Msgs == 0 && info.State.LastSeq == 0 {
+	if !resurrected(info) {
 		return info, nil
 	}
 	// The server had not finished removing a stream of that name, which somebody
-	// deleted a moment before. What it holds was deleted, and it is ours only by name.
+	// deleted a moment before. What it holds was deleted, and it is ours only by name;
+	// unless something was saved to it meanwhile, which stays.
+	now, err := c.Stream(ctx, config.Name)
+	if err != nil {
+		return nil, err
+	}
+	if now == nil || !now.State.LastTime.Before(born(info)) {
+		return nil, Retrying(v1alpha1.ReasonProgressingWithRetry, "the new stream %s changed at this moment: looking again", config.Name)
+	}
 	fault := Retrying(v1alpha1.ReasonProgressingWithRetry,
 		"the new stream %s holds %d messages of a stream of that name that was deleted before: it is deleted and created again", config.Name, info.State.Msgs)
 	return nil, errors.Join(fault, c.Delete(ctx, config.Name))
+}
+
+// clockSkew is how far the clocks of the servers of a cluster may be apart: one gives
+// a stream the time of its creation, and another its messages theirs.
+const clockSkew = time.Second
+
+// born is the time from which on a message of a stream is its own.
+func born(info *jetstream.StreamInfo) time.Time {
+	if info.Cluster != nil && info.Cluster.Name != "" {
+		return info.Created.Add(-clockSkew)
+	}
+	return info.Created
+}
+
+// resurrected says whether a stream that was just created holds messages that are
+// older than itself.
+func resurrected(info *jetstream.StreamInfo) bool {
+	return info.State.Msgs > 0 && info.State.FirstTime.Before(born(info))
 }
 
 // Update changes the configuration of a stream.
@@ -158,6 +186,46 @@ func (c *Conn) FirstSince(ctx context.Context, info *jetstream.StreamInfo, since
 		return 0, apiFault("find the first message of stream "+name+" since "+since.Format(time.RFC3339), err)
 	}
 	return found.Message.Sequence, nil
+}
+
+// MessageTime gives the time at which the message of a sequence was stored, the zero
+// one when there is no message.
+func (c *Conn) MessageTime(ctx context.Context, stream string, sequence uint64) (time.Time, error) {
+	var found struct {
+		Message struct {
+			Time time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := c.request(ctx, "STREAM.MSG.GET", stream, map[string]uint64{"seq": sequence}, &found)
+	if hasCode(err, int(jetstream.JSErrCodeMessageNotFound)) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, apiFault(fmt.Sprintf("read message %d of stream %s", sequence, stream), err)
+	}
+	return found.Message.Time, nil
+}
+
+// maxCounted is how many subjects are counted one by one: a server tells of as many in
+// one answer.
+const maxCounted = 100_000
+
+// Surplus counts the messages that are more than a number for each subject. A stream
+// with very many subjects is not counted: then at least one is.
+func (c *Conn) Surplus(ctx context.Context, plan Plan) (uint64, error) {
+	if plan.Live.State.NumSubjects > maxCounted {
+		return plan.surplus, nil
+	}
+	name, each := plan.Live.Config.Name, uint64(plan.Wanted.Config.MaxMsgsPerSubject)
+	var info jetstream.StreamInfo
+	if err := c.request(ctx, "STREAM.INFO", name, map[string]string{"subjects_filter": ">"}, &info); err != nil {
+		return 0, apiFault("count the messages of stream "+name, err)
+	}
+	surplus := uint64(0)
+	for _, messages := range info.State.Subjects {
+		surplus += messages - min(each, messages)
+	}
+	return surplus, nil
 }
 
 // apiFault gives an error of the JetStream API its meaning.

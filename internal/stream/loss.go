@@ -15,6 +15,26 @@ type Loss struct {
 	// ReasonStreamRolledBack and ReasonStreamPurged.
 	Reason  string
 	Message string
+	// Stream is the name of the stream.
+	Stream string
+	// recorded and live are what was there and what is there now, as a token stands
+	// for them.
+	recorded, live string
+}
+
+func newLoss(reason string, seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, format string, args ...any) *Loss {
+	return &Loss{
+		Reason: reason, Message: fmt.Sprintf(format, args...), Stream: seen.Name,
+		recorded: fmt.Sprintf("%s %d", seen.Created.UTC().Format(time.RFC3339Nano), seen.LastSequence), live: identity(live),
+	}
+}
+
+// identity is the time of a stream's creation, and "absent" where there is none.
+func identity(live *jetstream.StreamInfo) string {
+	if live == nil {
+		return "absent"
+	}
+	return live.Created.UTC().Format(time.RFC3339Nano)
 }
 
 // LossOf compares a stream with what the status recorded of it. Nil when nothing
@@ -23,24 +43,52 @@ type Loss struct {
 // were erased one by one are none: whoever did so had a right that only
 // protection Immutable takes away.
 func LossOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Time) *Loss {
-	if seen == nil || seen.Created == nil || seen.LastSequence == 0 {
+	if !hasHeld(seen) {
 		return nil
 	}
-	last := fmt.Sprintf("%d messages up to sequence %d when last seen", seen.Messages, seen.LastSequence)
+	last := lastSeen(seen)
 	switch {
 	case live == nil:
-		return &Loss{v1alpha1.ReasonStreamMissing, fmt.Sprintf("stream %s is gone; it held %s", seen.Name, last)}
+		return newLoss(v1alpha1.ReasonStreamMissing, seen, live, "stream %s is gone; it held %s", seen.Name, last)
 	case !sameStream(seen, live):
-		return &Loss{v1alpha1.ReasonStreamRecreated, fmt.Sprintf(
-			"stream %s was deleted and made again at %s; the one of %s held %s",
-			seen.Name, live.Created.UTC().Format(time.RFC3339), seen.Created.UTC().Format(time.RFC3339), last)}
+		return newLoss(v1alpha1.ReasonStreamRecreated, seen, live, "stream %s was deleted and made again at %s; the one of %s held %s",
+			seen.Name, live.Created.UTC().Format(time.RFC3339), seen.Created.UTC().Format(time.RFC3339), last)
 	case live.State.LastSeq < uint64(seen.LastSequence):
-		return &Loss{v1alpha1.ReasonStreamRolledBack, fmt.Sprintf(
-			"stream %s went back to sequence %d; it held %s", seen.Name, live.State.LastSeq, last)}
+		return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live, "stream %s went back to sequence %d; it held %s", seen.Name, live.State.LastSeq, last)
 	case purged(seen, live, now):
-		return &Loss{v1alpha1.ReasonStreamPurged, fmt.Sprintf("stream %s was purged; it held %s", seen.Name, last)}
+		return newLoss(v1alpha1.ReasonStreamPurged, seen, live, "stream %s was purged; it held %s", seen.Name, last)
 	default:
 		return nil
+	}
+}
+
+// hasHeld says whether messages are on record.
+func hasHeld(seen *v1alpha1.StreamStatus) bool {
+	return seen != nil && seen.Created != nil && seen.LastSequence > 0
+}
+
+func lastSeen(seen *v1alpha1.StreamStatus) string {
+	return fmt.Sprintf("%d messages up to sequence %d when last seen", seen.Messages, seen.LastSequence)
+}
+
+// OvertakenOf is the loss of a stream that went back, and has been written to until
+// it was beyond the place where it had been: at is the time of the message that has
+// that place now, zero when there is none. Nil when it is the same message.
+func OvertakenOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, at time.Time) *Loss {
+	if !hasHeld(seen) || live == nil || !sameStream(seen, live) || at.IsZero() || seen.LastTime == nil || sameTime(seen.LastTime, at) {
+		return nil
+	}
+	return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live,
+		"stream %s went back, and was written to since up to sequence %d; it held %s", seen.Name, live.State.LastSeq, lastSeen(seen))
+}
+
+// PartnerLost is the loss of a stream of events of which nothing is on record, where
+// its stream of snapshots is ours and holds some: snapshots are made of events.
+func PartnerLost(events string, snapshots *jetstream.StreamInfo) *Loss {
+	return &Loss{
+		Reason: v1alpha1.ReasonStreamMissing, Stream: events, recorded: "its snapshots " + identity(snapshots), live: identity(nil),
+		Message: fmt.Sprintf("stream %s is gone; its stream of snapshots %s is there and holds %d messages, which were made of its events",
+			events, snapshots.Config.Name, snapshots.State.Msgs),
 	}
 }
 
@@ -56,9 +104,18 @@ func purged(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Ti
 	if live.State.Msgs > 0 && live.State.FirstSeq <= uint64(seen.LastSequence) {
 		return false
 	}
-	age, err := ParseMaxAge(seen.MaxAge)
-	if err != nil || seen.LastTime == nil {
+	if seen.LastTime == nil {
 		return false
 	}
-	return age == 0 || seen.LastTime.Add(age).After(now)
+	return !expired(seen, now)
+}
+
+// expired says whether the newest message on record is older than messages get.
+func expired(seen *v1alpha1.StreamStatus, now time.Time) bool {
+	age, err := ParseMaxAge(seen.MaxAge)
+	if err != nil {
+		// Not what this operator writes: nothing is known of the age.
+		return true
+	}
+	return age != 0 && !seen.LastTime.Add(age).After(now)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
@@ -24,11 +25,15 @@ type key struct{ class, stream string }
 type Seen struct {
 	Created         time.Time
 	Messages, Bytes uint64
-	LastSequence    uint64
+	// LastSequence and LastTime are those of the newest message.
+	LastSequence uint64
+	LastTime     time.Time
 	// MaxBytes is how much it may take on each server, 0 for no limit.
 	MaxBytes uint64
 	// Lag is how many operations the replica that is furthest behind lacks.
 	Lag uint64
+	// lost: its loss is on record.
+	lost bool
 }
 
 // NewMemory makes an empty one.
@@ -37,8 +42,44 @@ func NewMemory() *Memory { return &Memory{streams: map[key]Seen{}} }
 // Note remembers how a stream of a class is, unless it has gone back: then the
 // place where it was stays, until Forget.
 func (m *Memory) Note(class string, live *jetstream.StreamInfo) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.note(class, live)
+}
+
+// NoteUnjudged is Note where nobody has compared the stream with what is on record: it
+// takes the place of no other stream of that name that held messages, which may be lost.
+func (m *Memory) NoteUnjudged(class string, live *jetstream.StreamInfo) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before, known := m.streams[key{class, live.Config.Name}]
+	if known && !before.Created.Equal(live.Created) && before.LastSequence > 0 && !before.lost {
+		return
+	}
+	m.note(class, live)
+}
+
+func (m *Memory) note(class string, live *jetstream.StreamInfo) {
+	k, now := key{class, live.Config.Name}, seenNow(live)
+	if before, known := m.streams[k]; known && before.Created.Equal(now.Created) && before.LastSequence > now.LastSequence {
+		now.LastSequence, now.LastTime = before.LastSequence, before.LastTime
+	}
+	m.streams[k] = now
+}
+
+// NoteLost remembers how a stream is whose loss is on record: it raises nothing, since
+// what is saved to it now does not bring back what it held.
+func (m *Memory) NoteLost(class string, live *jetstream.StreamInfo) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := seenNow(live)
+	now.lost = true
+	m.streams[key{class, live.Config.Name}] = now
+}
+
+func seenNow(live *jetstream.StreamInfo) Seen {
 	now := Seen{
-		Created: live.Created, Messages: live.State.Msgs, Bytes: live.State.Bytes, LastSequence: live.State.LastSeq,
+		Created: live.Created, Messages: live.State.Msgs, Bytes: live.State.Bytes, LastSequence: live.State.LastSeq, LastTime: live.State.LastTime,
 		MaxBytes: uint64(max(live.Config.MaxBytes, 0)),
 	}
 	if live.Cluster != nil {
@@ -46,13 +87,7 @@ func (m *Memory) Note(class string, live *jetstream.StreamInfo) {
 			now.Lag = max(now.Lag, replica.Lag)
 		}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k := key{class, live.Config.Name}
-	if before, known := m.streams[k]; known && before.Created.Equal(now.Created) {
-		now.LastSequence = max(now.LastSequence, before.LastSequence)
-	}
-	m.streams[k] = now
+	return now
 }
 
 // Seen gives a stream as it was last seen.
@@ -67,8 +102,10 @@ func (m *Memory) Seen(class, stream string) (Seen, bool) {
 // that was seen of that same stream, where that is higher.
 func (m *Memory) Raise(class string, recorded v1alpha1.StreamStatus) v1alpha1.StreamStatus {
 	seen, known := m.Seen(class, recorded.Name)
-	if known && sameTime(recorded.Created, seen.Created) && seen.LastSequence > uint64(recorded.LastSequence) {
+	if known && !seen.lost && sameTime(recorded.Created, seen.Created) && seen.LastSequence > uint64(recorded.LastSequence) {
 		recorded.LastSequence, recorded.Messages = int64(seen.LastSequence), max(recorded.Messages, int64(seen.Messages))
+		last := metav1.NewMicroTime(seen.LastTime.Truncate(time.Microsecond))
+		recorded.LastTime = &last
 	}
 	return recorded
 }

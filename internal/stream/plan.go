@@ -22,6 +22,8 @@ const (
 	Safe Effect = iota
 	// DestroysData: stored messages would go.
 	DestroysData
+	// ReachesOthers: messages of others who use the stream would go elsewhere.
+	ReachesOthers
 	// Impossible: JetStream cannot do it to a stream that exists.
 	Impossible
 )
@@ -34,7 +36,7 @@ type Step struct {
 
 // effectNames are the effects as a status tells them.
 var effectNames = map[Effect]v1alpha1.Effect{
-	Safe: v1alpha1.EffectSafe, DestroysData: v1alpha1.EffectDestroysData, Impossible: v1alpha1.EffectImpossible,
+	Safe: v1alpha1.EffectSafe, DestroysData: v1alpha1.EffectDestroysData, ReachesOthers: v1alpha1.EffectReachesOthers, Impossible: v1alpha1.EffectImpossible,
 }
 
 // maxText is what a status takes of a value.
@@ -64,6 +66,9 @@ type Plan struct {
 	// Live is the stream as it is, nil when it must be created.
 	Live  *jetstream.StreamInfo
 	Steps []Step
+	// surplus is how many messages are more than the wanted number for each subject;
+	// at least, until they are counted.
+	surplus uint64
 }
 
 // Create says whether the stream must be created.
@@ -75,6 +80,43 @@ func (p Plan) Settled() bool { return !p.Create() && len(p.Steps) == 0 }
 // With gives the steps of one effect.
 func (p Plan) With(effect Effect) []Step {
 	return slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Effect != effect })
+}
+
+// Waiting gives the steps that wait for a person.
+func (p Plan) Waiting() []Step {
+	return slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Effect != DestroysData && s.Effect != ReachesOthers })
+}
+
+// Adopting is the plan where the stream had no owner: others who use it may rely on
+// where its messages come from and go to.
+func (p Plan) Adopting() Plan {
+	p.Steps = slices.Clone(p.Steps)
+	for i, s := range p.Steps {
+		if s.Effect == Safe && slices.Contains(routing, s.Field) {
+			p.Steps[i].Effect = ReachesOthers
+		}
+	}
+	return p
+}
+
+// routing are the fields that say where messages come from and go to.
+var routing = []string{"subjects", "mirror", "sources", "subjectTransform", "republish"}
+
+// MustCount says whether only a count for each subject tells what the plan destroys.
+func (p Plan) MustCount() bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Field == fieldHistory && s.Effect == DestroysData })
+}
+
+// Counted is the plan once it is known how many messages are more than the wanted
+// number for each subject.
+func (p Plan) Counted(surplus uint64) Plan {
+	p.Steps, p.surplus = slices.Clone(p.Steps), surplus
+	for i, s := range p.Steps {
+		if s.Field == fieldHistory && surplus == 0 {
+			p.Steps[i].Effect = Safe
+		}
+	}
+	return p
 }
 
 // Changes says whether the plan changes a field.
@@ -107,6 +149,8 @@ const (
 	FieldReplicas = "replicas"
 	FieldMaxAge   = "maxAge"
 	fieldMaxBytes = "maxBytes"
+	fieldMaxMsgs  = "maxMessages"
+	fieldHistory  = "maxMessagesPerSubject"
 )
 
 // NewPlan compares field by field. The time decides which messages a shorter
@@ -116,6 +160,7 @@ func NewPlan(wanted Wanted, live *jetstream.StreamInfo, now time.Time) Plan {
 	if live == nil {
 		return plan
 	}
+	plan.surplus = surplus(&wanted.Config, live)
 	for _, f := range fields {
 		from, to := f.value(&live.Config), f.value(&wanted.Config)
 		if from == to {
@@ -145,9 +190,9 @@ var fields = []field{
 	{"subjects", func(c *jetstream.StreamConfig) string { return strings.Join(c.Subjects, ",") }, nil},
 	{"retention", func(c *jetstream.StreamConfig) string { return c.Retention.String() }, retentionEffect},
 	{"maxConsumers", func(c *jetstream.StreamConfig) string { return strconv.Itoa(c.MaxConsumers) }, nil},
-	{"maxMessages", func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxMsgs, 10) }, nil},
+	{fieldMaxMsgs, func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxMsgs, 10) }, maxMessagesEffect},
 	{fieldMaxBytes, func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxBytes, 10) }, maxBytesEffect},
-	{"maxMessagesPerSubject", func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxMsgsPerSubject, 10) }, historyEffect},
+	{fieldHistory, func(c *jetstream.StreamConfig) string { return strconv.FormatInt(c.MaxMsgsPerSubject, 10) }, historyEffect},
 	{"maxMessageSize", func(c *jetstream.StreamConfig) string { return strconv.Itoa(int(c.MaxMsgSize)) }, nil},
 	{"discard", func(c *jetstream.StreamConfig) string { return c.Discard.String() }, nil},
 	{"discardNewPerSubject", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.DiscardNewPerSubject) }, nil},
@@ -190,29 +235,22 @@ func retentionEffect(_ *jetstream.StreamConfig, live *jetstream.StreamInfo, _ ti
 	return Safe
 }
 
+// maxAgeEffect: of a stream from which nobody may erase no event goes earlier than
+// was promised when it was saved, whoever asks.
 func maxAgeEffect(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, now time.Time) Effect {
-	if live.State.Msgs > 0 && wanted.MaxAge != 0 && live.State.FirstTime.Before(now.Add(-wanted.MaxAge)) {
+	shorter := wanted.MaxAge != 0 && (live.Config.MaxAge == 0 || wanted.MaxAge < live.Config.MaxAge)
+	switch {
+	case shorter && Immutable(live):
+		return Impossible
+	case live.State.Msgs > 0 && wanted.MaxAge != 0 && live.State.FirstTime.Before(now.Add(-wanted.MaxAge)):
 		return DestroysData
 	}
 	return Safe
 }
 
-// maxBytesEffect: a stream that discards what is new keeps what it has and takes
-// no more, and one that discards what is old drops it. Neither is to come as a
-// surprise.
-func maxBytesEffect(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, _ time.Time) Effect {
-	if excess(wanted, live) > 0 {
-		return DestroysData
-	}
-	return Safe
-}
-
-// excess is how many bytes are more than wanted.
-func excess(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo) uint64 {
-	if wanted.MaxBytes < 0 {
-		return 0
-	}
-	return live.State.Bytes - min(uint64(wanted.MaxBytes), live.State.Bytes)
+// Immutable says whether nobody may erase messages of a stream.
+func Immutable(live *jetstream.StreamInfo) bool {
+	return live.Config.DenyDelete || live.Config.DenyPurge
 }
 
 // denyEffect: what was denied once is denied for ever.
@@ -225,74 +263,13 @@ func denyEffect(denied func(*jetstream.StreamConfig) bool) func(*jetstream.Strea
 	}
 }
 
-func historyEffect(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo, _ time.Time) Effect {
-	if surplus(wanted, live) > 0 {
-		return DestroysData
-	}
-	return Safe
-}
-
-// surplus is how many messages, at least, are more than the wanted number for
-// each subject.
-func surplus(wanted *jetstream.StreamConfig, live *jetstream.StreamInfo) uint64 {
-	if wanted.MaxMsgsPerSubject < 0 {
-		return 0
-	}
-	allowed := live.State.NumSubjects * uint64(wanted.MaxMsgsPerSubject)
-	return live.State.Msgs - min(allowed, live.State.Msgs)
-}
-
-// Destroyed is how many messages a plan would destroy, and how many of them and
-// of their bytes there are.
-type Destroyed struct {
-	Messages, OfMessages uint64
-	// Bytes is in proportion: the server does not tell the size of a range.
-	Bytes, OfBytes uint64
-	// Kept: the server keeps them and refuses every new one.
-	Kept bool
-}
-
-// Destroys counts what the plan would destroy. keepFrom is the sequence of the
-// first message that the new age keeps, beyond the last when it keeps none; it
-// counts only where the plan shortens the age.
-func (p Plan) Destroys(keepFrom uint64) Destroyed {
-	state := p.Live.State
-	d := Destroyed{OfMessages: state.Msgs, OfBytes: state.Bytes}
-	steps := p.With(DestroysData)
-	for _, step := range steps {
-		gone := uint64(0)
-		switch step.Field {
-		case FieldMaxAge:
-			gone = min(keepFrom-min(state.FirstSeq, keepFrom), state.Msgs)
-		case fieldMaxBytes:
-			// In proportion, and at least one.
-			gone = max(1, uint64(float64(state.Msgs)*float64(excess(&p.Wanted.Config, p.Live))/float64(state.Bytes)))
-			d.Kept = p.Live.Config.Discard == jetstream.DiscardNew && len(steps) == 1
-		default:
-			gone = surplus(&p.Wanted.Config, p.Live)
-		}
-		d.Messages = max(d.Messages, gone)
-	}
-	if state.Msgs > 0 {
-		d.Bytes = uint64(float64(state.Bytes) * float64(d.Messages) / float64(state.Msgs))
-	}
-	return d
-}
-
-// String reads as "would destroy 2 of 10 messages, about 400 of 2000 bytes".
-func (d Destroyed) String() string {
-	share := fmt.Sprintf("%d of %d messages, about %d of %d bytes", d.Messages, d.OfMessages, d.Bytes, d.OfBytes)
-	if d.Kept {
-		return "would leave no room for " + share + ", so that every new event is refused"
-	}
-	return "would destroy " + share
-}
-
 // WayOut says what to do about a change that is impossible.
 func (s Step) WayOut() string {
 	switch s.Field {
 	case "denyDelete", "denyPurge":
 		return "set spec.protection to Immutable, which the stream is and stays, or copy the events to an EventStore of another name"
+	case FieldMaxAge:
+		return "set spec.retention.maxAge to what the stream has, or longer: of an Immutable store no event goes earlier than was promised; a shorter age takes an EventStore of another name"
 	case "storage":
 		return "set spec.storage to what the stream has, in a new EventStore, or copy the events to an EventStore of another name"
 	}

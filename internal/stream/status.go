@@ -31,7 +31,7 @@ func StatusOf(role v1alpha1.StreamRole, info *jetstream.StreamInfo) v1alpha1.Str
 		Consumers:     int32(info.State.Consumers),
 	}
 	if !info.State.LastTime.IsZero() {
-		last := metav1.NewTime(info.State.LastTime.Truncate(time.Second))
+		last := metav1.NewMicroTime(info.State.LastTime.Truncate(time.Microsecond))
 		status.LastTime = &last
 	}
 	if cluster := info.Cluster; cluster != nil && cluster.Name != "" && cluster.Leader != "" {

@@ -1,0 +1,47 @@
+package stream
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// TokenLength is how many characters a token has: few enough to be pasted, and too
+// many to be met by chance.
+const TokenLength = 16
+
+// PlanToken stands for the steps of plans that wait for a person, of the EventStore
+// of a uid: for the streams, their fields, what they are and what they would become,
+// and for nothing else that the plans do. newest is the token of the newest
+// acceptance, so that each is used once.
+func PlanToken(store types.UID, newest string, plans []Plan) string {
+	var steps [][]string
+	for _, plan := range plans {
+		for _, s := range plan.Waiting() {
+			steps = append(steps, []string{plan.Wanted.Config.Name, identity(plan.Live), s.Field, s.From, s.To})
+		}
+	}
+	return token("plan", store, newest, steps)
+}
+
+// LossToken stands for losses that were seen: the streams, what is on record of
+// them, and what is there now.
+func LossToken(store types.UID, newest string, losses []*Loss) string {
+	seen := make([][]string, len(losses))
+	for i, loss := range losses {
+		seen[i] = []string{loss.Stream, loss.Reason, loss.recorded, loss.live}
+	}
+	return token("loss", store, newest, seen)
+}
+
+func token(kind string, store types.UID, newest string, parts [][]string) string {
+	encoded, err := json.Marshal([]any{kind, store, newest, parts})
+	if err != nil {
+		// Nothing but texts: only a mistake in the code can fail here.
+		panic(err)
+	}
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:])[:TokenLength]
+}

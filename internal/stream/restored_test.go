@@ -1,0 +1,135 @@
+package stream_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
+)
+
+// recordOf is what a status records of a stream of so many events, one an hour.
+func recordOf(last int64) *v1alpha1.StreamStatus {
+	micro, at := metav1.NewMicroTime(created.Truncate(time.Microsecond)), metav1.NewMicroTime(created.Truncate(time.Microsecond))
+	return &v1alpha1.StreamStatus{
+		Role: v1alpha1.StreamRoleEvents, Name: "shop_orders", Created: &micro, MaxAge: "0",
+		Messages: last, FirstSequence: 1, LastSequence: last, LastTime: &at,
+	}
+}
+
+func TestNotRestored(t *testing.T) {
+	t.Parallel()
+	live := func(first, last, messages uint64) *jetstream.StreamInfo {
+		return &jetstream.StreamInfo{Created: created.Add(day), State: jetstream.StreamState{FirstSeq: first, LastSeq: last, Msgs: messages, FirstTime: created}}
+	}
+	aged := func(age string) *v1alpha1.StreamStatus {
+		s := recordOf(5)
+		s.MaxAge = age
+		return s
+	}
+	snapshots := func(messages int64) *v1alpha1.StreamStatus {
+		s := recordOf(5)
+		s.Role, s.Messages, s.FirstSequence = v1alpha1.StreamRoleSnapshots, messages, 4
+		return s
+	}
+	for name, test := range map[string]struct {
+		seen *v1alpha1.StreamStatus
+		live *jetstream.StreamInfo
+		at   time.Time
+		may  bool
+		is   bool
+	}{
+		"the same":                               {recordOf(5), live(1, 5, 5), created, true, true},
+		"and written to since":                   {recordOf(5), live(1, 9, 9), created, true, true},
+		"and has more that was not on record":    {recordOf(5), live(1, 9, 9), created, true, true},
+		"another last message":                   {recordOf(5), live(1, 5, 5), created.Add(time.Second), true, false},
+		"no message there":                       {recordOf(5), live(1, 5, 4), time.Time{}, true, false},
+		"fewer messages":                         {recordOf(5), live(1, 5, 4), created, true, false},
+		"fewer messages, and written to since":   {recordOf(5), live(1, 9, 8), created, true, false},
+		"less far":                               {recordOf(5), live(1, 4, 4), created, false, false},
+		"the oldest missing, which never expire": {recordOf(5), live(3, 5, 3), created, true, false},
+		"the oldest expired":                     {aged("2d"), live(3, 5, 3), created, true, true},
+		"the oldest expired, and one is missing": {aged("2d"), live(3, 5, 2), created, true, false},
+		"all expired":                            {aged("1h"), live(6, 5, 0), time.Time{}, true, true},
+		"snapshots":                              {snapshots(2), live(4, 5, 2), created, true, true},
+		"snapshots, replaced since":              {snapshots(2), live(4, 6, 2), time.Time{}, true, true},
+		"snapshots, fewer":                       {snapshots(2), live(5, 5, 1), created, true, false},
+	} {
+		if may := stream.MayBeRestored(test.seen, test.live); may != test.may {
+			t.Errorf("%s: may be restored: %v", name, may)
+		} else if !may {
+			continue
+		}
+		if why := stream.NotRestored(test.seen, test.live, test.at, created.Add(day)); (why == "") != test.is {
+			t.Errorf("%s: %q", name, why)
+		}
+	}
+	if stream.MayBeRestored(nil, live(1, 5, 5)) || stream.MayBeRestored(recordOf(0), live(1, 5, 5)) || stream.MayBeRestored(recordOf(5), nil) {
+		t.Error("nothing that is compared with nothing may be restored")
+	}
+	same := live(1, 5, 5)
+	same.Created = created
+	if stream.MayBeRestored(recordOf(5), same) {
+		t.Error("the stream itself is no copy")
+	}
+}
+
+func TestOvertakenOf(t *testing.T) {
+	t.Parallel()
+	live := &jetstream.StreamInfo{Created: created, State: jetstream.StreamState{LastSeq: 9}}
+	if loss := stream.OvertakenOf(recordOf(5), live, created); loss != nil {
+		t.Errorf("the same message: %+v", loss)
+	}
+	if loss := stream.OvertakenOf(recordOf(5), live, created.Add(time.Second)); loss == nil || loss.Reason != v1alpha1.ReasonStreamRolledBack {
+		t.Errorf("another message: %+v", loss)
+	}
+	if loss := stream.OvertakenOf(recordOf(5), live, time.Time{}); loss != nil {
+		t.Errorf("no message: %+v", loss)
+	}
+}
+
+// What a restore keeps is what a restored stream is known by; it has another time of
+// creation.
+func TestRestoreKeepsSequencesAndTimes(t *testing.T) {
+	t.Parallel()
+	for name, size := range map[string]int{"one server": 1, "three servers": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			servers := natsserver.Run(t, size)
+			conn, _ := connect(t, servers, nil)
+			nc := servers.Connect(t)
+			js, err := jetstream.New(nc)
+			fail(t, err)
+			wanted := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = int32(size) }))[0]
+			create(t, conn, wanted.Config)
+			for range 5 {
+				_, err := js.Publish(t.Context(), wanted.Config.Name+".events.a.b", []byte("{}"))
+				fail(t, err)
+			}
+			before, err := conn.Stream(t.Context(), wanted.Config.Name)
+			fail(t, err)
+			seen := stream.StatusOf(wanted.Role, before)
+			backup, err := natsserver.TakeBackup(t.Context(), nc, wanted.Config.Name)
+			fail(t, err)
+			fail(t, conn.Delete(t.Context(), wanted.Config.Name))
+			fail(t, backup.Restore(t.Context(), nc))
+			after, err := conn.Stream(t.Context(), wanted.Config.Name)
+			fail(t, err)
+			at, err := conn.MessageTime(t.Context(), wanted.Config.Name, 5)
+			fail(t, err)
+			if !stream.MayBeRestored(&seen, after) || !at.Equal(before.State.LastTime) {
+				t.Errorf("restored as %+v of %+v, last message of %v", after, before, at)
+			}
+			if why := stream.NotRestored(&seen, after, at, time.Now()); why != "" {
+				t.Error(why)
+			}
+			if none, err := conn.MessageTime(t.Context(), wanted.Config.Name, 6); err != nil || !none.IsZero() {
+				t.Errorf("a message that is not there is of %v, %v", none, err)
+			}
+		})
+	}
+}
