@@ -61,15 +61,25 @@ type Consumers struct {
 	denied lastDenial
 	sub    *nats.Subscription
 	queue  *queue
-	ctx    context.Context
-	end    context.CancelFunc
+	// askings bounds how often the pods of one store ask and are answered.
+	askings *allowance
+	ctx     context.Context
+	end     context.CancelFunc
 }
+
+// maxAskings is how many requests of one store are answered at once, and askEvery how often
+// one is after that. Nobody is told of what is more: all requests come on one connection,
+// and to answer those of a flood would keep it from those of other stores.
+const (
+	maxAskings = 1024
+	askEvery   = 5 * time.Millisecond
+)
 
 // ServeConsumers connects as the operator and makes consumers until Close. It has a
 // connection of its own, so that pods that ask for many hold up nothing else. An
 // error is a Fault.
 func ServeConsumers(login stream.Login, config ConsumersConfig, log *slog.Logger) (*Consumers, error) {
-	c := &Consumers{config: config, log: log.With("class", config.Class), queue: newQueue(consumerLimits)}
+	c := &Consumers{config: config, log: log.With("class", config.Class), queue: newQueue(consumerLimits), askings: newAllowance(maxAskings, askEvery)}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	var err error
 	if c.conn, err = stream.Dial(login, nats.ErrorHandler(c.denied.see)); err != nil {
@@ -119,6 +129,10 @@ func (c *Consumers) receive(msg *nats.Msg) {
 	if msg.Reply == "" {
 		// Nobody would hear of it, so that nothing is made, asked for or logged.
 		made.WithLabelValues(c.config.Class, string(Refused)).Inc()
+		return
+	}
+	if !c.askings.take(msg.Subject) {
+		made.WithLabelValues(c.config.Class, string(Dropped)).Inc()
 		return
 	}
 	if msg.Size() > maxConsumerMessage {

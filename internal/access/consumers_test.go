@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -181,6 +182,39 @@ func TestManyConsumers(t *testing.T) {
 	const busy = 10167
 	if codes[0] == 0 || codes[0]+codes[busy] != count {
 		t.Errorf("by code, the answers were %v", codes)
+	}
+}
+
+// Readers that ask as fast as they can, and never for what can be made, hold up no other
+// store.
+func TestFloodOfRequests(t *testing.T) {
+	t.Parallel()
+	system := systems[1]
+	theirs, ours := newNamespace(t), newNamespace(t)
+	other := system.newStore(t, theirs)
+	own := system.newStore(t, ours, v1alpha1.AccessEntry{ServiceAccount: "reader", Role: v1alpha1.RoleReader})
+	opened := system.open(t, other, newPod(t, theirs, "application"))
+	ctx, cancel := context.WithCancel(t.Context())
+	var flood sync.WaitGroup
+	defer flood.Wait()
+	defer cancel()
+	p := newPod(t, ours, "reader")
+	for range 4 {
+		nc := system.connect(t, p, own.EventsStreamName())
+		flood.Go(func() {
+			for ctx.Err() == nil {
+				if nc.PublishRequest(jetstream.MakeConsumerSubject(own.EventsStreamName()), nc.NewInbox(), make([]byte, 100)) != nil {
+					return
+				}
+			}
+		})
+	}
+	bounded, end := context.WithTimeout(ctx, limit)
+	defer end()
+	for i := range 20 {
+		if _, err := opened.SubscribeDurable(bounded, eventstore.DurableOptions{Name: fmt.Sprint("d", i)}); err != nil {
+			t.Fatalf("after %d durable subscriptions: %v", i, err)
+		}
 	}
 }
 
