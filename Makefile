@@ -47,6 +47,20 @@ RACY := ./internal/access ./internal/stream ./internal/webhook
 test-race: controlplane ## The tests of what is used by many at once, with the race detector; needs a C compiler.
 	CGO_ENABLED=1 go test -race -timeout 20m $(TESTFLAGS) $(RACY)
 
+# The oldest nats-server that is supported, in its newest patch.
+OLDEST := v2.12.15
+# What is tested with it: what stands between stores, and the engine.
+OLDEST_PACKAGES ?= ./internal/access ./api/eventstore/jetstream
+# What it does not know: the second form of acknowledgements, and how many subscriptions
+# the operator allows a connection.
+OLDEST_LACKS := ^(TestEachPermissionIsNeeded|TestSubscriptionsOfOneConnection)$$
+
+.PHONY: test-oldest
+test-oldest: controlplane ## The tests of access and of the engine, on the oldest nats-server that is supported.
+	@mkdir -p bin && cp go.mod bin/oldest.mod && cp go.sum bin/oldest.sum
+	go mod edit -replace=github.com/nats-io/nats-server/v2=github.com/nats-io/nats-server/v2@$(OLDEST) bin/oldest.mod
+	go test -modfile=bin/oldest.mod -mod=mod -tags oldest -skip '$(OLDEST_LACKS)' -timeout 20m $(TESTFLAGS) $(OLDEST_PACKAGES)
+
 .PHONY: test-browser
 test-browser: ## Tests in a real browser; installs Chromium from Debian where it is missing and it may.
 	@hack/debian.sh chromium:chromium

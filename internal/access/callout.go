@@ -28,8 +28,8 @@ type Config struct {
 	// events.
 	Stores func(ctx context.Context, streams []string) ([]v1alpha1.EventStore, error)
 
-	// refused are tokens that the API server has refused, and comings bounds how often a
-	// pod connects.
+	// refused are tokens that the API server has refused, or that a pod came with too often,
+	// and comings bounds how often a pod connects, let in or not.
 	refused *refusedTokens
 	comings *allowance
 }
@@ -113,6 +113,11 @@ func (c Config) admit(ctx context.Context, request *jwt.AuthorizationRequestClai
 		return "", err
 	}
 	a.identity = proven.identity
+	if !c.comings.take(a.identity.PodUID) {
+		// The next ones cost the API server nothing.
+		c.refused.add(request.ConnectOptions.Token)
+		return "", refused("its pod connects too often: %d times at once, and then once in %s", maxConnections, comeEvery)
+	}
 	if len(a.wanted) == 0 {
 		return "", refused("%s does not say which streams it wants", a.identity)
 	}
@@ -124,9 +129,6 @@ func (c Config) admit(ctx context.Context, request *jwt.AuthorizationRequestClai
 	a.refusals = decision.Refusals
 	if len(decision.Grants) == 0 {
 		return "", refused("%s", reasons(decision.Refusals))
-	}
-	if !c.comings.take(a.identity.PodUID) {
-		return "", refused("its pod connects too often: %d times at once, and then once in %s", maxConnections, comeEvery)
 	}
 	return c.userJWT(request.UserNkey, proven, a.wanted, decision.Grants)
 }

@@ -116,6 +116,11 @@ func (c *Consumers) Check() error {
 }
 
 func (c *Consumers) receive(msg *nats.Msg) {
+	if msg.Reply == "" {
+		// Nobody would hear of it, so that nothing is made, asked for or logged.
+		made.WithLabelValues(c.config.Class, string(Refused)).Inc()
+		return
+	}
 	if msg.Size() > maxConsumerMessage {
 		// It does not wait: what waits is kept.
 		c.refuse(msg, Refused, 400, codeBadRequest, fmt.Sprintf("the request is larger than %d bytes", maxConsumerMessage))

@@ -114,16 +114,22 @@ func TestConsumersThatAreNotMade(t *testing.T) {
 	for _, filter := range []string{
 		"", ">", "*", "shop_other.events.>", a.own + ".events", a.own + ".events.", a.own + ".events.>.>", a.own + ".events.*.*", a.own + ".events.a.>", a.own + ".events.a.b.c",
 		a.own + ".events.*.b", a.own + ".events.a%zz.b", a.own + ".events.a.b ", a.own + ".snapshots.>", a.own + ".stored.>", "$JS.API.>",
+		// No event has such a subject, and no server takes that of a request with it.
+		a.own + ".events.a." + strings.Repeat("b", 256), a.own + ".events." + strings.Repeat("a", 256) + ".*", a.own + ".events.a." + strings.Repeat("b", 5000),
 	} {
 		body := consumerFor(a.own, mine, func(_, config map[string]any) { config["filter_subject"] = filter })
 		a.wantRefused(filter, a.request(subject, nil, body), "filter_subject")
 	}
-	for _, filter := range []string{a.own + ".events.>", a.own + ".events.order.*", a.own + ".events.order.order-1", a.own + ".events.order.a%20b"} {
+	longest := strings.Repeat("%20", 255)
+	for _, filter := range []string{a.own + ".events.>", a.own + ".events.order.*", a.own + ".events.order.order-1", a.own + ".events.order.a%20b", a.own + ".events." + longest + "." + longest} {
 		a.make(consumerFor(a.own, mine+fmt.Sprint(len(filter)), func(_, config map[string]any) { config["filter_subject"] = filter }))
 	}
-	for i := range 16 {
+	// Nobody would hear of it.
+	a.send(&nats.Msg{Subject: subject, Data: []byte(consumerFor(a.own, "unheard", unchanged))})
+	for i := range 15 {
 		a.make(consumerFor(a.own, fmt.Sprint("more-", i), unchanged))
 	}
+	a.wantRefused("a consumer without an answer", a.request(api+"CONSUMER.INFO."+a.own+".unheard", nil, ""), "not found")
 	a.wantRefused("one consumer more", a.request(subject, nil, consumerFor(a.own, "one-more", unchanged)), "as many consumers as it may")
 }
 

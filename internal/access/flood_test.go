@@ -68,6 +68,31 @@ func TestBadTokensCostLittle(t *testing.T) {
 	b.connect(t, p, benchStream)
 }
 
+// A pod that asks for what it may not use, as fast as it can, costs the API server no more
+// reviews than one that is let in.
+func TestRefusedPodCostsLittle(t *testing.T) {
+	t.Parallel()
+	namespace := newNamespace(t)
+	b := newBench(t, namespace)
+	review := b.config.Review
+	var asked atomic.Int64
+	b.config.Review = func(ctx context.Context, r *authenticationv1.TokenReview) error {
+		asked.Add(1)
+		return review(ctx, r)
+	}
+	b.mustServe(t)
+	p := newPod(t, namespace, "application")
+	options := p.options(p.token(t), "shop_another")
+	const logins, allowed = 200, 32
+	for range logins {
+		b.wantRefused(t, "a stream of nobody", options...)
+	}
+	if count := asked.Load(); count > 2*allowed {
+		t.Errorf("the API server was asked %d times for %d logins", count, logins)
+	}
+	b.connect(t, newPod(t, namespace, "application"), benchStream)
+}
+
 // Whoever tries bad tokens from one address keeps nobody at another out.
 func TestBadLoginsKeepNobodyOut(t *testing.T) {
 	t.Parallel()

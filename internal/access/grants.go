@@ -47,14 +47,16 @@ func Decide(stores []v1alpha1.EventStore, identity Identity, wanted []string) De
 
 func decide(stores []v1alpha1.EventStore, identity Identity, stream string) (Grant, string) {
 	store, refusal := holder(stores, stream)
-	if store == nil {
-		return Grant{}, refusal
+	role := v1alpha1.Role("")
+	if store != nil {
+		role = RoleOf(store, identity.Namespace, identity.ServiceAccount)
 	}
-	role := RoleOf(store, identity.Namespace, identity.ServiceAccount)
 	switch {
-	case role == "" && identity.Namespace != store.Namespace:
-		// What there is in another namespace is nobody's business.
-		return Grant{}, fmt.Sprintf("%s may not use stream %q: the EventStore that has it, if there is one, must name it in spec.access", identity, stream)
+	case role == "" && !concerns(stores, store, identity.Namespace, stream):
+		// What there is in another namespace is nobody's business, nor that there is nothing.
+		return Grant{}, fmt.Sprintf("%s may not use stream %q: there is no EventStore of the class that has this stream and names the service account in spec.access", identity, stream)
+	case store == nil:
+		return Grant{}, refusal
 	case role == "":
 		return Grant{}, fmt.Sprintf("%s may not use EventStore %s/%s: name it in spec.access", identity, store.Namespace, store.Name)
 	case refusal != "":
@@ -63,11 +65,22 @@ func decide(stores []v1alpha1.EventStore, identity Identity, stream string) (Gra
 	return Grant{Stream: stream, SnapshotStream: store.SnapshotsStreamName(), Role: role}, ""
 }
 
+// concerns says whether a namespace may know what there is of a stream: the store that has
+// it is there or, where none can be said to, one that claims it.
+func concerns(stores []v1alpha1.EventStore, holder *v1alpha1.EventStore, namespace, stream string) bool {
+	if holder != nil {
+		return holder.Namespace == namespace
+	}
+	return slices.ContainsFunc(stores, func(s v1alpha1.EventStore) bool {
+		return s.Namespace == namespace && s.EventsStreamName() == stream
+	})
+}
+
 // holder finds the store that has a stream, and says why it cannot be used, empty
 // where it can. That its spec names the stream does not make it the store's:
 // another may have been first, in another namespace.
 func holder(stores []v1alpha1.EventStore, stream string) (found *v1alpha1.EventStore, refusal string) {
-	refusal = fmt.Sprintf("there is no EventStore of the class whose stream is %q", stream)
+	refusal = fmt.Sprintf("no EventStore of the class has stream %q", stream)
 	usable := false
 	for i := range stores {
 		store := &stores[i]

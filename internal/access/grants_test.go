@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,25 @@ func TestDecide(t *testing.T) {
 			}
 		case len(d.Refusals) != 0 || len(d.Grants) != 1 || d.Grants[0] != (access.Grant{Stream: "shop_orders", SnapshotStream: "shop_orders_snapshots", Role: c.role}):
 			t.Errorf("%s: %+v, want %s", name, d, c.role)
+		}
+	}
+}
+
+// Whose namespace has nothing to do with a stream is told the same whatever there is of
+// it: an Event of a pod would say which EventStores other teams have.
+func TestRefusalsTellNothingOfOtherNamespaces(t *testing.T) {
+	t.Parallel()
+	stranger := access.Identity{Namespace: "evil", ServiceAccount: "checkout", PodUID: "1"}
+	deleted := usable(func(s *v1alpha1.EventStore) { s.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} })
+	contested := usable(func(s *v1alpha1.EventStore) { s.Namespace, s.Spec.Namespace = "other", "shop" })
+	want := access.Decide(nil, stranger, []string{"shop_orders"})
+	for name, stores := range map[string][]v1alpha1.EventStore{
+		"usable": {usable()}, "being deleted": {deleted}, "in conflict": {usable(ready(metav1.ConditionFalse, v1alpha1.ReasonConflict))},
+		"claimed twice":  {usable(), contested},
+		"another's name": {usable(entries(v1alpha1.AccessEntry{ServiceAccount: "reports", Namespace: "evil"}))},
+	} {
+		if got := access.Decide(stores, stranger, []string{"shop_orders"}); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: a stranger is told %+v, and %+v where there is none", name, got, want)
 		}
 	}
 }

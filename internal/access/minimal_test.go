@@ -90,14 +90,6 @@ func TestEachPermissionIsNeeded(t *testing.T) {
 	t.Logf("%d subjects, each of them needed", len(all))
 }
 
-// withAcknowledgements makes servers say where to acknowledge in the form of a
-// version.
-func withAcknowledgements(version int) natsserver.Option {
-	return func(o *server.Options) {
-		o.FeatureFlags = map[string]bool{server.FeatureFlagJsAckFormatV2: version == 2}
-	}
-}
-
 // numbered is an EventStore shop/store-i that can be used.
 func numbered(i int) *v1alpha1.EventStore {
 	store := &v1alpha1.EventStore{

@@ -47,7 +47,7 @@ func (c Config) review(ctx context.Context, token string) (proof, error) {
 		return proof{}, err
 	}
 	if c.refused.has(token) {
-		return proof{}, &refusal{reason: "the API server has refused its token a moment ago", again: true}
+		return proof{}, &refusal{reason: "its token was refused a moment ago", again: true}
 	}
 	r := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{v1alpha1.TokenAudience}}}
 	if err := c.Review(ctx, r); err != nil {

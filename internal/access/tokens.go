@@ -73,14 +73,14 @@ func inspect(token string) (time.Time, error) {
 }
 
 const (
-	// rememberRefused is how long a token that the API server has refused is refused
+	// rememberRefused is how long a token that was refused is refused
 	// again without asking: who guesses or repeats costs it one review.
 	rememberRefused = 10 * time.Second
 	// maxRefused bounds how many are remembered, of 40 bytes each.
 	maxRefused = 16 << 10
 )
 
-// refusedTokens remembers, for a while, hashes of what the API server has refused.
+// refusedTokens remembers, for a while, hashes of what was refused.
 type refusedTokens struct {
 	mu    sync.Mutex
 	until map[[sha256.Size]byte]time.Time

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -65,32 +66,49 @@ func (p *pass) writeBinding(ctx context.Context) error {
 	}
 	name := v1alpha1.BindingName(p.store.Name)
 	key := client.ObjectKey{Namespace: p.store.Namespace, Name: name}
-	existing := &corev1.Secret{}
-	err = p.Get(ctx, key, existing)
+	wanted := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}, Type: v1alpha1.BindingSecretType, Data: data,
+	}
+	if err := controllerutil.SetControllerReference(p.store, wanted, p.Scheme()); err != nil {
+		return fmt.Errorf("own the binding Secret %s: %w", key, err)
+	}
+	cached := &corev1.Secret{}
+	err = p.Get(ctx, key, cached)
+	if err == nil && cached.StringData[bindingDigest] == digestOfBinding(wanted) {
+		return p.bound(name, nil)
+	}
 	if apierrors.IsNotFound(err) {
-		if err = p.createBinding(ctx, key, data); !apierrors.IsAlreadyExists(err) {
+		if err = p.createBinding(ctx, wanted); !apierrors.IsAlreadyExists(err) {
 			return p.bound(name, err)
 		}
-		existing, err = p.bindingNotCached(ctx, key)
+		err = nil
 	}
-	if err != nil {
+	var existing *corev1.Secret
+	if err == nil {
+		existing, err = p.liveBinding(ctx, key)
+	}
+	switch {
+	case err != nil:
 		return fmt.Errorf("read the binding Secret %s: %w", key, err)
+	case existing == nil && cached.UID != "":
+		return apierrors.NewConflict(corev1.Resource("secrets"), name, errors.New("the cache is behind"))
+	case existing == nil:
+		return p.bound(name, bindingConflict(key))
 	}
-	return p.bound(name, p.updateBinding(ctx, existing, data))
+	return p.bound(name, p.updateBinding(ctx, existing, wanted))
 }
 
-// bindingNotCached tells the two apart that exist and are not in the cache: a
-// binding that it has not seen yet, and a Secret of another type, of which the
-// content is nobody's business here. A list by name and type needs no right to
-// get Secrets.
-func (p *pass) bindingNotCached(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error) {
+// liveBinding reads a binding: the cache has no content, and may not have seen it yet. It
+// is nil where there is none, also where a Secret of another type has the name, whose
+// content is nobody's business here. A list by name and type needs no right to get Secrets.
+func (p *pass) liveBinding(ctx context.Context, key client.ObjectKey) (*corev1.Secret, error) {
 	var bindings corev1.SecretList
 	binding := client.MatchingFields{"metadata.name": key.Name, "type": v1alpha1.BindingSecretType}
 	if err := p.uncached.List(ctx, &bindings, client.InNamespace(key.Namespace), binding); err != nil {
 		return nil, err
 	}
 	if len(bindings.Items) == 0 {
-		return nil, bindingConflict(key)
+		return nil, nil
 	}
 	return &bindings.Items[0], nil
 }
@@ -173,16 +191,9 @@ var credentialKeys = []string{
 	v1alpha1.CredentialsKeyNKey, v1alpha1.CredentialsKeyTLSCert, v1alpha1.CredentialsKeyTLSKey, v1alpha1.CredentialsKeyCA,
 }
 
-func (p *pass) createBinding(ctx context.Context, key client.ObjectKey, data map[string][]byte) error {
-	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
-		Type:       v1alpha1.BindingSecretType,
-		Data:       data,
-	}
-	if err := controllerutil.SetControllerReference(p.store, secret, p.Scheme()); err != nil {
-		return fmt.Errorf("own the binding Secret %s: %w", key, err)
-	}
-	if err := p.Create(ctx, secret); err != nil {
+func (p *pass) createBinding(ctx context.Context, wanted *corev1.Secret) error {
+	key := client.ObjectKeyFromObject(wanted)
+	if err := p.Create(ctx, wanted.DeepCopy()); err != nil {
 		return fmt.Errorf("create the binding Secret %s: %w", key, err)
 	}
 	if p.store.Status.Binding != nil {
@@ -191,17 +202,13 @@ func (p *pass) createBinding(ctx context.Context, key client.ObjectKey, data map
 	return nil
 }
 
-func (p *pass) updateBinding(ctx context.Context, existing *corev1.Secret, data map[string][]byte) error {
+func (p *pass) updateBinding(ctx context.Context, existing, wanted *corev1.Secret) error {
 	key := client.ObjectKeyFromObject(existing)
 	if !p.ownsBinding(existing) {
 		return bindingConflict(key)
 	}
 	changed := existing.DeepCopy()
-	changed.Data = data
-	changed.OwnerReferences = nil
-	if err := controllerutil.SetControllerReference(p.store, changed, p.Scheme()); err != nil {
-		return fmt.Errorf("own the binding Secret %s: %w", key, err)
-	}
+	changed.Data, changed.OwnerReferences = wanted.Data, wanted.OwnerReferences
 	if reflect.DeepEqual(existing.Data, changed.Data) && reflect.DeepEqual(existing.OwnerReferences, changed.OwnerReferences) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -57,14 +58,26 @@ func (p *pass) claim(ctx context.Context) error {
 	return p.setFinalizer(ctx, controllerutil.AddFinalizer)
 }
 
+// setFinalizer reads the store past the cache, which has none of the finalizers of others:
+// a patch of the list replaces all of it.
 func (p *pass) setFinalizer(ctx context.Context, change func(client.Object, string) bool) error {
-	changed := p.store.DeepCopy()
-	if !change(changed, v1alpha1.Finalizer) {
+	if !change(p.store.DeepCopy(), v1alpha1.Finalizer) {
 		return nil
 	}
-	patch := client.MergeFromWithOptions(p.store, client.MergeFromWithOptimisticLock{})
-	if err := p.Patch(ctx, changed, patch); err != nil {
-		return fmt.Errorf("change the finalizers of EventStore %s: %w", client.ObjectKeyFromObject(p.store), err)
+	key := client.ObjectKeyFromObject(p.store)
+	current := &v1alpha1.EventStore{}
+	if err := p.uncached.Get(ctx, key, current); err != nil {
+		return fmt.Errorf("read EventStore %s: %w", key, err)
+	}
+	if current.ResourceVersion != p.store.ResourceVersion {
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("eventstores").GroupResource(), p.store.Name, errors.New("the cache is behind"))
+	}
+	changed := current.DeepCopy()
+	if change(changed, v1alpha1.Finalizer) {
+		patch := client.MergeFromWithOptions(current, client.MergeFromWithOptimisticLock{})
+		if err := p.Patch(ctx, changed, patch); err != nil {
+			return fmt.Errorf("change the finalizers of EventStore %s: %w", key, err)
+		}
 	}
 	p.store.ObjectMeta, p.before.ObjectMeta = *changed.ObjectMeta.DeepCopy(), *changed.ObjectMeta.DeepCopy()
 	return nil

@@ -5,19 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"unique"
 
 	"github.com/prometheus/client_golang/prometheus"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -83,55 +79,6 @@ func Scheme() *runtime.Scheme {
 	}
 	return scheme
 }
-
-// CacheOptions keeps only what the controllers watch in memory: of the Secrets,
-// only bindings. Secrets with credentials are read live.
-func CacheOptions() cache.Options {
-	return cache.Options{
-		ReaderFailOnMissingInformer: true,
-		// Nothing here reads who wrote which field, and it is half of an object.
-		DefaultTransform: cache.TransformStripManagedFields(),
-		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.EventStore{}: {Transform: slim},
-			&corev1.Secret{}:       {Field: fields.OneTermEqualSelector("type", v1alpha1.BindingSecretType)},
-		},
-	}
-}
-
-// slim takes off an EventStore what nothing here reads, and lets all of them share
-// the texts that most of them have: with thousands it is a third of the memory.
-func slim(object any) (any, error) {
-	store, ok := object.(*v1alpha1.EventStore)
-	if !ok {
-		return object, nil
-	}
-	store.ManagedFields = nil
-	delete(store.Annotations, corev1.LastAppliedConfigAnnotation)
-	for i := range store.Status.Conditions {
-		c := &store.Status.Conditions[i]
-		c.Type, c.Reason, c.Message = shared(c.Type), shared(c.Reason), shared(c.Message)
-		c.Status = metav1.ConditionStatus(shared(string(c.Status)))
-	}
-	if e := store.Status.Effective; e != nil {
-		e.Retention.MaxAge, e.DuplicateWindow = shared(e.Retention.MaxAge), shared(e.DuplicateWindow)
-		e.Storage, e.Compression = v1alpha1.Storage(shared(string(e.Storage))), v1alpha1.Compression(shared(string(e.Compression)))
-		e.Protection, e.DeletionPolicy = v1alpha1.Protection(shared(string(e.Protection))), v1alpha1.DeletionPolicy(shared(string(e.DeletionPolicy)))
-		e.ManagementPolicy = v1alpha1.ManagementPolicy(shared(string(e.ManagementPolicy)))
-		e.AdoptionPolicy = v1alpha1.AdoptionPolicy(shared(string(e.AdoptionPolicy)))
-	}
-	for i := range store.Status.Streams {
-		s := &store.Status.Streams[i]
-		s.MaxAge, s.Leader = shared(s.MaxAge), shared(s.Leader)
-		for j := range s.Replicas {
-			s.Replicas[j].Name = shared(s.Replicas[j].Name)
-		}
-	}
-	store.APIVersion, store.Kind, store.Namespace = shared(store.APIVersion), shared(store.Kind), shared(store.Namespace)
-	store.Status.ClassName, store.Status.Namespace = shared(store.Status.ClassName), shared(store.Status.Namespace)
-	return store, nil
-}
-
-func shared(text string) string { return unique.Make(text).Value() }
 
 // SetupWithManager adds both controllers to a manager that was made with
 // CacheOptions.
