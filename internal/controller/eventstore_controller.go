@@ -115,7 +115,9 @@ type pass struct {
 	home   stream.Home
 	conn   *stream.Conn
 	wanted []stream.Wanted
-	plans  []stream.Plan
+	// invalid: what the spec asks for cannot be, and wanted has names alone.
+	invalid bool
+	plans   []stream.Plan
 	// live are the streams in the order of wanted, nil for one that is absent.
 	live []*liveStream
 	// lost are the streams that a loss is told of, in the same order; partnerLost: of

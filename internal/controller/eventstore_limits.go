@@ -14,7 +14,8 @@ func (p *pass) checkLimits(context.Context) error {
 	limits := p.class.Spec.Limits
 	over, err := stream.OverLimits(p.store, *p.store.Status.Effective, limits, p.live)
 	if err != nil {
-		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err)
+		p.holdBack(stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err))
+		return nil
 	}
 	if len(over) > 0 {
 		p.holdBack(stream.Stalled(v1alpha1.ReasonLimitExceeded,
@@ -23,7 +24,8 @@ func (p *pass) checkLimits(context.Context) error {
 	}
 	wanted, err := stream.Reserved(*p.store.Status.Effective)
 	if err != nil {
-		return stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err)
+		p.holdBack(stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err))
+		return nil
 	}
 	if full := p.quotas.admit(p.class, p.store, wanted, p.stores.inNamespace(p.store.Namespace)); full != "" {
 		p.holdBack(stream.Stalled(v1alpha1.ReasonLimitExceeded,

@@ -59,7 +59,15 @@ func (p *pass) look(ctx context.Context) error {
 	effective := stream.Effective(p.store, defaults)
 	p.store.Status.Effective = &effective
 	p.wanted, err = stream.Desired(p.store, p.home, defaults)
-	return err
+	fault, asksTooMuch := stream.AsFault(err)
+	if p.invalid = asksTooMuch; !p.invalid {
+		return err
+	}
+	// What the spec asks for cannot be. Losses are told and the binding is kept all the
+	// same.
+	p.wanted = stream.Named(p.store)
+	p.holdBack(fault)
+	return nil
 }
 
 // wantedOf is what a store asks for, nil where that cannot be.
@@ -137,12 +145,12 @@ func (p *pass) checkContest(context.Context) error {
 }
 
 // plan compares both streams with what is asked for, field by field. One that was
-// lost has no plan: what becomes of it a person decides.
+// lost has no plan: what becomes of it a person decides; nor has a spec that cannot be.
 func (p *pass) plan(ctx context.Context) error {
 	now := time.Now()
 	p.plans, p.store.Status.Plan = make([]stream.Plan, len(p.wanted)), nil
 	for i, wanted := range p.wanted {
-		if p.lost[i] {
+		if p.lost[i] || p.invalid {
 			p.plans[i] = stream.Plan{Wanted: wanted, Live: p.live[i]}
 			continue
 		}
@@ -249,7 +257,7 @@ func (p *pass) lookAgain(ctx context.Context) error {
 		return stream.Waiting(v1alpha1.ReasonProgressing, "a stream that was just changed is gone: looking again")
 	}
 	p.recordStreams()
-	return nil
+	return p.held(ctx)
 }
 
 // watchEmpty watches for the first event of a store that never had one.

@@ -70,6 +70,24 @@ var _ = Describe("An EventStore that is held back", func() {
 		bound(ctx)
 	})
 
+	It("with a spec that cannot be keeps its binding, and tells of a loss", func(ctx context.Context) {
+		publish(ctx, api, store, 3)
+		recordedMessages(ctx, store, 3)
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.DeletionPolicy = v1alpha1.DeletionPolicyDelete })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		By("making it immutable by hand")
+		config := streamInfo(ctx, api, store.EventsStreamName()).Config
+		config.DenyDelete, config.DenyPurge = true, true
+		_, err := api.UpdateStream(ctx, config)
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonInvalidSpec))
+		deleteBinding(ctx)
+		bound(ctx)
+		Expect(read(ctx, store)(Default)).To(beStalled(v1alpha1.ReasonInvalidSpec))
+		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(haveCondition(v1alpha1.ConditionDataLoss, metav1.ConditionTrue, v1alpha1.ReasonStreamMissing))
+	})
+
 	It("for a loss keeps its binding, also where both streams are gone", func(ctx context.Context) {
 		publish(ctx, api, store, 3)
 		recordedMessages(ctx, store, 3)

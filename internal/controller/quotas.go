@@ -59,8 +59,13 @@ func (q *quotas) admit(class *v1alpha1.EventStoreClass, store *v1alpha1.EventSto
 	}
 	slices.SortFunc(waiting, elder)
 	for _, other := range waiting {
-		share, err := stream.Reserved(stream.Effective(other, class.Spec.Defaults))
-		if err == nil && used.missing(1, share) == "" {
+		effective := stream.Effective(other, class.Spec.Defaults)
+		over, err := stream.OverLimits(other, effective, class.Spec.Limits, make([]*liveStream, 2))
+		if err != nil || len(over) > 0 {
+			// It waits for no room.
+			continue
+		}
+		if share, err := stream.Reserved(effective); err == nil && used.missing(1, share) == "" {
 			used.take(share)
 		}
 	}
@@ -155,11 +160,12 @@ var roomMade = predicate.Funcs{
 	},
 }
 
-// waitingForRoom are the stores in the namespace of one that made room.
+// waitingForRoom are the stores in the namespace of one that made room that may wait
+// for it. One that has no streams may be about to say so, of the time before.
 func (r *EventStoreReconciler) waitingForRoom(_ context.Context, made client.Object) []reconcile.Request {
 	var waiting []*v1alpha1.EventStore
 	for _, store := range r.stores.inNamespace(made.GetNamespace()) {
-		if store.UID != made.GetUID() && readyReason(store) == v1alpha1.ReasonLimitExceeded {
+		if store.UID != made.GetUID() && (readyReason(store) == v1alpha1.ReasonLimitExceeded || len(store.Status.Streams) == 0) {
 			waiting = append(waiting, store)
 		}
 	}

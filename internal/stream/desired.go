@@ -50,6 +50,14 @@ func Desired(store *v1alpha1.EventStore, home Home, defaults v1alpha1.Defaults) 
 	}, nil
 }
 
+// Named are the streams of an EventStore of which nothing is known but their names.
+func Named(store *v1alpha1.EventStore) []Wanted {
+	return []Wanted{
+		{Role: v1alpha1.StreamRoleEvents, Config: jetstream.StreamConfig{Name: store.EventsStreamName()}},
+		{Role: v1alpha1.StreamRoleSnapshots, Config: jetstream.StreamConfig{Name: store.SnapshotsStreamName()}},
+	}
+}
+
 func eventsConfig(store *v1alpha1.EventStore, home Home, s settings) jetstream.StreamConfig {
 	name := store.EventsStreamName()
 	config := commonConfig(store, home, s)
