@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,7 +126,9 @@ const (
 )
 
 // ReservePorts picks ports of this machine that nobody listens on, also for another
-// server that is to be started again on the same one.
+// server that is to be started again on the same one. No other process is given them
+// while this one lives: packages are tested at the same time, and a server that is
+// stopped does not hold its port.
 func ReservePorts(count int) ([]int, error) {
 	picked := make([]int, count)
 	for i := range picked {
@@ -141,12 +145,41 @@ func ReservePorts(count int) ([]int, error) {
 
 func listenAnywhere() (listener net.Listener, err error) {
 	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(portRange)))
-		if listener, err = net.Listen("tcp", address); err == nil {
+		port := firstPort + rand.IntN(portRange)
+		if err = claim(port); err != nil {
+			continue
+		}
+		if listener, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			return listener, nil
 		}
 	}
 	return nil, err
+}
+
+// claim takes a port for this process, until it ends.
+func claim(port int) error {
+	dir := filepath.Join(os.TempDir(), "aether-ports")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("claim port %d: %w", port, err), file.Close())
+	}
+	claimed.Lock()
+	defer claimed.Unlock()
+	// The lock goes with the file, and that with whoever forgets it.
+	claimed.files = append(claimed.files, file)
+	return nil
+}
+
+// claimed are the files of the ports of this process.
+var claimed struct {
+	sync.Mutex
+	files []*os.File
 }
 
 // startAll starts the servers together: one of a cluster accepts no connection
