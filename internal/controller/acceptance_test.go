@@ -95,6 +95,29 @@ var _ = Describe("An acceptance", func() {
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
 	}
 
+	It("does not come again with a status that was lost", func(ctx context.Context) {
+		acceptedChange(ctx)
+		publish(ctx, api, store, 2)
+		olderThanASecond(ctx, api, store.EventsStreamName())
+		Eventually(func() error {
+			current := read(ctx, store)(Default)
+			current.Status = v1alpha1.EventStoreStatus{}
+			return k8s.Status().Update(ctx, current)
+		}).Should(Succeed())
+		annotate(ctx, store, unique("poke"))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), HaveField("Status.Acceptances", BeEmpty())))
+		change(ctx, store, shortAge)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(held, unmatched))
+		annotate(ctx, store, unique("poke"))
+		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(held)
+		Expect(messages(ctx)).To(BeEquivalentTo(2))
+
+		By("accepting what is told now")
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), HaveField("Status.Acceptances", HaveLen(1))))
+		Eventually(func() uint64 { return messages(ctx) }).Should(BeZero())
+	})
+
 	It("is recorded, and told with what it let through", func(ctx context.Context) {
 		publish(ctx, api, store, 4)
 		olderThanASecond(ctx, api, store.EventsStreamName())

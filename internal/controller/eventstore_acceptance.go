@@ -30,11 +30,12 @@ func (p *pass) acceptanceBefore(newer int) string {
 	return p.store.Status.Acceptances[newer].Token
 }
 
-// isAccepted says whether a person accepted what a token stands for: the annotation
-// carries it, and the condition has told it before.
-func (p *pass) isAccepted(condition, token string) bool {
+// offer is the token that stands for what a condition tells, and whether a person
+// accepted that: the annotation carries it, and the condition has told it before.
+func (p *pass) offer(condition string, tokenAfter func(newest string) string) (token string, accepted bool) {
 	told := meta.FindStatusCondition(p.before.Status.Conditions, condition)
-	return p.store.Annotations[v1alpha1.AnnotationAcceptDataLoss] == token && told != nil && strings.Contains(told.Message, "="+token)
+	return stream.Offer(tokenAfter, p.newestAcceptance(), p.store.Annotations[v1alpha1.AnnotationAcceptDataLoss],
+		func(token string) bool { return told != nil && strings.Contains(told.Message, "="+token) })
 }
 
 // accept puts an acceptance on record before anything is done on its account: what
@@ -74,7 +75,7 @@ func (p *pass) commit(ctx context.Context) error {
 func (p *pass) pending(plans []stream.Plan) bool {
 	acceptances := p.store.Status.Acceptances
 	return len(acceptances) > 0 && acceptances[0].Pending &&
-		acceptances[0].Token == stream.PlanToken(p.store.UID, p.acceptanceBefore(1), plans)
+		stream.Accepts(acceptances[0].Token, p.store.UID, p.acceptanceBefore(1), plans)
 }
 
 // carriedOut: no acceptance waits any more.

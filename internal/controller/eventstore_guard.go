@@ -92,10 +92,10 @@ func (p *pass) guardData(ctx context.Context) error {
 			"not applied: changing "+what+". How to let it through is told once what Ready tells is mended or accepted")
 		return nil
 	}
-	token := stream.PlanToken(p.store.UID, p.newestAcceptance(), p.plans)
-	if p.isAccepted(v1alpha1.ConditionDataLossPrevented, token) {
-		accepted := v1alpha1.Acceptance{Token: token, Reason: reason, Message: "changing " + what, Pending: true}
-		if err := p.accept(ctx, accepted, acceptedEvents[reason]); err != nil {
+	token, accepted := p.offer(v1alpha1.ConditionDataLossPrevented, func(newest string) string { return stream.PlanToken(p.store.UID, newest, p.plans) })
+	if accepted {
+		acceptance := v1alpha1.Acceptance{Token: token, Reason: reason, Message: "changing " + what, Pending: true}
+		if err := p.accept(ctx, acceptance, acceptedEvents[reason]); err != nil {
 			return err
 		}
 		meta.RemoveStatusCondition(conditions, v1alpha1.ConditionDataLossPrevented)

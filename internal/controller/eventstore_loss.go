@@ -52,8 +52,8 @@ func (p *pass) lose(ctx context.Context, losses []*stream.Loss, forget func()) e
 		messages[i] = loss.Message
 	}
 	message := strings.Join(messages, "; ")
-	token := stream.LossToken(p.store.UID, p.newestAcceptance(), losses)
-	if p.isAccepted(v1alpha1.ConditionDataLoss, token) {
+	token, accepted := p.offer(v1alpha1.ConditionDataLoss, func(newest string) string { return stream.LossToken(p.store.UID, newest, losses) })
+	if accepted {
 		forget()
 		p.lost, p.partnerLost = [2]bool{}, false
 		if err := p.accept(ctx, v1alpha1.Acceptance{Token: token, Reason: losses[0].Reason, Message: "a loss: " + message}, "DataLossAccepted"); err != nil {

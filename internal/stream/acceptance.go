@@ -26,6 +26,32 @@ func PlanToken(store types.UID, newest string, plans []Plan) string {
 	return token("plan", store, newest, steps)
 }
 
+// Offer is the token that a person is told of what waits, and whether it is accepted.
+// tokenAfter makes the token by that of the newest acceptance; set is what the person
+// set, and wasTold says whether they were told a token before. One that was set before
+// it was ever told is left over from an earlier time, of which the status is lost: it
+// accepts nothing, and another one is told.
+func Offer(tokenAfter func(newest string) string, newest, set string, wasTold func(token string) bool) (token string, accepted bool) {
+	first := tokenAfter(newest)
+	second := tokenAfter(first)
+	for _, candidate := range []string{first, second} {
+		if set == candidate && wasTold(candidate) {
+			return candidate, true
+		}
+	}
+	if set == first || wasTold(second) {
+		return second, false
+	}
+	return first, false
+}
+
+// Accepts says whether a token accepted these plans, when the newest acceptance before
+// it was that of newest; see Offer.
+func Accepts(token string, store types.UID, newest string, plans []Plan) bool {
+	first := PlanToken(store, newest, plans)
+	return token == first || token == PlanToken(store, first, plans)
+}
+
 // LossToken stands for losses that were seen: the streams, what is on record of
 // them, and what is there now.
 func LossToken(store types.UID, newest string, losses []*Loss) string {

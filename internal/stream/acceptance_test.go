@@ -184,3 +184,32 @@ func TestImmutableKeepsItsAge(t *testing.T) {
 		}
 	}
 }
+
+// What was set before a token was told accepts nothing, however often it is looked at:
+// it is left over from a time that the status knows nothing of any more.
+func TestOffer(t *testing.T) {
+	t.Parallel()
+	after := func(newest string) string { return "after " + newest }
+	const first, second = "after newest", "after after newest"
+	for name, c := range map[string]struct {
+		set, told string
+		token     string
+		accepted  bool
+	}{
+		"nothing set, nothing told":            {"", "", first, false},
+		"nothing set, told":                    {"", first, first, false},
+		"set once it was told":                 {first, first, first, true},
+		"left over":                            {first, "", second, false},
+		"left over, and the other told":        {first, second, second, false},
+		"taken away once the other was told":   {"", second, second, false},
+		"the other set once it was told":       {second, second, second, true},
+		"the other left over":                  {second, "", first, false},
+		"the other left over, and first told":  {second, first, first, false},
+		"something else set, whatever is told": {"true", first, first, false},
+	} {
+		token, accepted := stream.Offer(after, "newest", c.set, func(token string) bool { return token == c.told })
+		if token != c.token || accepted != c.accepted {
+			t.Errorf("%s: %q, accepted %t, want %q, %t", name, token, accepted, c.token, c.accepted)
+		}
+	}
+}
