@@ -177,4 +177,16 @@ var _ = Describe("Data", func() {
 		Expect(streamInfo(ctx, api, store.EventsStreamName()).Config).To(And(
 			HaveField("Storage", jetstream.FileStorage), HaveField("DenyDelete", true), HaveField("DenyPurge", true)))
 	})
+
+	It("is told of a stream that is deleted right after its first event", func(ctx context.Context) {
+		class, api, namespace := newClass(ctx, single.URLs()), js(single), newNamespace(ctx)
+		for range 6 {
+			store := create(ctx, newStore(namespace, class.Name))
+			Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+			publish(ctx, api, store, 1)
+			Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
+			Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonStreamMissing),
+				haveCondition(v1alpha1.ConditionDataLoss, metav1.ConditionTrue, v1alpha1.ReasonStreamMissing)))
+		}
+	})
 })

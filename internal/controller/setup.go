@@ -98,11 +98,15 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	forStores, forClasses := make(notices, noticeBuffer), make(notices, classBuffer)
 	counts := newMetrics()
 	homes := homes{cached: writer, uncached: mgr.GetAPIReader()}
+	memory := stream.NewMemory()
 	var sweeps *sweeper
 	connections := stream.NewConnections(func(n stream.Notice) {
 		if n.Stream == "" {
 			sweeps.expire(n.Class)
 			forClasses.send(n)
+		}
+		if !n.FirstEvent.IsZero() {
+			memory.NoteFirst(n.Class, n.Stream, n.FirstEvent)
 		}
 		forStores.send(n)
 	}, counts.measureRequest, func(ctx context.Context, owner stream.Owner) stream.Standing {
@@ -111,7 +115,6 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 		return standing
 	})
 	connect := connector{cached: mgr.GetClient(), uncached: mgr.GetAPIReader(), connections: connections}
-	memory := stream.NewMemory()
 	sweeps = newSweeper(connect, index, homes, memory, options.ResyncInterval/2, forStores.send)
 	callouts := &callouts{
 		connector: connect, client: writer, stores: index, recorder: mgr.GetEventRecorder("aether-operator"),

@@ -45,9 +45,11 @@ type Conn struct {
 	// one goroutine, since those of a subscription each take 10 KB. closed ends it.
 	first  chan *nats.Msg
 	closed chan struct{}
-	// notify wakes the store behind a stream, and measure counts a request.
-	notify  func(stream string)
-	measure Measure
+	// notify wakes the store behind a stream, notifyFirst also tells when its first event
+	// was stored, and measure counts a request.
+	notify      func(stream string)
+	notifyFirst func(stream string, at time.Time)
+	measure     Measure
 	// own are notices of changes of our own.
 	own map[notice]expected
 	// peers is how many servers there were at peersAt, at least.

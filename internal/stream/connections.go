@@ -39,6 +39,9 @@ func (t Target) fingerprint() [sha256.Size]byte {
 // connection of a class.
 type Notice struct {
 	Class, Stream string
+	// FirstEvent is when the first event of the stream was stored, where that is what is
+	// told.
+	FirstEvent time.Time
 }
 
 // Connections keeps one connection for each class.
@@ -152,6 +155,9 @@ func (c *Connections) open(target Target) (*Conn, error) {
 	conn.api = apiPrefix(target.Domain)
 	conn.measure = c.measure
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
+	conn.notifyFirst = func(stream string, at time.Time) {
+		c.notify(Notice{Class: target.Class, Stream: stream, FirstEvent: at})
+	}
 	go conn.awaitFirstEvents()
 	_, err = conn.nc.Subscribe(advisories, conn.advised)
 	if err = errors.Join(err, conn.answerOwners(c.owns)); err != nil {

@@ -67,6 +67,19 @@ func (m *Memory) note(class string, live *jetstream.StreamInfo) {
 	m.streams[k] = now
 }
 
+// NoteFirst remembers that a stream has held a message since a time: the stream may be
+// gone before anybody looks at it again. What was stored before it was made is of
+// another one of that name.
+func (m *Memory) NoteFirst(class, stream string, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := key{class, stream}
+	if seen, known := m.streams[k]; known && seen.LastSequence == 0 && !at.Before(seen.Created) {
+		seen.Messages, seen.LastSequence, seen.LastTime = 1, 1, at
+		m.streams[k] = seen
+	}
+}
+
 // NoteLost remembers how a stream is whose loss is on record: it raises nothing, since
 // what is saved to it now does not bring back what it held.
 func (m *Memory) NoteLost(class string, live *jetstream.StreamInfo) {

@@ -87,6 +87,9 @@ func (c *Conn) isOwn(n notice) bool {
 // takes microseconds. The sweep sees what does not fit.
 const firstBuffer = 1024
 
+// headerStoredAt is when the server stored a message that it publishes again.
+const headerStoredAt = "Nats-Time-Stamp"
+
 // firstWatch waits for the first event of a store.
 type firstWatch struct {
 	sub   *nats.Subscription
@@ -164,7 +167,9 @@ func (c *Conn) awaitFirstEvents() {
 			// {stream}.stored.{actorType}.{actorId}
 			name, _, _ := strings.Cut(msg.Subject, ".")
 			c.void(name)
-			c.notify(name)
+			// Without a time of the server it is the zero one, and of no stream.
+			at, _ := time.Parse(time.RFC3339Nano, msg.Header.Get(headerStoredAt))
+			c.notifyFirst(name, at)
 		}
 	}
 }
