@@ -20,12 +20,20 @@ import (
 type Store interface {
 	// SaveEvent stores one event. A version that is not greater than the actor's
 	// latest is refused with *VersionConflictError; version 0 takes the next one.
-	// Saving the same event again answers as the first time, marked Duplicate:
-	// with a version for as long as the event is stored, without one inside the
-	// store's duplicate window and among the actor's newest 64 events. The same
-	// id with another actor, version or content is refused with
-	// *DuplicateEventError. The timestamp is not part of the content, since a
-	// Store sets it where the caller does not.
+	//
+	// Saving the same event again answers as the first time, marked Duplicate, and an
+	// id that another event has is refused with *DuplicateEventError: one of another
+	// actor, version or content. The timestamp is not part of the content, since a
+	// Store sets it where the caller does not. A Store does not remember ids for ever.
+	// It finds an event that is stored
+	//   - inside its duplicate window, commonly 2 minutes, whatever the save says;
+	//   - at the version that the save gives, or would have with the number that it
+	//     expects (Expect), for as long as it is stored;
+	//   - among the newest 64 of the actor, where the save gives no version. Where it
+	//     gives one, a Store looks there as far as it remembers them.
+	// What it does not find is stored as an event of its own. So give a version or a
+	// number with a save that may be tried again later than the window, or use
+	// Repository.Update, which knows the ids of the actor.
 	SaveEvent(ctx context.Context, event Event, opts ...SaveOption) (Saved, error)
 
 	// SaveEvents stores 1 to MaxBatchEvents events, of one or many actors, all or
@@ -264,6 +272,9 @@ type Options struct {
 	Metrics *Metrics
 	// Now is the clock for events without a timestamp; never nil.
 	Now func() time.Time
+	// DuplicateWindow is how long a Store that keeps ids by itself remembers those of all
+	// actors; 0 is its default. A stream of JetStream has a window of its own.
+	DuplicateWindow time.Duration
 }
 
 // NewOptions adds options up.

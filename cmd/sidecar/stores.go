@@ -19,7 +19,7 @@ import (
 // them.
 func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error) {
 	if o.memory {
-		return memoryStores(o.stores), func() {}, nil
+		return memoryStores(o), func() {}, nil
 	}
 	bindings := make([]binding.Binding, len(o.stores))
 	for i, name := range o.stores {
@@ -41,11 +41,12 @@ func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error)
 	return stores, c.close, nil
 }
 
-func memoryStores(names []string) []sidecar.Store {
+func memoryStores(o options) []sidecar.Store {
 	var stores []sidecar.Store
-	for _, name := range names {
+	for _, name := range o.stores {
 		metrics := &eventstore.Metrics{}
-		stores = append(stores, sidecar.Store{Name: name, Store: memory.New(eventstore.WithMetrics(metrics)), Metrics: metrics})
+		store := memory.New(eventstore.WithMetrics(metrics), memory.WithDuplicateWindow(o.duplicateWindow))
+		stores = append(stores, sidecar.Store{Name: name, Store: store, Metrics: metrics})
 	}
 	return stores
 }

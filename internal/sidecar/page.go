@@ -75,12 +75,14 @@ func (s *Server) readSnapshot(ctx context.Context, store *Store, actorID string)
 	if err != nil {
 		return snapshot, err
 	}
-	return snapshot, account.charge(int64(len(snapshot.Data)) * answerCost)
+	return snapshot, account.charge(int64(len(snapshot.Data)+sizeOf(snapshot.Metadata)) * answerCost)
 }
 
-func size(e *eventstore.Event) int {
-	n := len(e.Data) + eventOverhead
-	for key, value := range e.Metadata {
+func size(e *eventstore.Event) int { return len(e.Data) + eventOverhead + sizeOf(e.Metadata) }
+
+func sizeOf(metadata map[string]string) int {
+	n := 0
+	for key, value := range metadata {
 		n += len(key) + len(value)
 	}
 	return n

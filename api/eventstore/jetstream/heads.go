@@ -20,7 +20,7 @@ type head struct {
 	version int64
 	// prev is the index of the last message as its header has it.
 	prev string
-	// recent are the ids of the newest events; nil where they were not needed yet.
+	// recent are the ids of the newest events; nil where they are not known.
 	recent recentIDs
 	// saved: this Store has saved to the actor, and owes its readers that.
 	saved bool
@@ -165,5 +165,19 @@ func (h *heads) put(actorID string, before uint64, now head) {
 		h.metrics.HeadsCached.Add(1)
 	}
 	now.saved = now.saved || known.saved
+	if now.recent == nil && now.sequence == known.sequence {
+		now.recent = known.recent
+	}
 	h.recent.Add(actorID, now)
+}
+
+// learn remembers the ids of an actor's newest events, where its last message is
+// still the one at sequence.
+func (h *heads) learn(actorID string, sequence uint64, ids recentIDs) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if known, found := h.recent.Peek(actorID); found && known.sequence == sequence {
+		known.recent = ids
+		h.recent.Add(actorID, known)
+	}
 }
