@@ -57,7 +57,7 @@ type Store interface {
 
 	// GetLatestVersion answers the version of the actor's newest event, or of its
 	// newest snapshot where all its events have expired, and 0 for an actor that
-	// has neither.
+	// has neither. It is as new as with UpToDate.
 	GetLatestVersion(ctx context.Context, actorID string) (int64, error)
 
 	// SaveSnapshot stores the state of an actor. One of the same version replaces
@@ -66,7 +66,7 @@ type Store interface {
 	SaveSnapshot(ctx context.Context, snapshot Snapshot) error
 
 	// GetLatestSnapshot answers the actor's newest snapshot, and ErrNoSnapshot
-	// where there is none.
+	// where there is none. It is as new as with UpToDate.
 	GetLatestSnapshot(ctx context.Context, actorID string) (Snapshot, error)
 
 	// Subscribe follows the store: first what is stored, then what is saved, in
@@ -248,7 +248,9 @@ func NewReadOptions(opts ...ReadOption) ReadOptions {
 }
 
 // UpToDate reads what any save, through any Store in any process, has answered
-// before the read began. Without it a read sees what this Store has saved or
+// before the read began. On JetStream the leader is asked; one that is cut off from its
+// followers may for up to 20 s answer what was the latest when that began, but not less
+// than the same Store has saved or seen. Without it a read sees what this Store has saved or
 // seen, and what others have saved perhaps some milliseconds later.
 func UpToDate() ReadOption { return func(o *ReadOptions) { o.UpToDate = true } }
 

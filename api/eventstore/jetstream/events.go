@@ -165,7 +165,11 @@ func (s *Store) last(ctx context.Context, actorID string, fromLeader bool) (*mes
 			return m, err
 		}
 	}
-	return s.leaderGet(ctx, s.config.EventsStream, get)
+	m, believed, err := s.leaderLast(ctx, s.config.EventsStream, get.LastBySubject, known.sequence)
+	if believed {
+		s.heads.forget()
+	}
+	return m, err
 }
 
 // GetLatestVersion answers the latest version of an actor.

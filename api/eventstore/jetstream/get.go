@@ -27,12 +27,44 @@ type getRequest struct {
 // none. What any save has acknowledged before is in the answer.
 func (s *Store) leaderGet(ctx context.Context, stream string, get getRequest) (*message, error) {
 	var found *message
-	err := s.ask(ctx, s.api+"STREAM.MSG.GET."+stream, get, func(answer *nats.Msg) error {
-		var err error
+	err := s.askStream(ctx, "STREAM.MSG.GET", stream, get, func(answer *nats.Msg) (err error) {
 		found, err = decodeLeaderAnswer(answer.Data)
 		return err
 	})
 	return found, err
+}
+
+// askStream asks who has a stream, kind being what of the API of JetStream.
+func (s *Store) askStream(ctx context.Context, kind, stream string, get getRequest, answer func(*nats.Msg) error) error {
+	data, err := json.Marshal(get)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	return retry(ctx, func() error {
+		msg, err := s.request(ctx, &nats.Msg{Subject: s.api + kind + "." + stream, Data: data})
+		if err == nil {
+			err = answer(msg)
+		}
+		return s.silence(ctx, stream, err)
+	})
+}
+
+// silence finds out what it means that nobody answers for a stream: either JetStream
+// says that there is none, or those who have it are between two leaders or restart. That
+// passes, and is worth all the time that a call has.
+func (s *Store) silence(ctx context.Context, stream string, err error) error {
+	if !errors.Is(err, errNoResponders) {
+		return err
+	}
+	subject := s.api + "STREAM.MSG.GET." + stream
+	answer, askErr := s.request(ctx, &nats.Msg{Subject: subject, Data: []byte(`{"seq":1}`)})
+	if askErr == nil {
+		_, askErr = decodeLeaderAnswer(answer.Data)
+	}
+	if errCode(askErr) == codeStreamNotFound {
+		return askErr
+	}
+	return fmt.Errorf("%w: %w", errNoServer, err)
 }
 
 func decodeLeaderAnswer(data []byte) (*message, error) {
@@ -69,7 +101,7 @@ func decodeLeaderAnswer(data []byte) (*message, error) {
 // replica may be behind the leader by a few messages.
 func (s *Store) directGet(ctx context.Context, stream string, get getRequest) (*message, error) {
 	var found *message
-	err := s.ask(ctx, s.api+"DIRECT.GET."+stream, get, func(answer *nats.Msg) (err error) {
+	err := s.askStream(ctx, "DIRECT.GET", stream, get, func(answer *nats.Msg) (err error) {
 		found, err = decodeGet(answer)
 		return err
 	})

@@ -28,10 +28,9 @@ const (
 	// retryWait is the mean pause between tries. A try that lost against other
 	// writers comes again sooner, see pause.
 	retryWait = 100 * time.Millisecond
-	// absentTries is how often a stream that nobody answers for, or that is said
-	// not to exist, is asked before the call fails: it may be between two leaders,
-	// or so new that not every server knows of it. So is one while the connection is
-	// lost. Some 2 seconds in all.
+	// absentTries is how often a stream that JetStream says does not exist is asked
+	// before the call fails: it may be so new that not every server knows of it. So is
+	// one while the connection is lost, and what makes consumers. Some 2 seconds in all.
 	absentTries = 20
 )
 

@@ -64,12 +64,13 @@ func (s *Store) save(ctx context.Context, events []eventstore.Event, opts events
 		}
 		defer leave()
 	}
-	a := &attempt{store: s, events: events, opts: opts}
+	a := &attempt{store: s, events: events, opts: opts, fromLeader: !s.trustsHeads(ctx)}
 	silent := 0
 	for try := 1; ; try++ {
 		saved, err := a.try(ctx)
+		err = s.silence(ctx, s.config.EventsStream, err)
 		a.sent = a.sent || errors.Is(err, errNoAnswer)
-		if errors.Is(err, errNoResponders) || errors.Is(err, errNotConnected) {
+		if errCode(err) == codeStreamNotFound || errors.Is(err, errNotConnected) {
 			silent++
 		}
 		if err = askAgain(err, silent); !errors.Is(err, errAgain) {
@@ -281,7 +282,8 @@ func (a *attempt) writeOne(ctx context.Context, index int, saved *eventstore.Sav
 	}
 	saved.Sequence = ack.Sequence
 	a.store.heads.put(saved.ActorID, before.sequence, head{
-		sequence: ack.Sequence, version: saved.Version, prev: prev, recent: before.recent.with(saved.ID), saved: true,
+		sequence: ack.Sequence, version: saved.Version, prev: prev, recent: before.recent.with(saved.ID),
+		id: messageID(msg.Header), saved: true,
 	})
 	return nil
 }

@@ -37,7 +37,7 @@ func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 	defer cancel()
 	var sent bool
 	err := retry(ctx, func() error {
-		err := s.trySnapshot(ctx, &snapshot)
+		err := s.silence(ctx, s.config.SnapshotsStream, s.trySnapshot(ctx, &snapshot))
 		sent = sent || errors.Is(err, errNoAnswer)
 		return err
 	})
@@ -65,9 +65,12 @@ func (s *Store) trySnapshot(ctx context.Context, snapshot *eventstore.Snapshot) 
 	header := snapshotHeader(s.source(), rand.Text(), snapshot)
 	header[nats.ExpectedStreamHdr] = []string{s.config.SnapshotsStream}
 	header[nats.ExpectedLastSubjSeqHdr] = []string{strconv.FormatUint(sequence, 10)}
-	_, err = s.publish(ctx, &nats.Msg{Subject: SnapshotsSubject(s.config.EventsStream, snapshot.ActorID), Header: header, Data: snapshot.Data})
+	ack, err := s.publish(ctx, &nats.Msg{Subject: SnapshotsSubject(s.config.EventsStream, snapshot.ActorID), Header: header, Data: snapshot.Data})
 	if isConflict(err) {
 		return fmt.Errorf("%w: %w", errAgain, err)
+	}
+	if err == nil {
+		s.heads.savedSnapshot(snapshot.ActorID, ack.Sequence)
 	}
 	return err
 }
@@ -101,7 +104,11 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 func (s *Store) newestSnapshot(ctx context.Context, actorID string, fromLeader bool) (*message, error) {
 	get := getRequest{LastBySubject: SnapshotsSubject(s.config.EventsStream, actorID)}
 	if fromLeader {
-		return s.leaderGet(ctx, s.config.SnapshotsStream, get)
+		m, believed, err := s.leaderLast(ctx, s.config.SnapshotsStream, get.LastBySubject, s.heads.snapshot(actorID))
+		if believed {
+			s.heads.forgetSnapshot(actorID)
+		}
+		return m, err
 	}
 	return s.directGet(ctx, s.config.SnapshotsStream, get)
 }

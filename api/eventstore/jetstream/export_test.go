@@ -1,0 +1,4 @@
+package jetstream
+
+// StreamCheck is streamCheck.
+const StreamCheck = streamCheck
