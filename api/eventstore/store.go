@@ -231,11 +231,23 @@ type ReadOption func(*ReadOptions)
 type ReadOptions struct {
 	// UpToDate wants what any save, through any Store, has answered before.
 	UpToDate bool
-	// Newest wants only so many, the newest first; 0 or less wants all, in order.
+	// Newest wants only so many, the newest first, at most MaxNewest; 0 or less wants all,
+	// in order.
 	Newest int
 	// Until wants none from the first event on whose timestamp is later; zero sets
 	// no end.
 	Until time.Time
+}
+
+// MaxNewest is the most that Newest may want: what a page of the sidecar has.
+const MaxNewest = 1000
+
+// Validate says what is wrong with the options, as an *InvalidEventError.
+func (o ReadOptions) Validate() error {
+	if o.Newest > MaxNewest {
+		return &InvalidEventError{Field: "newest", Reason: fmt.Sprintf("is %d: give at most %d, or read from a version on", o.Newest, MaxNewest)}
+	}
+	return nil
 }
 
 // NewReadOptions adds read options up.
@@ -254,8 +266,8 @@ func NewReadOptions(opts ...ReadOption) ReadOptions {
 // seen, and what others have saved perhaps some milliseconds later.
 func UpToDate() ReadOption { return func(o *ReadOptions) { o.UpToDate = true } }
 
-// Newest reads backwards: the newest first, at most n. A stored message that is
-// no event counts as one of them. Memory for n events is needed.
+// Newest reads backwards: the newest first, at most n, which may be MaxNewest. A stored
+// message that is no event counts as one of them.
 func Newest(n int) ReadOption { return func(o *ReadOptions) { o.Newest = n } }
 
 // Until ends a read before the first event whose timestamp is later than t: the

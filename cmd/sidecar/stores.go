@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
@@ -15,9 +16,9 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar/binding"
 )
 
-// openStores opens the stores that the options name, and returns what closes
-// them.
-func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error) {
+// openStores opens the stores that the options name, which take the memory for their
+// reads from a budget, and returns what closes them.
+func openStores(o options, logger *slog.Logger, budget *semaphore.Weighted) ([]sidecar.Store, func(), error) {
 	if o.memory {
 		return memoryStores(o), func() {}, nil
 	}
@@ -28,7 +29,7 @@ func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error)
 			return nil, nil, err
 		}
 	}
-	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings}
+	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings, budget: budget}
 	var stores []sidecar.Store
 	for i, name := range o.stores {
 		store, err := c.open(name, bindings[i])
@@ -59,6 +60,8 @@ type connections struct {
 	// bindings are those of all stores.
 	bindings []binding.Binding
 	made     []connection
+	// budget is the memory that stores share with the calls.
+	budget *semaphore.Weighted
 }
 
 type connection struct {
@@ -82,7 +85,7 @@ func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error
 	metrics := &eventstore.Metrics{}
 	store, err := jetstream.New(conn, jetstream.Config{
 		Namespace: b.Namespace, Store: name, EventsStream: b.Stream, SnapshotsStream: b.SnapshotStream, Domain: b.Domain,
-		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes,
+		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes, Memory: c.budget,
 	}, eventstore.WithMetrics(metrics))
 	if err != nil {
 		return sidecar.Store{}, err

@@ -65,6 +65,15 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 	return p, nil
 }
 
+// readVersion reads the latest version of an actor: with its newest event, for which
+// there must be memory.
+func readVersion(ctx context.Context, store *Store, actorID string) (int64, error) {
+	if err := accountOf(ctx).reading(ctx); err != nil {
+		return 0, err
+	}
+	return store.Store.GetLatestVersion(ctx, actorID)
+}
+
 // readSnapshot reads the newest snapshot, for which there must be memory.
 func (s *Server) readSnapshot(ctx context.Context, store *Store, actorID string) (eventstore.Snapshot, error) {
 	account := accountOf(ctx)

@@ -59,6 +59,11 @@ func (a *attempt) isOurs(stored *storedEvent, e *eventstore.Event) bool {
 // recall remembers the stored message at a sequence as the one that has the id
 // of an event, and asks for another try, which finds it there.
 func (a *attempt) recall(ctx context.Context, index int, sequence uint64) error {
+	done, err := a.store.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	m, err := a.store.leaderGet(ctx, a.store.config.EventsStream, getRequest{Sequence: sequence})
 	if err != nil {
 		return err
@@ -116,6 +121,11 @@ func again(err error, id string) error {
 // version to the last that the save would have given them: behind may be a long history.
 // That works for as long as they are stored.
 func (a *attempt) findByVersion(ctx context.Context, e *eventstore.Event, first, last int64) (bool, error) {
+	done, err := a.store.reading(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
 	ours := a.idsOf(e.ActorID)
 	for m, err := range a.store.messages(ctx, e.ActorID, first-1, eventstore.ReadOptions{UpToDate: true}) {
 		if err != nil {

@@ -182,6 +182,10 @@ func (h *heads) put(actorID string, before uint64, now head) {
 	}
 	h.recent.Add(actorID, now)
 	if now.sequence > h.anchor.sequence && now.id != 0 {
+		if h.anchor.sequence == 0 {
+			// It was there a moment ago.
+			h.checked = time.Now()
+		}
 		h.anchor = anchor{now.sequence, now.id}
 	}
 }

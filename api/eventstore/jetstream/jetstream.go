@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -62,7 +63,14 @@ type Config struct {
 	// MinReadAheadBytes; 0 is DefaultReadAheadBytes. A read has as much in memory, and
 	// a subscription twice as much.
 	ReadAheadBytes int
+	// Memory is what a save takes ReadAheadBytes from while it reads, so that many saves
+	// to actors that are not known do not read at once more than there is room for. One
+	// that gets none within MemoryWait is ErrUnavailable. Nil sets no bound.
+	Memory *semaphore.Weighted
 }
+
+// MemoryWait is how long a save waits for Config.Memory.
+const MemoryWait = 2 * time.Second
 
 // Limits of Config.ReadAheadBytes: large enough that round trips do not count and
 // small enough to hold, and the size of the largest message.
@@ -195,6 +203,23 @@ func (s *Store) unregister(subscription io.Closer) {
 	s.mu.Lock()
 	delete(s.open, subscription)
 	s.mu.Unlock()
+}
+
+// reading takes memory for a read of a save; what it returns gives it back.
+func (s *Store) reading(ctx context.Context) (done func(), err error) {
+	if s.config.Memory == nil {
+		return func() {}, nil
+	}
+	n := int64(s.config.ReadAheadBytes)
+	waiting, cancel := context.WithTimeout(ctx, MemoryWait)
+	defer cancel()
+	if err := s.config.Memory.Acquire(waiting, n); err != nil {
+		if ctx.Err() != nil {
+			return nil, ended(ctx)
+		}
+		return nil, fmt.Errorf("%w: other calls take all the memory that there is: try again a little later", eventstore.ErrUnavailable)
+	}
+	return func() { s.config.Memory.Release(n) }, nil
 }
 
 // errTimeout is the cause of a context that this package has bounded.

@@ -99,6 +99,11 @@ func (a *attempt) readRecent(ctx context.Context, actorID string) (recentEvents,
 	if before := a.before[actorID]; now.recent == nil && before.recent != nil {
 		known, from = before.recent, before.version
 	}
+	done, err := a.store.reading(ctx)
+	if err != nil {
+		return recentEvents{}, err
+	}
+	defer done()
 	last, err := a.store.last(ctx, actorID, a.fromLeader)
 	if err != nil || last == nil {
 		return recentEvents{ids: recentIDs{}}, err

@@ -176,7 +176,12 @@ func (a *attempt) ask(ctx context.Context, events []*eventstore.Event, heads map
 	asking, ctx := errgroup.WithContext(ctx)
 	asking.SetLimit(looks)
 	for i, e := range events {
-		asking.Go(func() (err error) {
+		asking.Go(func() error {
+			done, err := a.store.reading(ctx)
+			if err != nil {
+				return err
+			}
+			defer done()
 			if e.Version == 1 && !a.fromLeader {
 				found[i], err = a.store.guessNew(ctx, e.ActorID)
 			} else {

@@ -48,6 +48,11 @@ func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 // answer was lost it writes once more, which changes nothing: one of the same
 // version replaces the other.
 func (s *Store) trySnapshot(ctx context.Context, snapshot *eventstore.Snapshot) error {
+	done, err := s.reading(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	newest, err := s.newestSnapshot(ctx, snapshot.ActorID, true)
 	if err != nil {
 		return err

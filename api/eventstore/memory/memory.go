@@ -249,7 +249,13 @@ func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVer
 
 // Events yields the events of an actor that are stored as it begins.
 func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
-	return collect.Window(s.events(ctx, actorID, fromVersion), eventstore.NewReadOptions(opts...))
+	ro := eventstore.NewReadOptions(opts...)
+	if err := ro.Validate(); err != nil {
+		return func(yield func(eventstore.Event, error) bool) {
+			yield(eventstore.Event{}, fmt.Errorf("read events from memory: %w", err))
+		}
+	}
+	return collect.Window(s.events(ctx, actorID, fromVersion), ro)
 }
 
 func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {

@@ -1241,7 +1241,7 @@ type StreamEventsRequest struct {
 	FromVersion int64                  `protobuf:"varint,3,opt,name=from_version,json=fromVersion,proto3" json:"from_version,omitempty"`
 	// up_to_date wants what any save, through any sidecar, has answered before.
 	UpToDate bool `protobuf:"varint,4,opt,name=up_to_date,json=upToDate,proto3" json:"up_to_date,omitempty"`
-	// newest wants only so many, the newest first; 0 wants all, in order.
+	// newest wants only so many, the newest first, at most 1,000; 0 wants all, in order.
 	Newest int32 `protobuf:"varint,5,opt,name=newest,proto3" json:"newest,omitempty"`
 	// until ends before the first event whose timestamp is later.
 	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
