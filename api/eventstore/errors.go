@@ -76,7 +76,8 @@ func (e *VersionConflictError) Error() string {
 type DuplicateEventError struct {
 	// EventID is the id that is taken.
 	EventID string
-	// ActorID, Version and Sequence tell the event that has it.
+	// ActorID, Version and Sequence tell the event that has it. Where that can be read no
+	// more, or is no event, only the sequence is known, and Version is 0.
 	ActorID  string
 	Version  int64
 	Sequence uint64
@@ -84,6 +85,10 @@ type DuplicateEventError struct {
 
 // Error says which event holds the id.
 func (e *DuplicateEventError) Error() string {
+	if e.Version == 0 {
+		return fmt.Sprintf("duplicate event: id %.100q belongs to the message at sequence %d already, which cannot be compared: give every event an id of its own",
+			e.EventID, e.Sequence)
+	}
 	return fmt.Sprintf("duplicate event: id %.100q belongs to version %d of actor %.100q already, with other content: give every event an id of its own",
 		e.EventID, e.Version, e.ActorID)
 }

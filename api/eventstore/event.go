@@ -87,6 +87,9 @@ type Snapshot struct {
 	Version int64
 	// Data is the state as raw bytes, kept byte for byte; at most MaxDataBytes.
 	Data []byte
+	// Metadata is as in Event. Keys that begin with "aether-" are those of this package:
+	// a Repository keeps in aether-ids which events the state contains.
+	Metadata map[string]string
 	// Timestamp is when the snapshot was taken, as in Event. Zero in a save means now.
 	Timestamp time.Time
 }
@@ -163,6 +166,9 @@ func (s *Snapshot) Validate() error {
 		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: a snapshot has the version of an event, from 1 to %d", s.Version, MaxVersion)}
 	}
 	if err := validateTime("timestamp", s.Timestamp); err != nil {
+		return err
+	}
+	if err := validateMetadata(s.Metadata); err != nil {
 		return err
 	}
 	return validateSize(s.Data)

@@ -21,12 +21,20 @@ import (
 type Store interface {
 	// SaveEvent stores one event. A version that is not greater than the actor's
 	// latest is refused with *VersionConflictError; version 0 takes the next one.
-	// Saving the same event again answers as the first time, marked Duplicate:
-	// with a version for as long as the event is stored, without one inside the
-	// store's duplicate window and among the actor's newest 64 events. The same
-	// id with another actor, version or content is refused with
-	// *DuplicateEventError. The timestamp is not part of the content, since a
-	// Store sets it where the caller does not.
+	//
+	// Saving the same event again answers as the first time, marked Duplicate, and an
+	// id that another event has is refused with *DuplicateEventError: one of another
+	// actor, version or content. The timestamp is not part of the content, since a
+	// Store sets it where the caller does not. A Store does not remember ids for ever.
+	// It finds an event that is stored
+	//   - inside its duplicate window, commonly 2 minutes, whatever the save says;
+	//   - at the version that the save gives, or would have with the number that it
+	//     expects (Expect), for as long as it is stored;
+	//   - among the newest 64 of the actor, where the save gives no version. Where it
+	//     gives one, a Store looks there as far as it remembers them.
+	// What it does not find is stored as an event of its own. So give a version or a
+	// number with a save that may be tried again later than the window, or use
+	// Repository.Update, which knows the ids of the actor.
 	SaveEvent(ctx context.Context, event Event, opts ...SaveOption) (Saved, error)
 
 	// SaveEvents stores 1 to MaxBatchEvents events, of one or many actors, all or
@@ -50,7 +58,7 @@ type Store interface {
 
 	// GetLatestVersion answers the version of the actor's newest event, or of its
 	// newest snapshot where all its events have expired, and 0 for an actor that
-	// has neither.
+	// has neither. It is as new as with UpToDate.
 	GetLatestVersion(ctx context.Context, actorID string) (int64, error)
 
 	// SaveSnapshot stores the state of an actor at a version that the actor has: one
@@ -66,7 +74,7 @@ type Store interface {
 	DeleteSnapshot(ctx context.Context, actorID string, version int64) error
 
 	// GetLatestSnapshot answers the actor's newest snapshot, and ErrNoSnapshot
-	// where there is none.
+	// where there is none. It is as new as with UpToDate.
 	GetLatestSnapshot(ctx context.Context, actorID string) (Snapshot, error)
 
 	// Subscribe follows the store: first what is stored, then what is saved, in
@@ -231,11 +239,23 @@ type ReadOption func(*ReadOptions)
 type ReadOptions struct {
 	// UpToDate wants what any save, through any Store, has answered before.
 	UpToDate bool
-	// Newest wants only so many, the newest first; 0 or less wants all, in order.
+	// Newest wants only so many, the newest first, at most MaxNewest; 0 or less wants all,
+	// in order.
 	Newest int
 	// Until wants none from the first event on whose timestamp is later; zero sets
 	// no end.
 	Until time.Time
+}
+
+// MaxNewest is the most that Newest may want: what a page of the sidecar has.
+const MaxNewest = 1000
+
+// Validate says what is wrong with the options, as an *InvalidEventError.
+func (o ReadOptions) Validate() error {
+	if o.Newest > MaxNewest {
+		return &InvalidEventError{Field: "newest", Reason: fmt.Sprintf("is %d: give at most %d, or read from a version on", o.Newest, MaxNewest)}
+	}
+	return nil
 }
 
 // NewReadOptions adds read options up.
@@ -248,12 +268,14 @@ func NewReadOptions(opts ...ReadOption) ReadOptions {
 }
 
 // UpToDate reads what any save, through any Store in any process, has answered
-// before the read began. Without it a read sees what this Store has saved or
+// before the read began. On JetStream the leader is asked; one that is cut off from its
+// followers may for up to 20 s answer what was the latest when that began, but not less
+// than the same Store has saved or seen. Without it a read sees what this Store has saved or
 // seen, and what others have saved perhaps some milliseconds later.
 func UpToDate() ReadOption { return func(o *ReadOptions) { o.UpToDate = true } }
 
-// Newest reads backwards: the newest first, at most n. A stored message that is
-// no event counts as one of them. Memory for n events is needed.
+// Newest reads backwards: the newest first, at most n, which may be MaxNewest. A stored
+// message that is no event counts as one of them.
 func Newest(n int) ReadOption { return func(o *ReadOptions) { o.Newest = n } }
 
 // Until ends a read before the first event whose timestamp is later than t: the
@@ -272,6 +294,9 @@ type Options struct {
 	Metrics *Metrics
 	// Now is the clock for events without a timestamp; never nil.
 	Now func() time.Time
+	// DuplicateWindow is how long a Store that keeps ids by itself remembers those of all
+	// actors; 0 is its default. A stream of JetStream has a window of its own.
+	DuplicateWindow time.Duration
 }
 
 // NewOptions adds options up.

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
@@ -15,11 +16,11 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar/binding"
 )
 
-// openStores opens the stores that the options name, and returns what closes
-// them.
-func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error) {
+// openStores opens the stores that the options name, which take the memory for their
+// reads from a budget, and returns what closes them.
+func openStores(o options, logger *slog.Logger, budget *semaphore.Weighted) ([]sidecar.Store, func(), error) {
 	if o.memory {
-		return memoryStores(o.stores), func() {}, nil
+		return memoryStores(o), func() {}, nil
 	}
 	bindings := make([]binding.Binding, len(o.stores))
 	for i, name := range o.stores {
@@ -28,7 +29,7 @@ func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error)
 			return nil, nil, err
 		}
 	}
-	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings}
+	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings, budget: budget}
 	var stores []sidecar.Store
 	for i, name := range o.stores {
 		store, err := c.open(name, bindings[i])
@@ -41,11 +42,12 @@ func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error)
 	return stores, c.close, nil
 }
 
-func memoryStores(names []string) []sidecar.Store {
+func memoryStores(o options) []sidecar.Store {
 	var stores []sidecar.Store
-	for _, name := range names {
+	for _, name := range o.stores {
 		metrics := &eventstore.Metrics{}
-		stores = append(stores, sidecar.Store{Name: name, Store: memory.New(eventstore.WithMetrics(metrics)), Metrics: metrics})
+		store := memory.New(eventstore.WithMetrics(metrics), memory.WithDuplicateWindow(o.duplicateWindow))
+		stores = append(stores, sidecar.Store{Name: name, Store: store, Metrics: metrics})
 	}
 	return stores
 }
@@ -58,6 +60,8 @@ type connections struct {
 	// bindings are those of all stores.
 	bindings []binding.Binding
 	made     []connection
+	// budget is the memory that stores share with the calls.
+	budget *semaphore.Weighted
 }
 
 type connection struct {
@@ -81,7 +85,7 @@ func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error
 	metrics := &eventstore.Metrics{}
 	store, err := jetstream.New(conn, jetstream.Config{
 		Namespace: b.Namespace, Store: name, EventsStream: b.Stream, SnapshotsStream: b.SnapshotStream, Domain: b.Domain,
-		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes,
+		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes, Memory: c.budget,
 	}, eventstore.WithMetrics(metrics))
 	if err != nil {
 		return sidecar.Store{}, err

@@ -48,14 +48,15 @@ type savedJSON struct {
 
 // snapshotJSON is a snapshot as it is answered.
 type snapshotJSON struct {
-	ActorID    string          `json:"actorId"`
-	Version    int64           `json:"version"`
-	Data       json.RawMessage `json:"data,omitempty"`
-	DataBase64 []byte          `json:"dataBase64,omitempty"`
-	Timestamp  time.Time       `json:"timestamp"`
+	ActorID    string            `json:"actorId"`
+	Version    int64             `json:"version"`
+	Data       json.RawMessage   `json:"data,omitempty"`
+	DataBase64 []byte            `json:"dataBase64,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+	Timestamp  time.Time         `json:"timestamp"`
 }
 
-var snapshotFields = []string{"actorId", "version", "data", "dataBase64", "timestamp"}
+var snapshotFields = []string{"actorId", "version", "data", "dataBase64", "metadata", "timestamp"}
 
 func encodeEvent(e *eventstore.Event) eventJSON {
 	out := eventJSON{
@@ -92,7 +93,7 @@ func encodeSaved(saved []eventstore.Saved) []savedJSON {
 }
 
 func encodeSnapshot(s *eventstore.Snapshot) snapshotJSON {
-	out := snapshotJSON{ActorID: s.ActorID, Version: s.Version, Timestamp: s.Timestamp.UTC()}
+	out := snapshotJSON{ActorID: s.ActorID, Version: s.Version, Metadata: s.Metadata, Timestamp: s.Timestamp.UTC()}
 	if json.Valid(s.Data) {
 		out.Data = s.Data
 	} else {
@@ -257,6 +258,8 @@ func decodeSnapshot(body []byte, actorID string) (eventstore.Snapshot, error) {
 			snapshot.Version, err = decodeInt(m.name, m.value)
 		case m.name == "timestamp":
 			snapshot.Timestamp, err = decodeTime(m.name, m.value)
+		case m.name == "metadata":
+			snapshot.Metadata, err = decodeMetadata(m.value)
 		case m.name == "actorId":
 			var named string
 			if named, err = decodeString(m.name, m.value); err == nil && named != actorID {

@@ -177,7 +177,7 @@ func (s *Server) streamEvents(c *call, fromVersion int64) error {
 }
 
 func (s *Server) getVersion(c *call) error {
-	version, err := c.store.Store.GetLatestVersion(c.r.Context(), c.actorID)
+	version, err := readVersion(c.r.Context(), c.store, c.actorID)
 	if err != nil {
 		return err
 	}

@@ -303,6 +303,7 @@ func TestSnapshots(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"version":1,"data":{"a": 1.10},"timestamp":"2026-01-02T03:04:05Z"}`:                      `{"actorId":"order-1","version":1,"data":{"a":1.10},"timestamp":"2026-01-02T03:04:05Z"}`,
 		`{"version":1,"actorId":"order-1","dataBase64":"AP8=","timestamp":"2026-01-02T03:04:05Z"}`: `{"actorId":"order-1","version":1,"dataBase64":"AP8=","timestamp":"2026-01-02T03:04:05Z"}`,
+		`{"version":1,"metadata":{"k":"v"},"timestamp":"2026-01-02T03:04:05Z"}`:                    `{"actorId":"order-1","version":1,"metadata":{"k":"v"},"timestamp":"2026-01-02T03:04:05Z"}`,
 		`{"version":1,"timestamp":"2026-01-02T03:04:05Z"}`:                                         `{"actorId":"order-1","version":1,"timestamp":"2026-01-02T03:04:05Z"}`,
 	} {
 		if got := r.do("PUT "+order1+"/snapshot", body); got.status != http.StatusNoContent || got.body != "" {

@@ -65,6 +65,15 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 	return p, nil
 }
 
+// readVersion reads the latest version of an actor: with its newest event, for which
+// there must be memory.
+func readVersion(ctx context.Context, store *Store, actorID string) (int64, error) {
+	if err := accountOf(ctx).reading(ctx); err != nil {
+		return 0, err
+	}
+	return store.Store.GetLatestVersion(ctx, actorID)
+}
+
 // readSnapshot reads the newest snapshot, for which there must be memory.
 func (s *Server) readSnapshot(ctx context.Context, store *Store, actorID string) (eventstore.Snapshot, error) {
 	account := accountOf(ctx)
@@ -75,12 +84,14 @@ func (s *Server) readSnapshot(ctx context.Context, store *Store, actorID string)
 	if err != nil {
 		return snapshot, err
 	}
-	return snapshot, account.charge(int64(len(snapshot.Data)) * answerCost)
+	return snapshot, account.charge(int64(len(snapshot.Data)+sizeOf(snapshot.Metadata)) * answerCost)
 }
 
-func size(e *eventstore.Event) int {
-	n := len(e.Data) + eventOverhead
-	for key, value := range e.Metadata {
+func size(e *eventstore.Event) int { return len(e.Data) + eventOverhead + sizeOf(e.Metadata) }
+
+func sizeOf(metadata map[string]string) int {
+	n := 0
+	for key, value := range metadata {
 		n += len(key) + len(value)
 	}
 	return n

@@ -308,7 +308,7 @@ func (s *service) GetLatestVersion(ctx context.Context, request *eventstorev1.Ge
 	if err != nil {
 		return nil, err
 	}
-	version, err := store.Store.GetLatestVersion(ctx, request.GetActorId())
+	version, err := readVersion(ctx, store, request.GetActorId())
 	if err != nil {
 		return nil, err
 	}

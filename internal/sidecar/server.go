@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
@@ -78,6 +79,9 @@ type Config struct {
 	// known: bodies, answers, and what is read ahead. 0 is DefaultMemory. What has
 	// no room waits a second and is refused with too_many_requests.
 	Memory int64
+	// Budget is where that memory is taken from, where stores take some too; nil makes
+	// one of Memory bytes.
+	Budget *semaphore.Weighted
 	// WaitForStores is how long /startupz waits for the stores; 0 is for ever.
 	WaitForStores time.Duration
 	// AllowedHosts are names by which the server may be called beside localhost and
@@ -143,6 +147,9 @@ func New(config Config) (*Server, error) {
 // withDefaults fills in what a Config leaves out.
 func (c Config) withDefaults() (Config, error) {
 	c.Memory = cmp.Or(c.Memory, DefaultMemory)
+	if c.Budget == nil {
+		c.Budget = semaphore.NewWeighted(c.Memory)
+	}
 	most := c.Memory/bodyCost - callCost
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, min(DefaultMaxBodyBytes, most))
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, DefaultRequestTimeout)

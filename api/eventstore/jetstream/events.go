@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -23,16 +24,21 @@ func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVer
 }
 
 // Events yields the events of an actor that are stored as it begins. It holds a
-// page of messages at a time, at most 256 and about 4 MiB, and does not read
-// what is before fromVersion: see docs/engine.md for what a read costs.
+// page of messages at a time, at most 256 and Config.ReadAheadBytes with as much on its
+// way, and does not read what is before fromVersion: see docs/engine.md for what a read
+// costs.
 func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
 	ro := eventstore.NewReadOptions(opts...)
-	return collect.Window(s.events(ctx, actorID, fromVersion, ro), ro)
+	events := collect.Window(s.events(ctx, actorID, fromVersion, ro), eventstore.ReadOptions{Until: ro.Until})
+	if ro.Newest > 0 {
+		return s.newest(ctx, events, ro.Newest)
+	}
+	return events
 }
 
 func (s *Store) events(ctx context.Context, actorID string, fromVersion int64, opts eventstore.ReadOptions) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
-		if err := eventstore.ValidateActorID(actorID); err != nil {
+		if err := errors.Join(eventstore.ValidateActorID(actorID), opts.Validate()); err != nil {
 			yield(eventstore.Event{}, fmt.Errorf("read events: %w", err))
 			return
 		}
@@ -130,20 +136,32 @@ func (s *Store) readHistory(ctx context.Context, last *message, fromVersion int6
 	return err
 }
 
-// readNewest yields at least the newest messages, as many as there are.
+// readNewest yields at least the newest messages, as many as there are. It must know
+// whether they are as many before it yields any, and keeps them until then, or reads
+// them again where they are large.
 func (s *Store) readNewest(ctx context.Context, last *message, fromVersion int64, wanted int, yield func(*message) bool) error {
 	for n := uint64(wanted); ; n *= 4 {
 		var messages []*message
+		met, bytes := 0, 0
 		all, err := s.newHistory(last).readAfter(ctx, fromVersion, n, func(m *message) bool {
-			messages = append(messages, m)
+			met++
+			if bytes += len(m.Data); bytes <= s.config.ReadAheadBytes {
+				messages = append(messages, m)
+			} else {
+				messages = nil
+			}
 			return true
 		})
 		if err != nil {
 			return err
 		}
 		// The index counts those that were erased too.
-		if len(messages) < wanted && !all {
+		if met < wanted && !all {
 			continue
+		}
+		if bytes > s.config.ReadAheadBytes {
+			_, err := s.newHistory(last).readAfter(ctx, fromVersion, n, yield)
+			return err
 		}
 		for _, m := range messages {
 			if !yield(m) {
@@ -165,7 +183,11 @@ func (s *Store) last(ctx context.Context, actorID string, fromLeader bool) (*mes
 			return m, err
 		}
 	}
-	return s.leaderGet(ctx, s.config.EventsStream, get)
+	m, believed, err := s.leaderLast(ctx, s.config.EventsStream, get.LastBySubject, known.sequence)
+	if believed {
+		s.heads.forget()
+	}
+	return m, err
 }
 
 // GetLatestVersion answers the latest version of an actor.

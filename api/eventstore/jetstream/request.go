@@ -393,8 +393,12 @@ var (
 	// errNotConnected marks that nothing was sent since there is no connection. One that
 	// is lost is commonly made again in less than a second.
 	errNotConnected = errors.New("the connection to NATS is lost, and being made again")
-	// errAbsent marks that a stream was asked absentTries times in vain.
-	errAbsent = errors.New("the stream is not there")
+	// errNoServer marks that nobody who has the stream answers, and that nobody says
+	// that there is none.
+	errNoServer = errors.New("no server that has the stream answers, as while they restart")
+	// errAbsent marks that nobody has answered absentTries times, or that JetStream has
+	// said as often that there is no such stream.
+	errAbsent = errors.New("asked for two seconds in vain")
 )
 
 // askAgain marks what is worth another try and changes nothing else.
@@ -403,6 +407,8 @@ func askAgain(err error, try int) error {
 	switch {
 	case errors.Is(err, errAbsent):
 		// Asked often enough already.
+	case errors.Is(err, errNoServer):
+		return fmt.Errorf("%w: %w", errAgain, err)
 	case errors.Is(err, errNotConnected):
 		if try < absentTries {
 			return fmt.Errorf("%w: %w", errAgain, err)

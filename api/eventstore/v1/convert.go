@@ -61,13 +61,13 @@ func (x *SubscribeRequest) ToOptions() (eventstore.SubscribeOptions, error) {
 
 // FromSnapshot is a snapshot as a message.
 func FromSnapshot(s *eventstore.Snapshot) *Snapshot {
-	return &Snapshot{ActorId: s.ActorID, Version: s.Version, Data: s.Data, Timestamp: fromTime(s.Timestamp)}
+	return &Snapshot{ActorId: s.ActorID, Version: s.Version, Data: s.Data, Metadata: s.Metadata, Timestamp: fromTime(s.Timestamp)}
 }
 
 // ToSnapshot is the snapshot of a message; of none, one without an actor.
 func (x *Snapshot) ToSnapshot() (eventstore.Snapshot, error) {
 	timestamp, err := toTime("timestamp", x.GetTimestamp())
-	return eventstore.Snapshot{ActorID: x.GetActorId(), Version: x.GetVersion(), Data: x.GetData(), Timestamp: timestamp}, err
+	return eventstore.Snapshot{ActorID: x.GetActorId(), Version: x.GetVersion(), Data: x.GetData(), Metadata: x.GetMetadata(), Timestamp: timestamp}, err
 }
 
 // FromSaved is the answer for a stored event as a message.

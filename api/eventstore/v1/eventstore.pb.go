@@ -229,7 +229,10 @@ type Snapshot struct {
 	// data is the state, kept byte for byte.
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	// timestamp is when the snapshot was taken; absent in a save is now.
-	Timestamp     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	Timestamp *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// metadata is as in Event. In aether-ids a Repository of the Go library keeps which
+	// events the state contains; other keys are free for the application.
+	Metadata      map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,6 +291,13 @@ func (x *Snapshot) GetData() []byte {
 func (x *Snapshot) GetTimestamp() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Timestamp
+	}
+	return nil
+}
+
+func (x *Snapshot) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
 	}
 	return nil
 }
@@ -1231,7 +1241,7 @@ type StreamEventsRequest struct {
 	FromVersion int64                  `protobuf:"varint,3,opt,name=from_version,json=fromVersion,proto3" json:"from_version,omitempty"`
 	// up_to_date wants what any save, through any sidecar, has answered before.
 	UpToDate bool `protobuf:"varint,4,opt,name=up_to_date,json=upToDate,proto3" json:"up_to_date,omitempty"`
-	// newest wants only so many, the newest first; 0 wants all, in order.
+	// newest wants only so many, the newest first, at most 1,000; 0 wants all, in order.
 	Newest int32 `protobuf:"varint,5,opt,name=newest,proto3" json:"newest,omitempty"`
 	// until ends before the first event whose timestamp is later.
 	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
@@ -3287,12 +3297,16 @@ const file_eventstore_proto_rawDesc = "" +
 	"\ftrace_parent\x18\v \x01(\tR\vtraceParent\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8d\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x02\n" +
 	"\bSnapshot\x12\x19\n" +
 	"\bactor_id\x18\x01 \x01(\tR\aactorId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x128\n" +
-	"\ttimestamp\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\"\x8b\x01\n" +
+	"\ttimestamp\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12H\n" +
+	"\bmetadata\x18\x05 \x03(\v2,.aether.eventstore.v1.Snapshot.MetadataEntryR\bmetadata\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\x01\n" +
 	"\n" +
 	"SavedEvent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
@@ -3518,7 +3532,7 @@ func file_eventstore_proto_rawDescGZIP() []byte {
 }
 
 var file_eventstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_eventstore_proto_goTypes = []any{
 	(ExpectedVersion_State)(0),          // 0: aether.eventstore.v1.ExpectedVersion.State
 	(*Event)(nil),                       // 1: aether.eventstore.v1.Event
@@ -3573,91 +3587,93 @@ var file_eventstore_proto_goTypes = []any{
 	(*FieldViolation)(nil),              // 50: aether.eventstore.v1.FieldViolation
 	(*Reason)(nil),                      // 51: aether.eventstore.v1.Reason
 	nil,                                 // 52: aether.eventstore.v1.Event.MetadataEntry
-	nil,                                 // 53: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	(*timestamppb.Timestamp)(nil),       // 54: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 55: google.protobuf.Duration
+	nil,                                 // 53: aether.eventstore.v1.Snapshot.MetadataEntry
+	nil,                                 // 54: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	(*timestamppb.Timestamp)(nil),       // 55: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 56: google.protobuf.Duration
 }
 var file_eventstore_proto_depIdxs = []int32{
 	52, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
-	54, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	54, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
-	0,  // 3: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
-	1,  // 4: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
-	5,  // 5: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
-	3,  // 6: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
-	1,  // 7: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
-	53, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	3,  // 9: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
-	11, // 10: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
-	8,  // 11: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
-	13, // 12: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
-	9,  // 13: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
-	14, // 14: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
-	48, // 15: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
-	49, // 16: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
-	50, // 17: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
-	51, // 18: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
-	1,  // 19: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
-	4,  // 20: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
-	54, // 21: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
-	1,  // 22: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
-	4,  // 23: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	2,  // 24: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	2,  // 25: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	54, // 26: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
-	1,  // 27: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
-	4,  // 28: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	54, // 29: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
-	55, // 30: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
-	31, // 31: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
-	32, // 32: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
-	55, // 33: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
-	1,  // 34: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
-	55, // 35: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
-	43, // 36: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
-	54, // 37: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
-	5,  // 38: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
-	6,  // 39: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
-	8,  // 40: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
-	10, // 41: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
-	15, // 42: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
-	17, // 43: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
-	19, // 44: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
-	21, // 45: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
-	23, // 46: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	25, // 47: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
-	27, // 48: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	29, // 49: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
-	33, // 50: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
-	35, // 51: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
-	37, // 52: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
-	39, // 53: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
-	41, // 54: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
-	44, // 55: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
-	46, // 56: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
-	7,  // 57: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 58: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	12, // 59: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
-	16, // 60: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	18, // 61: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	20, // 62: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	22, // 63: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	24, // 64: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	26, // 65: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
-	28, // 66: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	30, // 67: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
-	34, // 68: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
-	36, // 69: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
-	38, // 70: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
-	40, // 71: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
-	42, // 72: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
-	45, // 73: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
-	47, // 74: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
-	57, // [57:75] is the sub-list for method output_type
-	39, // [39:57] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	55, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	55, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
+	53, // 3: aether.eventstore.v1.Snapshot.metadata:type_name -> aether.eventstore.v1.Snapshot.MetadataEntry
+	0,  // 4: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
+	1,  // 5: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
+	5,  // 6: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
+	3,  // 7: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
+	1,  // 8: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
+	54, // 9: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	3,  // 10: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
+	11, // 11: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
+	8,  // 12: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
+	13, // 13: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
+	9,  // 14: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
+	14, // 15: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
+	48, // 16: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
+	49, // 17: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
+	50, // 18: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
+	51, // 19: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
+	1,  // 20: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
+	4,  // 21: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
+	55, // 22: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	1,  // 23: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
+	4,  // 24: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
+	2,  // 25: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
+	2,  // 26: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
+	55, // 27: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	1,  // 28: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
+	4,  // 29: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
+	55, // 30: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
+	56, // 31: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
+	31, // 32: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
+	32, // 33: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
+	56, // 34: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
+	1,  // 35: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
+	56, // 36: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
+	43, // 37: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
+	55, // 38: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	5,  // 39: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
+	6,  // 40: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
+	8,  // 41: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
+	10, // 42: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
+	15, // 43: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
+	17, // 44: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
+	19, // 45: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
+	21, // 46: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
+	23, // 47: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
+	25, // 48: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
+	27, // 49: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	29, // 50: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
+	33, // 51: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
+	35, // 52: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
+	37, // 53: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
+	39, // 54: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	41, // 55: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	44, // 56: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	46, // 57: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	7,  // 58: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 59: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	12, // 60: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
+	16, // 61: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	18, // 62: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	20, // 63: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	22, // 64: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	24, // 65: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	26, // 66: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
+	28, // 67: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	30, // 68: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	34, // 69: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	36, // 70: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	38, // 71: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	40, // 72: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	42, // 73: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	45, // 74: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	47, // 75: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	58, // [58:76] is the sub-list for method output_type
+	40, // [40:58] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_eventstore_proto_init() }
@@ -3697,7 +3713,7 @@ func file_eventstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eventstore_proto_rawDesc), len(file_eventstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
