@@ -34,6 +34,13 @@ var (
 	// ErrSubscriptionClosed: Next was called on, or waited in, a Subscription that
 	// its Close has ended.
 	ErrSubscriptionClosed = errors.New("subscription closed")
+	// ErrPlaceExpired: the subscription is to begin, or to go on, with a sequence whose
+	// events have expired. From there it would leave them out.
+	ErrPlaceExpired = errors.New("place expired")
+	// ErrPlaceAhead: the subscription is to begin, or to go on, with a sequence that
+	// the store is far from: the place is that of another store, or of one that has
+	// lost events.
+	ErrPlaceAhead = errors.New("place ahead")
 	// ErrNotInHand: Ack, Nak or Extend was called for an event that the member does
 	// not have: it was never delivered to it, or is settled already.
 	ErrNotInHand = errors.New("event not in hand")

@@ -72,17 +72,20 @@ type Store interface {
 	// Subscribe follows the store: first what is stored, then what is saved, in
 	// the order of sequences, without gap or repeat. The place to start is fixed
 	// when Subscribe returns. The context is for the call; the subscription lives
-	// until its Close.
+	// until its Close. A FromSequence whose events have expired is refused with
+	// ErrPlaceExpired, and one above the next that is saved with ErrPlaceAhead.
 	Subscribe(ctx context.Context, opts SubscribeOptions) (Subscription, error)
 }
 
 // SubscribeOptions says which events a Subscription delivers. The zero value is
 // all of them from the first.
 type SubscribeOptions struct {
-	// FromSequence is the first sequence to deliver; 0 is the first there is.
+	// FromSequence is the first sequence to deliver, at most the next that is saved; 0
+	// is the first there is.
 	FromSequence uint64
 	// FromTime starts with the first event that was stored at this time or later, by
-	// the clock of the store; zero does not count. FromSequence must then be 0.
+	// the clock of the store; one to come is waited for, and zero does not count.
+	// FromSequence must then be 0.
 	FromTime time.Time
 	// FromNow delivers only what is saved after Subscribe has returned.
 	// FromSequence must then be 0, and FromTime zero.
@@ -151,8 +154,15 @@ type Subscription interface {
 	// Next waits for the next event. A *ReplayError reports a stored message that
 	// is no event, and Next may be called again; after any other error but the
 	// context's own the subscription is over. When its context ends Next returns
-	// an error that is the context's, and nothing is skipped.
+	// an error that is the context's, and nothing is skipped. ErrPlaceExpired says
+	// that the next events have expired before they were delivered, and ErrPlaceAhead
+	// that the store has lost what was delivered.
 	Next(ctx context.Context) (Event, error)
+	// Position is the sequence up to which all that passes the filters was delivered,
+	// or is before the place to start: a subscription from the sequence after it goes
+	// on where this one is. It is known when Subscribe returns, and grows while Next
+	// waits. It is not known before the FromTime of a subscription has come.
+	Position() (sequence uint64, known bool)
 	// Close ends the subscription; a Next that waits returns
 	// ErrSubscriptionClosed. It may be called more than once.
 	Close() error

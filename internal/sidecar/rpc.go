@@ -374,15 +374,21 @@ func (s *service) Subscribe(ctx context.Context, request *eventstorev1.Subscribe
 	// The place to start is fixed.
 	message := &eventstorev1.SubscribeResponse{}
 	for {
+		message.Position = nil
+		if position, known := subscription.Position(); known {
+			message.Position = &position
+		}
 		if err := stream.Send(message); err != nil {
 			return err
 		}
-		event, err := subscription.Next(ctx)
+		event, err := nextOrHeartbeat(ctx, subscription, s.server.heartbeat)
 		if err == nil {
 			err = account.met(&event, followPages)
 		}
 		var replay *eventstore.ReplayError
 		switch {
+		case errors.Is(err, errHeartbeat):
+			message = &eventstorev1.SubscribeResponse{}
 		case err == nil:
 			message = &eventstorev1.SubscribeResponse{Item: &eventstorev1.SubscribeResponse_Event{Event: eventstorev1.FromEvent(&event)}}
 		case errors.As(err, &replay):

@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -36,6 +37,12 @@ func expire(t *testing.T, nc *nats.Conn, c jetstream.Config, replicas int) {
 		}
 		if left := stream.CachedInfo().State.Msgs; left > 0 {
 			return errors.New("messages are left")
+		}
+		// Each replica lets them expire by itself, and any may answer.
+		for range 64 {
+			if _, err := stream.GetMsg(ctx, stream.CachedInfo().State.LastSeq); !errors.Is(err, natsjs.ErrMsgNotFound) {
+				return fmt.Errorf("a replica has a message left (%v)", err)
+			}
 		}
 		return nil
 	})

@@ -1773,7 +1773,8 @@ func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
 type SubscribeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Store string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
-	// from_sequence is the first sequence to deliver; 0 is the first there is.
+	// from_sequence is the first sequence to deliver, at most the next that is saved; 0
+	// is the first there is.
 	FromSequence uint64 `protobuf:"varint,2,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
 	// from_now delivers only what is saved after the first message was sent;
 	// from_sequence must then be 0.
@@ -1874,7 +1875,11 @@ type SubscribeResponse struct {
 	//
 	//	*SubscribeResponse_Event
 	//	*SubscribeResponse_Error
-	Item          isSubscribeResponse_Item `protobuf_oneof:"item"`
+	Item isSubscribeResponse_Item `protobuf_oneof:"item"`
+	// position is the sequence up to which all that passes the filters was sent, this
+	// message included: a from_sequence of one more goes on after it. Absent before
+	// from_time has come.
+	Position      *uint64 `protobuf:"varint,3,opt,name=position,proto3,oneof" json:"position,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1932,6 +1937,13 @@ func (x *SubscribeResponse) GetError() *ReplayError {
 		}
 	}
 	return nil
+}
+
+func (x *SubscribeResponse) GetPosition() uint64 {
+	if x != nil && x.Position != nil {
+		return *x.Position
+	}
+	return 0
 }
 
 type isSubscribeResponse_Item interface {
@@ -3398,11 +3410,13 @@ const file_eventstore_proto_rawDesc = "" +
 	"\bactor_id\x18\x05 \x01(\tR\aactorId\x12\x1d\n" +
 	"\n" +
 	"event_type\x18\x06 \x01(\tR\teventType\x127\n" +
-	"\tfrom_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\"\x8b\x01\n" +
+	"\tfrom_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\"\xb9\x01\n" +
 	"\x11SubscribeResponse\x123\n" +
 	"\x05event\x18\x01 \x01(\v2\x1b.aether.eventstore.v1.EventH\x00R\x05event\x129\n" +
-	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05errorB\x06\n" +
-	"\x04item\"\xaa\x03\n" +
+	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05error\x12\x1f\n" +
+	"\bposition\x18\x03 \x01(\x04H\x01R\bposition\x88\x01\x01B\x06\n" +
+	"\x04itemB\v\n" +
+	"\t_position\"\xaa\x03\n" +
 	"\x17SubscribeDurableRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12#\n" +
