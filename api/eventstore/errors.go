@@ -117,7 +117,7 @@ func (e *InvalidEventError) Is(target error) bool { return target == ErrInvalidE
 type ReplayError struct {
 	// Sequence is where the message is in its store.
 	Sequence uint64
-	// RawData is its payload as stored.
+	// RawData is its payload as stored, at most the first MaxDataBytes.
 	RawData []byte
 	// Err is what is wrong with it.
 	Err error
@@ -130,3 +130,21 @@ func (e *ReplayError) Error() string {
 
 // Unwrap returns the cause.
 func (e *ReplayError) Unwrap() error { return e.Err }
+
+// TruncatedError says that events with which a read should begin are no longer
+// stored: they have expired, or were erased. Those that are left follow it.
+type TruncatedError struct {
+	// ActorID is whose events they are.
+	ActorID string
+	// FirstVersion is the version of the first event that is left, 0 for none.
+	FirstVersion int64
+}
+
+// Error says what is left, and what to do.
+func (e *TruncatedError) Error() string {
+	left := "none is left"
+	if e.FirstVersion > 0 {
+		left = fmt.Sprintf("the first that is left is version %d", e.FirstVersion)
+	}
+	return fmt.Sprintf("events of actor %.100q have expired or were erased, and %s: begin with a snapshot, or take what is left for what it is", e.ActorID, left)
+}

@@ -36,16 +36,18 @@ type Store interface {
 
 	// GetEvents answers the events of one actor with a version above fromVersion,
 	// in order; none is no error. Stored messages that are no events are skipped,
-	// and counted in Metrics. What a save through the same Store has answered
+	// and counted in Metrics; that events have expired is not said. What a save through the same Store has answered
 	// before the call is in the result.
 	GetEvents(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) ([]Event, error)
 
-	// GetEventsWithErrors is GetEvents that reports what GetEvents skips.
+	// GetEventsWithErrors is GetEvents that reports what GetEvents skips, and says
+	// whether events above fromVersion have expired.
 	GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) (ReplayResult, error)
 
 	// Events is GetEvents as an iterator with bounded memory. It yields either an
-	// event, or an error: a *ReplayError is followed by more, any other error is
-	// the last thing it yields.
+	// event, or an error: a *ReplayError is followed by more, and so is a
+	// *TruncatedError, which comes before what is left of events that have expired.
+	// Any other error is the last thing it yields.
 	Events(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) iter.Seq2[Event, error]
 
 	// GetLatestVersion answers the version of the actor's newest event, or of its
@@ -246,6 +248,8 @@ type ReadOptions struct {
 	// Until wants none from the first event on whose timestamp is later; zero sets
 	// no end.
 	Until time.Time
+	// FromSequence wants only what is stored at this sequence or after it; 0 wants all.
+	FromSequence uint64
 }
 
 // NewReadOptions adds read options up.
@@ -269,6 +273,12 @@ func Newest(n int) ReadOption { return func(o *ReadOptions) { o.Newest = n } }
 // Until ends a read before the first event whose timestamp is later than t: the
 // actor as it was then, where timestamps grow with versions.
 func Until(t time.Time) ReadOption { return func(o *ReadOptions) { o.Until = t } }
+
+// FromSequence leaves out what is stored before a sequence: a read that goes on where
+// another has stopped, also among stored messages that are no events.
+func FromSequence(sequence uint64) ReadOption {
+	return func(o *ReadOptions) { o.FromSequence = sequence }
+}
 
 // Option configures a Store of any kind.
 type Option func(*Options)

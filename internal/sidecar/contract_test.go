@@ -130,7 +130,7 @@ func (c *contract) check(request string, got answer) error {
 func (c *contract) checkLines(body string) error {
 	for _, line := range lines(body) {
 		schema := "Event"
-		for name, other := range map[string]string{`{"error":`: "ReplayError", `{"problem":`: "Problem"} {
+		for name, other := range map[string]string{`{"error":`: "ReplayError", `{"truncated":`: "Truncated", `{"problem":`: "Problem"} {
 			if inner, is := strings.CutPrefix(line, name); is {
 				line, schema = strings.TrimSuffix(inner, "}"), other
 			}

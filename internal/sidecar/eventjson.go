@@ -37,6 +37,11 @@ type replayErrorJSON struct {
 	Error    string `json:"error"`
 }
 
+// truncatedJSON says that events are gone that came before a version, 0 for all.
+type truncatedJSON struct {
+	FirstVersion int64 `json:"firstVersion"`
+}
+
 // savedJSON is the answer for one stored event.
 type savedJSON struct {
 	ID        string `json:"id"`

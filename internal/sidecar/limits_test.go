@@ -133,15 +133,15 @@ func TestPagesShareTheMemory(t *testing.T) {
 	pages, read := 0, 0
 	for next := int64(0); ; pages++ {
 		var page struct {
-			Events          []json.RawMessage
-			NextFromVersion int64
+			Events           []json.RawMessage
+			NextFromSequence int64
 		}
-		got := r.do(fmt.Sprintf("GET %s/events?fromVersion=%d", order1, next), "")
+		got := r.do(fmt.Sprintf("GET %s/events?fromSequence=%d", order1, next), "")
 		if err := json.Unmarshal([]byte(got.body), &page); err != nil || len(page.Events) == 0 {
 			t.Fatalf("answered %d %.200s: %v", got.status, got.body, err)
 		}
 		read += len(page.Events)
-		if next = page.NextFromVersion; next == 0 {
+		if next = page.NextFromSequence; next == 0 {
 			break
 		}
 	}

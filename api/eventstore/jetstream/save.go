@@ -314,6 +314,9 @@ func (a *attempt) message(index int, version int64, x index, own uint64) (*nats.
 	event.Version = version
 	msg := a.store.eventMessage(&event)
 	prev := ""
+	if now := a.heads[event.ActorID]; now.sequence == 0 && now.version > 0 {
+		msg.Header[headerAfter] = []string{strconv.FormatInt(now.version, 10)}
+	}
 	if x.partial || len(x.levels) > 0 {
 		prev = x.encode(own)
 		msg.Header[headerPrev] = []string{prev}
@@ -360,7 +363,7 @@ func (a *attempt) recall(ctx context.Context, index int, sequence uint64) error 
 	}
 	stored, err := decodeEvent(m)
 	if err != nil {
-		return fmt.Errorf("%w (%w)", taken, &eventstore.ReplayError{Sequence: m.Sequence, RawData: m.Data, Err: err})
+		return fmt.Errorf("%w (%w)", taken, m.malformed(err))
 	}
 	// The server knows it by another header, which another writer may fill
 	// otherwise.

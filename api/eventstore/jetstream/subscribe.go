@@ -243,7 +243,7 @@ func (s *subscription) wait(ctx context.Context) (eventstore.Event, error) {
 		s.notBefore = time.Time{}
 		event, err := decodeEvent(m)
 		if err != nil {
-			return eventstore.Event{}, &eventstore.ReplayError{Sequence: m.Sequence, RawData: m.Data, Err: err}
+			return eventstore.Event{}, m.malformed(err)
 		}
 		if s.opts.Matches(&event) {
 			return event, nil

@@ -183,10 +183,11 @@ func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVer
 
 // Events yields the events of an actor that are stored as it begins.
 func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
-	return collect.Window(s.events(ctx, actorID, fromVersion), eventstore.NewReadOptions(opts...))
+	ro := eventstore.NewReadOptions(opts...)
+	return collect.Window(s.events(ctx, actorID, fromVersion, ro.FromSequence), ro)
 }
 
-func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {
+func (s *Store) events(ctx context.Context, actorID string, fromVersion int64, fromSequence uint64) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		if err := eventstore.ValidateActorID(actorID); err != nil {
 			yield(eventstore.Event{}, fmt.Errorf("read events from memory: %w", err))
@@ -197,7 +198,7 @@ func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) i
 		s.mu.RUnlock()
 		first, _ := slices.BinarySearchFunc(indexes, fromVersion, func(index int, from int64) int {
 			// Never equal: the first version above is wanted.
-			if log[index].Version <= from {
+			if log[index].Version <= from || log[index].Sequence < fromSequence {
 				return -1
 			}
 			return 1

@@ -1099,8 +1099,11 @@ type GetEventsRequest struct {
 	ActorId string                 `protobuf:"bytes,2,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
 	// from_version: only events above it are answered.
 	FromVersion int64 `protobuf:"varint,3,opt,name=from_version,json=fromVersion,proto3" json:"from_version,omitempty"`
-	// limit is the most events in the answer; 0 is 1,000, which is also the most.
-	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// limit is the most events and errors in the answer; 0 is 1,000, which is also the
+	// most.
+	Limit int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// from_sequence: only what is stored at it or after it is answered.
+	FromSequence  uint64 `protobuf:"varint,5,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1163,14 +1166,26 @@ func (x *GetEventsRequest) GetLimit() int32 {
 	return 0
 }
 
+func (x *GetEventsRequest) GetFromSequence() uint64 {
+	if x != nil {
+		return x.FromSequence
+	}
+	return 0
+}
+
 type GetEventsResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Events []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	Errors []*ReplayError         `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
-	// next_from_version is the from_version of the next page; 0 at the end.
-	NextFromVersion int64 `protobuf:"varint,3,opt,name=next_from_version,json=nextFromVersion,proto3" json:"next_from_version,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// next_from_sequence is the from_sequence of the next page; 0 at the end.
+	NextFromSequence uint64 `protobuf:"varint,3,opt,name=next_from_sequence,json=nextFromSequence,proto3" json:"next_from_sequence,omitempty"`
+	// truncated says that events with which the answer should begin are no longer
+	// stored: they have expired, or were erased. first_version is then the version of
+	// the first that is left, 0 for none.
+	Truncated     bool  `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	FirstVersion  int64 `protobuf:"varint,5,opt,name=first_version,json=firstVersion,proto3" json:"first_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetEventsResponse) Reset() {
@@ -1217,9 +1232,23 @@ func (x *GetEventsResponse) GetErrors() []*ReplayError {
 	return nil
 }
 
-func (x *GetEventsResponse) GetNextFromVersion() int64 {
+func (x *GetEventsResponse) GetNextFromSequence() uint64 {
 	if x != nil {
-		return x.NextFromVersion
+		return x.NextFromSequence
+	}
+	return 0
+}
+
+func (x *GetEventsResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *GetEventsResponse) GetFirstVersion() int64 {
+	if x != nil {
+		return x.FirstVersion
 	}
 	return 0
 }
@@ -1234,7 +1263,9 @@ type StreamEventsRequest struct {
 	// newest wants only so many, the newest first; 0 wants all, in order.
 	Newest int32 `protobuf:"varint,5,opt,name=newest,proto3" json:"newest,omitempty"`
 	// until ends before the first event whose timestamp is later.
-	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// from_sequence: only what is stored at it or after it.
+	FromSequence  uint64 `protobuf:"varint,7,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1311,12 +1342,20 @@ func (x *StreamEventsRequest) GetUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *StreamEventsRequest) GetFromSequence() uint64 {
+	if x != nil {
+		return x.FromSequence
+	}
+	return 0
+}
+
 type StreamEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Item:
 	//
 	//	*StreamEventsResponse_Event
 	//	*StreamEventsResponse_Error
+	//	*StreamEventsResponse_Truncated
 	Item          isStreamEventsResponse_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1377,6 +1416,15 @@ func (x *StreamEventsResponse) GetError() *ReplayError {
 	return nil
 }
 
+func (x *StreamEventsResponse) GetTruncated() *Truncated {
+	if x != nil {
+		if x, ok := x.Item.(*StreamEventsResponse_Truncated); ok {
+			return x.Truncated
+		}
+	}
+	return nil
+}
+
 type isStreamEventsResponse_Item interface {
 	isStreamEventsResponse_Item()
 }
@@ -1389,9 +1437,62 @@ type StreamEventsResponse_Error struct {
 	Error *ReplayError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
 }
 
+type StreamEventsResponse_Truncated struct {
+	Truncated *Truncated `protobuf:"bytes,3,opt,name=truncated,proto3,oneof"`
+}
+
 func (*StreamEventsResponse_Event) isStreamEventsResponse_Item() {}
 
 func (*StreamEventsResponse_Error) isStreamEventsResponse_Item() {}
+
+func (*StreamEventsResponse_Truncated) isStreamEventsResponse_Item() {}
+
+// Truncated says that events with which a read should begin are no longer stored:
+// they have expired, or were erased. Those that are left follow it.
+type Truncated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// first_version is the version of the first event that is left, 0 for none.
+	FirstVersion  int64 `protobuf:"varint,1,opt,name=first_version,json=firstVersion,proto3" json:"first_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Truncated) Reset() {
+	*x = Truncated{}
+	mi := &file_eventstore_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Truncated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Truncated) ProtoMessage() {}
+
+func (x *Truncated) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Truncated.ProtoReflect.Descriptor instead.
+func (*Truncated) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Truncated) GetFirstVersion() int64 {
+	if x != nil {
+		return x.FirstVersion
+	}
+	return 0
+}
 
 type GetLatestVersionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1403,7 +1504,7 @@ type GetLatestVersionRequest struct {
 
 func (x *GetLatestVersionRequest) Reset() {
 	*x = GetLatestVersionRequest{}
-	mi := &file_eventstore_proto_msgTypes[18]
+	mi := &file_eventstore_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1516,7 @@ func (x *GetLatestVersionRequest) String() string {
 func (*GetLatestVersionRequest) ProtoMessage() {}
 
 func (x *GetLatestVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[18]
+	mi := &file_eventstore_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1529,7 @@ func (x *GetLatestVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetLatestVersionRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{18}
+	return file_eventstore_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetLatestVersionRequest) GetStore() string {
@@ -1454,7 +1555,7 @@ type GetLatestVersionResponse struct {
 
 func (x *GetLatestVersionResponse) Reset() {
 	*x = GetLatestVersionResponse{}
-	mi := &file_eventstore_proto_msgTypes[19]
+	mi := &file_eventstore_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1567,7 @@ func (x *GetLatestVersionResponse) String() string {
 func (*GetLatestVersionResponse) ProtoMessage() {}
 
 func (x *GetLatestVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[19]
+	mi := &file_eventstore_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1580,7 @@ func (x *GetLatestVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetLatestVersionResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{19}
+	return file_eventstore_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetLatestVersionResponse) GetVersion() int64 {
@@ -1499,7 +1600,7 @@ type SaveSnapshotRequest struct {
 
 func (x *SaveSnapshotRequest) Reset() {
 	*x = SaveSnapshotRequest{}
-	mi := &file_eventstore_proto_msgTypes[20]
+	mi := &file_eventstore_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1612,7 @@ func (x *SaveSnapshotRequest) String() string {
 func (*SaveSnapshotRequest) ProtoMessage() {}
 
 func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[20]
+	mi := &file_eventstore_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1625,7 @@ func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{20}
+	return file_eventstore_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SaveSnapshotRequest) GetStore() string {
@@ -1549,7 +1650,7 @@ type SaveSnapshotResponse struct {
 
 func (x *SaveSnapshotResponse) Reset() {
 	*x = SaveSnapshotResponse{}
-	mi := &file_eventstore_proto_msgTypes[21]
+	mi := &file_eventstore_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1662,7 @@ func (x *SaveSnapshotResponse) String() string {
 func (*SaveSnapshotResponse) ProtoMessage() {}
 
 func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[21]
+	mi := &file_eventstore_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1675,7 @@ func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{21}
+	return file_eventstore_proto_rawDescGZIP(), []int{22}
 }
 
 type GetLatestSnapshotRequest struct {
@@ -1587,7 +1688,7 @@ type GetLatestSnapshotRequest struct {
 
 func (x *GetLatestSnapshotRequest) Reset() {
 	*x = GetLatestSnapshotRequest{}
-	mi := &file_eventstore_proto_msgTypes[22]
+	mi := &file_eventstore_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1700,7 @@ func (x *GetLatestSnapshotRequest) String() string {
 func (*GetLatestSnapshotRequest) ProtoMessage() {}
 
 func (x *GetLatestSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[22]
+	mi := &file_eventstore_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1713,7 @@ func (x *GetLatestSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetLatestSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{22}
+	return file_eventstore_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetLatestSnapshotRequest) GetStore() string {
@@ -1638,7 +1739,7 @@ type GetLatestSnapshotResponse struct {
 
 func (x *GetLatestSnapshotResponse) Reset() {
 	*x = GetLatestSnapshotResponse{}
-	mi := &file_eventstore_proto_msgTypes[23]
+	mi := &file_eventstore_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1751,7 @@ func (x *GetLatestSnapshotResponse) String() string {
 func (*GetLatestSnapshotResponse) ProtoMessage() {}
 
 func (x *GetLatestSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[23]
+	mi := &file_eventstore_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1764,7 @@ func (x *GetLatestSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetLatestSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{23}
+	return file_eventstore_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetLatestSnapshotResponse) GetSnapshot() *Snapshot {
@@ -1685,7 +1786,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1798,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1811,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{24}
+	return file_eventstore_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteSnapshotRequest) GetStore() string {
@@ -1742,7 +1843,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_eventstore_proto_msgTypes[25]
+	mi := &file_eventstore_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1855,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[25]
+	mi := &file_eventstore_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1868,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{25}
+	return file_eventstore_proto_rawDescGZIP(), []int{26}
 }
 
 type SubscribeRequest struct {
@@ -1792,7 +1893,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_eventstore_proto_msgTypes[26]
+	mi := &file_eventstore_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +1905,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[26]
+	mi := &file_eventstore_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +1918,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{26}
+	return file_eventstore_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SubscribeRequest) GetStore() string {
@@ -1886,7 +1987,7 @@ type SubscribeResponse struct {
 
 func (x *SubscribeResponse) Reset() {
 	*x = SubscribeResponse{}
-	mi := &file_eventstore_proto_msgTypes[27]
+	mi := &file_eventstore_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +1999,7 @@ func (x *SubscribeResponse) String() string {
 func (*SubscribeResponse) ProtoMessage() {}
 
 func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[27]
+	mi := &file_eventstore_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +2012,7 @@ func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{27}
+	return file_eventstore_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SubscribeResponse) GetItem() isSubscribeResponse_Item {
@@ -1994,7 +2095,7 @@ type SubscribeDurableRequest struct {
 
 func (x *SubscribeDurableRequest) Reset() {
 	*x = SubscribeDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[28]
+	mi := &file_eventstore_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2006,7 +2107,7 @@ func (x *SubscribeDurableRequest) String() string {
 func (*SubscribeDurableRequest) ProtoMessage() {}
 
 func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[28]
+	mi := &file_eventstore_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2019,7 +2120,7 @@ func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeDurableRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{28}
+	return file_eventstore_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SubscribeDurableRequest) GetStore() string {
@@ -2119,7 +2220,7 @@ type SubscribeDurableResponse struct {
 
 func (x *SubscribeDurableResponse) Reset() {
 	*x = SubscribeDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[29]
+	mi := &file_eventstore_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2232,7 @@ func (x *SubscribeDurableResponse) String() string {
 func (*SubscribeDurableResponse) ProtoMessage() {}
 
 func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[29]
+	mi := &file_eventstore_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2245,7 @@ func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeDurableResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{29}
+	return file_eventstore_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SubscribeDurableResponse) GetItem() isSubscribeDurableResponse_Item {
@@ -2203,7 +2304,7 @@ type DurableSession struct {
 
 func (x *DurableSession) Reset() {
 	*x = DurableSession{}
-	mi := &file_eventstore_proto_msgTypes[30]
+	mi := &file_eventstore_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2316,7 @@ func (x *DurableSession) String() string {
 func (*DurableSession) ProtoMessage() {}
 
 func (x *DurableSession) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[30]
+	mi := &file_eventstore_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2329,7 @@ func (x *DurableSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DurableSession.ProtoReflect.Descriptor instead.
 func (*DurableSession) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{30}
+	return file_eventstore_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DurableSession) GetSession() string {
@@ -2271,7 +2372,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_eventstore_proto_msgTypes[31]
+	mi := &file_eventstore_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2384,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[31]
+	mi := &file_eventstore_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2397,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{31}
+	return file_eventstore_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Delivery) GetEvent() *Event {
@@ -2322,7 +2423,7 @@ type StartDeliveriesRequest struct {
 
 func (x *StartDeliveriesRequest) Reset() {
 	*x = StartDeliveriesRequest{}
-	mi := &file_eventstore_proto_msgTypes[32]
+	mi := &file_eventstore_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2435,7 @@ func (x *StartDeliveriesRequest) String() string {
 func (*StartDeliveriesRequest) ProtoMessage() {}
 
 func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[32]
+	mi := &file_eventstore_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2448,7 @@ func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartDeliveriesRequest.ProtoReflect.Descriptor instead.
 func (*StartDeliveriesRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{32}
+	return file_eventstore_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StartDeliveriesRequest) GetSession() string {
@@ -2365,7 +2466,7 @@ type StartDeliveriesResponse struct {
 
 func (x *StartDeliveriesResponse) Reset() {
 	*x = StartDeliveriesResponse{}
-	mi := &file_eventstore_proto_msgTypes[33]
+	mi := &file_eventstore_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2478,7 @@ func (x *StartDeliveriesResponse) String() string {
 func (*StartDeliveriesResponse) ProtoMessage() {}
 
 func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[33]
+	mi := &file_eventstore_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2491,7 @@ func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartDeliveriesResponse.ProtoReflect.Descriptor instead.
 func (*StartDeliveriesResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{33}
+	return file_eventstore_proto_rawDescGZIP(), []int{34}
 }
 
 type AcknowledgeRequest struct {
@@ -2404,7 +2505,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_eventstore_proto_msgTypes[34]
+	mi := &file_eventstore_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2517,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[34]
+	mi := &file_eventstore_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2530,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{34}
+	return file_eventstore_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AcknowledgeRequest) GetSession() string {
@@ -2454,7 +2555,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_eventstore_proto_msgTypes[35]
+	mi := &file_eventstore_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2567,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[35]
+	mi := &file_eventstore_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +2580,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{35}
+	return file_eventstore_proto_rawDescGZIP(), []int{36}
 }
 
 type NegativeAcknowledgeRequest struct {
@@ -2496,7 +2597,7 @@ type NegativeAcknowledgeRequest struct {
 
 func (x *NegativeAcknowledgeRequest) Reset() {
 	*x = NegativeAcknowledgeRequest{}
-	mi := &file_eventstore_proto_msgTypes[36]
+	mi := &file_eventstore_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2609,7 @@ func (x *NegativeAcknowledgeRequest) String() string {
 func (*NegativeAcknowledgeRequest) ProtoMessage() {}
 
 func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[36]
+	mi := &file_eventstore_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2622,7 @@ func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeAcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*NegativeAcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{36}
+	return file_eventstore_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NegativeAcknowledgeRequest) GetSession() string {
@@ -2560,7 +2661,7 @@ type NegativeAcknowledgeResponse struct {
 
 func (x *NegativeAcknowledgeResponse) Reset() {
 	*x = NegativeAcknowledgeResponse{}
-	mi := &file_eventstore_proto_msgTypes[37]
+	mi := &file_eventstore_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2673,7 @@ func (x *NegativeAcknowledgeResponse) String() string {
 func (*NegativeAcknowledgeResponse) ProtoMessage() {}
 
 func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[37]
+	mi := &file_eventstore_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2686,7 @@ func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeAcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*NegativeAcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{37}
+	return file_eventstore_proto_rawDescGZIP(), []int{38}
 }
 
 type ExtendDeliveryRequest struct {
@@ -2598,7 +2699,7 @@ type ExtendDeliveryRequest struct {
 
 func (x *ExtendDeliveryRequest) Reset() {
 	*x = ExtendDeliveryRequest{}
-	mi := &file_eventstore_proto_msgTypes[38]
+	mi := &file_eventstore_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +2711,7 @@ func (x *ExtendDeliveryRequest) String() string {
 func (*ExtendDeliveryRequest) ProtoMessage() {}
 
 func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[38]
+	mi := &file_eventstore_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +2724,7 @@ func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryRequest.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{38}
+	return file_eventstore_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExtendDeliveryRequest) GetSession() string {
@@ -2648,7 +2749,7 @@ type ExtendDeliveryResponse struct {
 
 func (x *ExtendDeliveryResponse) Reset() {
 	*x = ExtendDeliveryResponse{}
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2761,7 @@ func (x *ExtendDeliveryResponse) String() string {
 func (*ExtendDeliveryResponse) ProtoMessage() {}
 
 func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2774,7 @@ func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryResponse.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{39}
+	return file_eventstore_proto_rawDescGZIP(), []int{40}
 }
 
 type ListParkedRequest struct {
@@ -2685,7 +2786,7 @@ type ListParkedRequest struct {
 
 func (x *ListParkedRequest) Reset() {
 	*x = ListParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +2798,7 @@ func (x *ListParkedRequest) String() string {
 func (*ListParkedRequest) ProtoMessage() {}
 
 func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +2811,7 @@ func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
 func (*ListParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{40}
+	return file_eventstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListParkedRequest) GetSession() string {
@@ -2729,7 +2830,7 @@ type ListParkedResponse struct {
 
 func (x *ListParkedResponse) Reset() {
 	*x = ListParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2741,7 +2842,7 @@ func (x *ListParkedResponse) String() string {
 func (*ListParkedResponse) ProtoMessage() {}
 
 func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2754,7 +2855,7 @@ func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
 func (*ListParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{41}
+	return file_eventstore_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListParkedResponse) GetParked() []*ParkedEvent {
@@ -2782,7 +2883,7 @@ type ParkedEvent struct {
 
 func (x *ParkedEvent) Reset() {
 	*x = ParkedEvent{}
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +2895,7 @@ func (x *ParkedEvent) String() string {
 func (*ParkedEvent) ProtoMessage() {}
 
 func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +2908,7 @@ func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParkedEvent.ProtoReflect.Descriptor instead.
 func (*ParkedEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{42}
+	return file_eventstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ParkedEvent) GetSequence() uint64 {
@@ -2863,7 +2964,7 @@ type ReplayParkedRequest struct {
 
 func (x *ReplayParkedRequest) Reset() {
 	*x = ReplayParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +2976,7 @@ func (x *ReplayParkedRequest) String() string {
 func (*ReplayParkedRequest) ProtoMessage() {}
 
 func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +2989,7 @@ func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedRequest.ProtoReflect.Descriptor instead.
 func (*ReplayParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{43}
+	return file_eventstore_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReplayParkedRequest) GetSession() string {
@@ -2915,7 +3016,7 @@ type ReplayParkedResponse struct {
 
 func (x *ReplayParkedResponse) Reset() {
 	*x = ReplayParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3028,7 @@ func (x *ReplayParkedResponse) String() string {
 func (*ReplayParkedResponse) ProtoMessage() {}
 
 func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3041,7 @@ func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedResponse.ProtoReflect.Descriptor instead.
 func (*ReplayParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{44}
+	return file_eventstore_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReplayParkedResponse) GetMarked() int32 {
@@ -2960,7 +3061,7 @@ type DeleteDurableRequest struct {
 
 func (x *DeleteDurableRequest) Reset() {
 	*x = DeleteDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3073,7 @@ func (x *DeleteDurableRequest) String() string {
 func (*DeleteDurableRequest) ProtoMessage() {}
 
 func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3086,7 @@ func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{45}
+	return file_eventstore_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteDurableRequest) GetStore() string {
@@ -3010,7 +3111,7 @@ type DeleteDurableResponse struct {
 
 func (x *DeleteDurableResponse) Reset() {
 	*x = DeleteDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3123,7 @@ func (x *DeleteDurableResponse) String() string {
 func (*DeleteDurableResponse) ProtoMessage() {}
 
 func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3136,7 @@ func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{46}
+	return file_eventstore_proto_rawDescGZIP(), []int{47}
 }
 
 // VersionConflict is the detail of ABORTED.
@@ -3051,7 +3152,7 @@ type VersionConflict struct {
 
 func (x *VersionConflict) Reset() {
 	*x = VersionConflict{}
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3063,7 +3164,7 @@ func (x *VersionConflict) String() string {
 func (*VersionConflict) ProtoMessage() {}
 
 func (x *VersionConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3076,7 +3177,7 @@ func (x *VersionConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionConflict.ProtoReflect.Descriptor instead.
 func (*VersionConflict) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{47}
+	return file_eventstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VersionConflict) GetActorId() string {
@@ -3120,7 +3221,7 @@ type DuplicateEvent struct {
 
 func (x *DuplicateEvent) Reset() {
 	*x = DuplicateEvent{}
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3132,7 +3233,7 @@ func (x *DuplicateEvent) String() string {
 func (*DuplicateEvent) ProtoMessage() {}
 
 func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3246,7 @@ func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DuplicateEvent.ProtoReflect.Descriptor instead.
 func (*DuplicateEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{48}
+	return file_eventstore_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DuplicateEvent) GetEventId() string {
@@ -3189,7 +3290,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_eventstore_proto_msgTypes[49]
+	mi := &file_eventstore_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3302,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[49]
+	mi := &file_eventstore_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3315,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{49}
+	return file_eventstore_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -3242,7 +3343,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_eventstore_proto_msgTypes[50]
+	mi := &file_eventstore_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +3355,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[50]
+	mi := &file_eventstore_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +3368,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{50}
+	return file_eventstore_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Reason) GetCode() string {
@@ -3360,16 +3461,19 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x0fduplicate_event\x18\x04 \x01(\v2$.aether.eventstore.v1.DuplicateEventH\x00R\x0eduplicateEvent\x12O\n" +
 	"\x0ffield_violation\x18\x05 \x01(\v2$.aether.eventstore.v1.FieldViolationH\x00R\x0efieldViolation\x126\n" +
 	"\x06reason\x18\x06 \x01(\v2\x1c.aether.eventstore.v1.ReasonH\x00R\x06reasonB\b\n" +
-	"\x06detail\"|\n" +
+	"\x06detail\"\xa1\x01\n" +
 	"\x10GetEventsRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12!\n" +
 	"\ffrom_version\x18\x03 \x01(\x03R\vfromVersion\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x05R\x05limit\"\xaf\x01\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12#\n" +
+	"\rfrom_sequence\x18\x05 \x01(\x04R\ffromSequence\"\xf4\x01\n" +
 	"\x11GetEventsResponse\x123\n" +
 	"\x06events\x18\x01 \x03(\v2\x1b.aether.eventstore.v1.EventR\x06events\x129\n" +
-	"\x06errors\x18\x02 \x03(\v2!.aether.eventstore.v1.ReplayErrorR\x06errors\x12*\n" +
-	"\x11next_from_version\x18\x03 \x01(\x03R\x0fnextFromVersion\"\xd1\x01\n" +
+	"\x06errors\x18\x02 \x03(\v2!.aether.eventstore.v1.ReplayErrorR\x06errors\x12,\n" +
+	"\x12next_from_sequence\x18\x03 \x01(\x04R\x10nextFromSequence\x12\x1c\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12#\n" +
+	"\rfirst_version\x18\x05 \x01(\x03R\ffirstVersion\"\xf6\x01\n" +
 	"\x13StreamEventsRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12!\n" +
@@ -3377,11 +3481,15 @@ const file_eventstore_proto_rawDesc = "" +
 	"\n" +
 	"up_to_date\x18\x04 \x01(\bR\bupToDate\x12\x16\n" +
 	"\x06newest\x18\x05 \x01(\x05R\x06newest\x120\n" +
-	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x8e\x01\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12#\n" +
+	"\rfrom_sequence\x18\a \x01(\x04R\ffromSequence\"\xcf\x01\n" +
 	"\x14StreamEventsResponse\x123\n" +
 	"\x05event\x18\x01 \x01(\v2\x1b.aether.eventstore.v1.EventH\x00R\x05event\x129\n" +
-	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05errorB\x06\n" +
-	"\x04item\"J\n" +
+	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05error\x12?\n" +
+	"\ttruncated\x18\x03 \x01(\v2\x1f.aether.eventstore.v1.TruncatedH\x00R\ttruncatedB\x06\n" +
+	"\x04item\"0\n" +
+	"\tTruncated\x12#\n" +
+	"\rfirst_version\x18\x01 \x01(\x03R\ffirstVersion\"J\n" +
 	"\x17GetLatestVersionRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\"4\n" +
@@ -3532,7 +3640,7 @@ func file_eventstore_proto_rawDescGZIP() []byte {
 }
 
 var file_eventstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_eventstore_proto_goTypes = []any{
 	(ExpectedVersion_State)(0),          // 0: aether.eventstore.v1.ExpectedVersion.State
 	(*Event)(nil),                       // 1: aether.eventstore.v1.Event
@@ -3553,125 +3661,127 @@ var file_eventstore_proto_goTypes = []any{
 	(*GetEventsResponse)(nil),           // 16: aether.eventstore.v1.GetEventsResponse
 	(*StreamEventsRequest)(nil),         // 17: aether.eventstore.v1.StreamEventsRequest
 	(*StreamEventsResponse)(nil),        // 18: aether.eventstore.v1.StreamEventsResponse
-	(*GetLatestVersionRequest)(nil),     // 19: aether.eventstore.v1.GetLatestVersionRequest
-	(*GetLatestVersionResponse)(nil),    // 20: aether.eventstore.v1.GetLatestVersionResponse
-	(*SaveSnapshotRequest)(nil),         // 21: aether.eventstore.v1.SaveSnapshotRequest
-	(*SaveSnapshotResponse)(nil),        // 22: aether.eventstore.v1.SaveSnapshotResponse
-	(*GetLatestSnapshotRequest)(nil),    // 23: aether.eventstore.v1.GetLatestSnapshotRequest
-	(*GetLatestSnapshotResponse)(nil),   // 24: aether.eventstore.v1.GetLatestSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),       // 25: aether.eventstore.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),      // 26: aether.eventstore.v1.DeleteSnapshotResponse
-	(*SubscribeRequest)(nil),            // 27: aether.eventstore.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),           // 28: aether.eventstore.v1.SubscribeResponse
-	(*SubscribeDurableRequest)(nil),     // 29: aether.eventstore.v1.SubscribeDurableRequest
-	(*SubscribeDurableResponse)(nil),    // 30: aether.eventstore.v1.SubscribeDurableResponse
-	(*DurableSession)(nil),              // 31: aether.eventstore.v1.DurableSession
-	(*Delivery)(nil),                    // 32: aether.eventstore.v1.Delivery
-	(*StartDeliveriesRequest)(nil),      // 33: aether.eventstore.v1.StartDeliveriesRequest
-	(*StartDeliveriesResponse)(nil),     // 34: aether.eventstore.v1.StartDeliveriesResponse
-	(*AcknowledgeRequest)(nil),          // 35: aether.eventstore.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),         // 36: aether.eventstore.v1.AcknowledgeResponse
-	(*NegativeAcknowledgeRequest)(nil),  // 37: aether.eventstore.v1.NegativeAcknowledgeRequest
-	(*NegativeAcknowledgeResponse)(nil), // 38: aether.eventstore.v1.NegativeAcknowledgeResponse
-	(*ExtendDeliveryRequest)(nil),       // 39: aether.eventstore.v1.ExtendDeliveryRequest
-	(*ExtendDeliveryResponse)(nil),      // 40: aether.eventstore.v1.ExtendDeliveryResponse
-	(*ListParkedRequest)(nil),           // 41: aether.eventstore.v1.ListParkedRequest
-	(*ListParkedResponse)(nil),          // 42: aether.eventstore.v1.ListParkedResponse
-	(*ParkedEvent)(nil),                 // 43: aether.eventstore.v1.ParkedEvent
-	(*ReplayParkedRequest)(nil),         // 44: aether.eventstore.v1.ReplayParkedRequest
-	(*ReplayParkedResponse)(nil),        // 45: aether.eventstore.v1.ReplayParkedResponse
-	(*DeleteDurableRequest)(nil),        // 46: aether.eventstore.v1.DeleteDurableRequest
-	(*DeleteDurableResponse)(nil),       // 47: aether.eventstore.v1.DeleteDurableResponse
-	(*VersionConflict)(nil),             // 48: aether.eventstore.v1.VersionConflict
-	(*DuplicateEvent)(nil),              // 49: aether.eventstore.v1.DuplicateEvent
-	(*FieldViolation)(nil),              // 50: aether.eventstore.v1.FieldViolation
-	(*Reason)(nil),                      // 51: aether.eventstore.v1.Reason
-	nil,                                 // 52: aether.eventstore.v1.Event.MetadataEntry
-	nil,                                 // 53: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	(*timestamppb.Timestamp)(nil),       // 54: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 55: google.protobuf.Duration
+	(*Truncated)(nil),                   // 19: aether.eventstore.v1.Truncated
+	(*GetLatestVersionRequest)(nil),     // 20: aether.eventstore.v1.GetLatestVersionRequest
+	(*GetLatestVersionResponse)(nil),    // 21: aether.eventstore.v1.GetLatestVersionResponse
+	(*SaveSnapshotRequest)(nil),         // 22: aether.eventstore.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),        // 23: aether.eventstore.v1.SaveSnapshotResponse
+	(*GetLatestSnapshotRequest)(nil),    // 24: aether.eventstore.v1.GetLatestSnapshotRequest
+	(*GetLatestSnapshotResponse)(nil),   // 25: aether.eventstore.v1.GetLatestSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),       // 26: aether.eventstore.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 27: aether.eventstore.v1.DeleteSnapshotResponse
+	(*SubscribeRequest)(nil),            // 28: aether.eventstore.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),           // 29: aether.eventstore.v1.SubscribeResponse
+	(*SubscribeDurableRequest)(nil),     // 30: aether.eventstore.v1.SubscribeDurableRequest
+	(*SubscribeDurableResponse)(nil),    // 31: aether.eventstore.v1.SubscribeDurableResponse
+	(*DurableSession)(nil),              // 32: aether.eventstore.v1.DurableSession
+	(*Delivery)(nil),                    // 33: aether.eventstore.v1.Delivery
+	(*StartDeliveriesRequest)(nil),      // 34: aether.eventstore.v1.StartDeliveriesRequest
+	(*StartDeliveriesResponse)(nil),     // 35: aether.eventstore.v1.StartDeliveriesResponse
+	(*AcknowledgeRequest)(nil),          // 36: aether.eventstore.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),         // 37: aether.eventstore.v1.AcknowledgeResponse
+	(*NegativeAcknowledgeRequest)(nil),  // 38: aether.eventstore.v1.NegativeAcknowledgeRequest
+	(*NegativeAcknowledgeResponse)(nil), // 39: aether.eventstore.v1.NegativeAcknowledgeResponse
+	(*ExtendDeliveryRequest)(nil),       // 40: aether.eventstore.v1.ExtendDeliveryRequest
+	(*ExtendDeliveryResponse)(nil),      // 41: aether.eventstore.v1.ExtendDeliveryResponse
+	(*ListParkedRequest)(nil),           // 42: aether.eventstore.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),          // 43: aether.eventstore.v1.ListParkedResponse
+	(*ParkedEvent)(nil),                 // 44: aether.eventstore.v1.ParkedEvent
+	(*ReplayParkedRequest)(nil),         // 45: aether.eventstore.v1.ReplayParkedRequest
+	(*ReplayParkedResponse)(nil),        // 46: aether.eventstore.v1.ReplayParkedResponse
+	(*DeleteDurableRequest)(nil),        // 47: aether.eventstore.v1.DeleteDurableRequest
+	(*DeleteDurableResponse)(nil),       // 48: aether.eventstore.v1.DeleteDurableResponse
+	(*VersionConflict)(nil),             // 49: aether.eventstore.v1.VersionConflict
+	(*DuplicateEvent)(nil),              // 50: aether.eventstore.v1.DuplicateEvent
+	(*FieldViolation)(nil),              // 51: aether.eventstore.v1.FieldViolation
+	(*Reason)(nil),                      // 52: aether.eventstore.v1.Reason
+	nil,                                 // 53: aether.eventstore.v1.Event.MetadataEntry
+	nil,                                 // 54: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	(*timestamppb.Timestamp)(nil),       // 55: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 56: google.protobuf.Duration
 }
 var file_eventstore_proto_depIdxs = []int32{
-	52, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
-	54, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	54, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
+	53, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
+	55, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	55, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
 	0,  // 3: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
 	1,  // 4: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
 	5,  // 5: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
 	3,  // 6: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	1,  // 7: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
-	53, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	54, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
 	3,  // 9: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	11, // 10: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
 	8,  // 11: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
 	13, // 12: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
 	9,  // 13: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
 	14, // 14: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
-	48, // 15: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
-	49, // 16: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
-	50, // 17: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
-	51, // 18: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
+	49, // 15: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
+	50, // 16: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
+	51, // 17: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
+	52, // 18: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
 	1,  // 19: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
 	4,  // 20: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
-	54, // 21: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	55, // 21: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
 	1,  // 22: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 23: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	2,  // 24: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	2,  // 25: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	54, // 26: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
-	1,  // 27: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
-	4,  // 28: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	54, // 29: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
-	55, // 30: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
-	31, // 31: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
-	32, // 32: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
-	55, // 33: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
-	1,  // 34: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
-	55, // 35: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
-	43, // 36: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
-	54, // 37: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
-	5,  // 38: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
-	6,  // 39: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
-	8,  // 40: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
-	10, // 41: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
-	15, // 42: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
-	17, // 43: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
-	19, // 44: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
-	21, // 45: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
-	23, // 46: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	25, // 47: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
-	27, // 48: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	29, // 49: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
-	33, // 50: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
-	35, // 51: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
-	37, // 52: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
-	39, // 53: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
-	41, // 54: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
-	44, // 55: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
-	46, // 56: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
-	7,  // 57: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 58: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	12, // 59: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
-	16, // 60: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	18, // 61: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	20, // 62: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	22, // 63: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	24, // 64: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	26, // 65: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
-	28, // 66: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	30, // 67: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
-	34, // 68: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
-	36, // 69: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
-	38, // 70: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
-	40, // 71: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
-	42, // 72: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
-	45, // 73: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
-	47, // 74: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
-	57, // [57:75] is the sub-list for method output_type
-	39, // [39:57] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	19, // 24: aether.eventstore.v1.StreamEventsResponse.truncated:type_name -> aether.eventstore.v1.Truncated
+	2,  // 25: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
+	2,  // 26: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
+	55, // 27: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	1,  // 28: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
+	4,  // 29: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
+	55, // 30: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
+	56, // 31: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
+	32, // 32: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
+	33, // 33: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
+	56, // 34: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
+	1,  // 35: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
+	56, // 36: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
+	44, // 37: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
+	55, // 38: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	5,  // 39: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
+	6,  // 40: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
+	8,  // 41: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
+	10, // 42: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
+	15, // 43: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
+	17, // 44: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
+	20, // 45: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
+	22, // 46: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
+	24, // 47: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
+	26, // 48: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
+	28, // 49: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	30, // 50: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
+	34, // 51: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
+	36, // 52: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
+	38, // 53: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
+	40, // 54: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	42, // 55: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	45, // 56: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	47, // 57: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	7,  // 58: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 59: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	12, // 60: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
+	16, // 61: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	18, // 62: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	21, // 63: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	23, // 64: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	25, // 65: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	27, // 66: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
+	29, // 67: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	31, // 68: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	35, // 69: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	37, // 70: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	39, // 71: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	41, // 72: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	43, // 73: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	46, // 74: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	48, // 75: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	58, // [58:76] is the sub-list for method output_type
+	40, // [40:58] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_eventstore_proto_init() }
@@ -3696,12 +3806,13 @@ func file_eventstore_proto_init() {
 	file_eventstore_proto_msgTypes[17].OneofWrappers = []any{
 		(*StreamEventsResponse_Event)(nil),
 		(*StreamEventsResponse_Error)(nil),
+		(*StreamEventsResponse_Truncated)(nil),
 	}
-	file_eventstore_proto_msgTypes[27].OneofWrappers = []any{
+	file_eventstore_proto_msgTypes[28].OneofWrappers = []any{
 		(*SubscribeResponse_Event)(nil),
 		(*SubscribeResponse_Error)(nil),
 	}
-	file_eventstore_proto_msgTypes[29].OneofWrappers = []any{
+	file_eventstore_proto_msgTypes[30].OneofWrappers = []any{
 		(*SubscribeDurableResponse_Session)(nil),
 		(*SubscribeDurableResponse_Delivery)(nil),
 	}
@@ -3711,7 +3822,7 @@ func file_eventstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eventstore_proto_rawDesc), len(file_eventstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -115,8 +115,8 @@ type EventStoreServiceClient interface {
 	// FieldViolation (batches), RESOURCE_EXHAUSTED + Reason (too_many_requests),
 	// and without a Reason where the whole request is larger than allowed.
 	SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error)
-	// GetEvents answers the events of one actor above a version, in order, and
-	// the stored messages among them that are no events.
+	// GetEvents answers a page of the events of one actor above a version, in order,
+	// and the stored messages among them that are no events.
 	GetEvents(context.Context, *v1.GetEventsRequest) (*v1.GetEventsResponse, error)
 	// StreamEvents is GetEvents without a limit, one event a message.
 	StreamEvents(context.Context, *v1.StreamEventsRequest) (*connect.ServerStreamForClient[v1.StreamEventsResponse], error)
@@ -497,8 +497,8 @@ type EventStoreServiceHandler interface {
 	// FieldViolation (batches), RESOURCE_EXHAUSTED + Reason (too_many_requests),
 	// and without a Reason where the whole request is larger than allowed.
 	SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error)
-	// GetEvents answers the events of one actor above a version, in order, and
-	// the stored messages among them that are no events.
+	// GetEvents answers a page of the events of one actor above a version, in order,
+	// and the stored messages among them that are no events.
 	GetEvents(context.Context, *v1.GetEventsRequest) (*v1.GetEventsResponse, error)
 	// StreamEvents is GetEvents without a limit, one event a message.
 	StreamEvents(context.Context, *v1.StreamEventsRequest, *connect.ServerStream[v1.StreamEventsResponse]) error
