@@ -116,9 +116,6 @@ func decodeEvents(body []byte) ([]eventstore.Event, map[string]eventstore.Expect
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(documents) > eventstore.MaxBatchEvents {
-		return nil, nil, fmt.Errorf("the body has %d events, at most %d are saved at once: %w", len(documents), eventstore.MaxBatchEvents, eventstore.ErrTooLarge)
-	}
 	events := make([]eventstore.Event, len(documents))
 	expected := map[string]eventstore.ExpectedVersion{}
 	seen := map[string]bool{}

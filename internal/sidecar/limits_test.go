@@ -163,3 +163,18 @@ func TestCompressedRequests(t *testing.T) {
 	}
 	r.wantProblem(r.do("POST "+ordersEvents, "\x1f\x8b", "Content-Encoding: gzip"), 415, "invalid_request", "Content-Encoding")
 }
+
+// What is too much is refused before it is kept: of the smallest elements a body has
+// millions.
+func TestBodiesOfManyParts(t *testing.T) {
+	t.Parallel()
+	r := serveMemory(t)
+	const most = 8 << 20
+	r.wantProblem(r.do("POST "+ordersEvents, "["+strings.Repeat("{},", most/3-1)+"{}]"), 413, "too_large", "")
+	var keys strings.Builder
+	for n := 0; keys.Len() < most/2; n++ {
+		fmt.Fprintf(&keys, `"%d":"",`, n)
+	}
+	event := `{"id":"e-1","eventType":"T","actorId":"order-1","metadata":{` + keys.String() + `"last":""}}`
+	r.wantProblem(r.do("POST "+ordersEvents, event), 400, "invalid_event", "metadata")
+}
