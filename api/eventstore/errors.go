@@ -34,6 +34,13 @@ var (
 	// ErrSubscriptionClosed: Next was called on, or waited in, a Subscription that
 	// its Close has ended.
 	ErrSubscriptionClosed = errors.New("subscription closed")
+	// ErrPlaceExpired: the subscription is to begin, or to go on, with a sequence whose
+	// events have expired. From there it would leave them out.
+	ErrPlaceExpired = errors.New("place expired")
+	// ErrPlaceAhead: the subscription is to begin, or to go on, with a sequence that
+	// the store is far from: the place is that of another store, or of one that has
+	// lost events.
+	ErrPlaceAhead = errors.New("place ahead")
 	// ErrNotInHand: Ack, Nak or Extend was called for an event that the member does
 	// not have: it was never delivered to it, or is settled already.
 	ErrNotInHand = errors.New("event not in hand")
@@ -115,7 +122,7 @@ func (e *InvalidEventError) Is(target error) bool { return target == ErrInvalidE
 type ReplayError struct {
 	// Sequence is where the message is in its store.
 	Sequence uint64
-	// RawData is its payload as stored.
+	// RawData is its payload as stored, at most the first MaxDataBytes.
 	RawData []byte
 	// Err is what is wrong with it.
 	Err error
@@ -128,3 +135,21 @@ func (e *ReplayError) Error() string {
 
 // Unwrap returns the cause.
 func (e *ReplayError) Unwrap() error { return e.Err }
+
+// TruncatedError says that events with which a read should begin are no longer
+// stored: they have expired, or were erased. Those that are left follow it.
+type TruncatedError struct {
+	// ActorID is whose events they are.
+	ActorID string
+	// FirstVersion is the version of the first event that is left, 0 for none.
+	FirstVersion int64
+}
+
+// Error says what is left, and what to do.
+func (e *TruncatedError) Error() string {
+	left := "none is left"
+	if e.FirstVersion > 0 {
+		left = fmt.Sprintf("the first that is left is version %d", e.FirstVersion)
+	}
+	return fmt.Sprintf("events of actor %.100q have expired or were erased, and %s: begin with a snapshot, or take what is left for what it is", e.ActorID, left)
+}

@@ -113,6 +113,10 @@ type ReplayResult struct {
 	Events []Event
 	// Errors are the stored messages that are not events, in order.
 	Errors []*ReplayError
+	// Truncated says that events with which the read should begin are no longer stored.
+	// FirstVersion is then the version of the first event that is left, 0 for none.
+	Truncated    bool
+	FirstVersion int64
 }
 
 // ActorType is the kind of an actor by its id: what comes before the first '-',

@@ -27,6 +27,9 @@ type Repository[S any] struct {
 	// nil is JSON.
 	Encode func(state S) ([]byte, error)
 	Decode func(data []byte) (S, error)
+	// AcceptTruncated loads an actor whose first events have expired from those that are
+	// left. Without it, Load fails with a *TruncatedError.
+	AcceptTruncated bool
 	// Attempts is how often Update decides anew after a conflict before it gives up
 	// with it; 0 is DefaultAttempts.
 	Attempts int
@@ -47,8 +50,9 @@ type Loaded[S any] struct {
 }
 
 // Load reads the newest snapshot of an actor and the events after it. A stored
-// message that is no event fails it with a *ReplayError: a state without it
-// would look whole. A snapshot that Decode refuses is as good as none.
+// message that is no event fails it with a *ReplayError, and events that have expired
+// fail it with a *TruncatedError: a state without them would look whole. A snapshot
+// that Decode refuses is as good as none.
 func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], error) {
 	actor, _, err := r.snapshot(ctx, actorID)
 	if err != nil {
@@ -60,6 +64,9 @@ func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], er
 // replay applies the events after the version that an actor is at, and shows each.
 func (r *Repository[S]) replay(ctx context.Context, actorID string, actor *Loaded[S], show func(*Event)) error {
 	for event, err := range r.Store.Events(ctx, actorID, actor.Version) {
+		if truncated := new(TruncatedError); r.AcceptTruncated && errors.As(err, &truncated) {
+			continue
+		}
 		if err != nil {
 			*actor = Loaded[S]{}
 			return fmt.Errorf("load actor %.100q: %w", actorID, err)

@@ -44,16 +44,18 @@ type Store interface {
 
 	// GetEvents answers the events of one actor with a version above fromVersion,
 	// in order; none is no error. Stored messages that are no events are skipped,
-	// and counted in Metrics. What a save through the same Store has answered
+	// and counted in Metrics; that events have expired is not said. What a save through the same Store has answered
 	// before the call is in the result.
 	GetEvents(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) ([]Event, error)
 
-	// GetEventsWithErrors is GetEvents that reports what GetEvents skips.
+	// GetEventsWithErrors is GetEvents that reports what GetEvents skips, and says
+	// whether events above fromVersion have expired.
 	GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) (ReplayResult, error)
 
 	// Events is GetEvents as an iterator with bounded memory. It yields either an
-	// event, or an error: a *ReplayError is followed by more, any other error is
-	// the last thing it yields.
+	// event, or an error: a *ReplayError is followed by more, and so is a
+	// *TruncatedError, which comes before what is left of events that have expired.
+	// Any other error is the last thing it yields.
 	Events(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) iter.Seq2[Event, error]
 
 	// GetLatestVersion answers the version of the actor's newest event, or of its
@@ -80,17 +82,20 @@ type Store interface {
 	// Subscribe follows the store: first what is stored, then what is saved, in
 	// the order of sequences, without gap or repeat. The place to start is fixed
 	// when Subscribe returns. The context is for the call; the subscription lives
-	// until its Close.
+	// until its Close. A FromSequence whose events have expired is refused with
+	// ErrPlaceExpired, and one above the next that is saved with ErrPlaceAhead.
 	Subscribe(ctx context.Context, opts SubscribeOptions) (Subscription, error)
 }
 
 // SubscribeOptions says which events a Subscription delivers. The zero value is
 // all of them from the first.
 type SubscribeOptions struct {
-	// FromSequence is the first sequence to deliver; 0 is the first there is.
+	// FromSequence is the first sequence to deliver, at most the next that is saved; 0
+	// is the first there is.
 	FromSequence uint64
 	// FromTime starts with the first event that was stored at this time or later, by
-	// the clock of the store; zero does not count. FromSequence must then be 0.
+	// the clock of the store; one to come is waited for, and zero does not count.
+	// FromSequence must then be 0.
 	FromTime time.Time
 	// FromNow delivers only what is saved after Subscribe has returned.
 	// FromSequence must then be 0, and FromTime zero.
@@ -159,8 +164,15 @@ type Subscription interface {
 	// Next waits for the next event. A *ReplayError reports a stored message that
 	// is no event, and Next may be called again; after any other error but the
 	// context's own the subscription is over. When its context ends Next returns
-	// an error that is the context's, and nothing is skipped.
+	// an error that is the context's, and nothing is skipped. ErrPlaceExpired says
+	// that the next events have expired before they were delivered, and ErrPlaceAhead
+	// that the store has lost what was delivered.
 	Next(ctx context.Context) (Event, error)
+	// Position is the sequence up to which all that passes the filters was delivered,
+	// or is before the place to start: a subscription from the sequence after it goes
+	// on where this one is. It is known when Subscribe returns, and grows while Next
+	// waits. It is not known before the FromTime of a subscription has come.
+	Position() (sequence uint64, known bool)
 	// Close ends the subscription; a Next that waits returns
 	// ErrSubscriptionClosed. It may be called more than once.
 	Close() error
@@ -245,6 +257,8 @@ type ReadOptions struct {
 	// Until wants none from the first event on whose timestamp is later; zero sets
 	// no end.
 	Until time.Time
+	// FromSequence wants only what is stored at this sequence or after it; 0 wants all.
+	FromSequence uint64
 }
 
 // MaxNewest is the most that Newest may want: what a page of the sidecar has.
@@ -281,6 +295,12 @@ func Newest(n int) ReadOption { return func(o *ReadOptions) { o.Newest = n } }
 // Until ends a read before the first event whose timestamp is later than t: the
 // actor as it was then, where timestamps grow with versions.
 func Until(t time.Time) ReadOption { return func(o *ReadOptions) { o.Until = t } }
+
+// FromSequence leaves out what is stored before a sequence: a read that goes on where
+// another has stopped, also among stored messages that are no events.
+func FromSequence(sequence uint64) ReadOption {
+	return func(o *ReadOptions) { o.FromSequence = sequence }
+}
 
 // Option configures a Store of any kind.
 type Option func(*Options)

@@ -37,6 +37,11 @@ type replayErrorJSON struct {
 	Error    string `json:"error"`
 }
 
+// truncatedJSON says that events are gone that came before a version, 0 for all.
+type truncatedJSON struct {
+	FirstVersion int64 `json:"firstVersion"`
+}
+
 // savedJSON is the answer for one stored event.
 type savedJSON struct {
 	ID        string `json:"id"`
@@ -111,9 +116,6 @@ func decodeEvents(body []byte) ([]eventstore.Event, map[string]eventstore.Expect
 	documents, err := decodeArray(body)
 	if err != nil {
 		return nil, nil, err
-	}
-	if len(documents) > eventstore.MaxBatchEvents {
-		return nil, nil, fmt.Errorf("the body has %d events, at most %d are saved at once: %w", len(documents), eventstore.MaxBatchEvents, eventstore.ErrTooLarge)
 	}
 	events := make([]eventstore.Event, len(documents))
 	expected := map[string]eventstore.ExpectedVersion{}

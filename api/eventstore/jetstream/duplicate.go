@@ -79,7 +79,7 @@ func (a *attempt) recall(ctx context.Context, index int, sequence uint64) error 
 		if actorID, err := decodeActor(m.Subject); err == nil {
 			taken.ActorID = actorID
 		}
-		return fmt.Errorf("%w (%w)", taken, &eventstore.ReplayError{Sequence: m.Sequence, RawData: m.Data, Err: err})
+		return fmt.Errorf("%w (%w)", taken, m.malformed(err))
 	}
 	// The server knows it by another header, which another writer may fill
 	// otherwise.

@@ -73,7 +73,10 @@ type history struct {
 	// newer than version from.
 	cut  bool
 	from int64
-	// before is the sequence of the message read last, 0 for none.
+	// least is the least sequence that is wanted.
+	least uint64
+	// before is the sequence of the message read last, 0 for none, or the one before
+	// least.
 	before uint64
 	// size is that of the largest message met, and most how many a page may have: there
 	// may be larger ones among those that were not met.
@@ -96,6 +99,22 @@ func (s *Store) newHistory(last *message) *history {
 	return &history{
 		store: s, last: last, unknown: x.partial, size: len(last.Data), most: firstPage,
 		items: append(itemsOf(x.levels), item{sequence: last.Sequence}),
+	}
+}
+
+// historyFrom are the messages from a sequence on.
+func (s *Store) historyFrom(last *message, sequence uint64) *history {
+	h := s.newHistory(last)
+	h.least, h.before = sequence, sequence-1
+	h.drop()
+	return h
+}
+
+// drop drops what is before the least sequence. A node stands for older messages than
+// itself.
+func (h *history) drop() {
+	for len(h.items) > 0 && h.items[0].sequence < h.least {
+		h.items = h.items[1:]
 	}
 }
 
@@ -286,6 +305,7 @@ func (h *history) open(ctx context.Context) error {
 		nodes, messages = nodes[1:], messages[1:]
 	}
 	h.items = opened
+	h.drop()
 	return nil
 }
 

@@ -47,6 +47,17 @@ type message struct {
 	Data     []byte
 }
 
+// malformed is the error of a message that is no event, with as much of its payload
+// as an answer has room for: another writer may have stored more.
+func (m *message) malformed(err error) *eventstore.ReplayError {
+	raw := m.Data
+	if len(raw) > eventstore.MaxDataBytes {
+		err = fmt.Errorf("%w (of its %d bytes these are the first)", err, len(raw))
+		raw = raw[:eventstore.MaxDataBytes]
+	}
+	return &eventstore.ReplayError{Sequence: m.Sequence, RawData: raw, Err: err}
+}
+
 // eventHeader is the header of an event that is complete.
 func eventHeader(source string, e *eventstore.Event) nats.Header {
 	header := cloudEvent(source, versioning.ContentType(e), e.ID, e.EventType, e.ActorID, e.Version, e.Timestamp)
@@ -119,6 +130,9 @@ func decodeEvent(m *message) (eventstore.Event, error) {
 	actorID, version, at, err := decodeCloudEvent(m)
 	if err != nil {
 		return eventstore.Event{}, err
+	}
+	if len(m.Data) > eventstore.MaxDataBytes {
+		return eventstore.Event{}, fmt.Errorf("data has %d bytes, more than the %d of an event", len(m.Data), eventstore.MaxDataBytes)
 	}
 	e := eventstore.Event{ActorID: actorID, Version: version, Timestamp: at, Data: m.Data, Sequence: m.Sequence}
 	for _, field := range []struct {

@@ -340,6 +340,9 @@ func (a *attempt) message(index int, version int64, x index, own uint64) (*nats.
 	event.Version = version
 	msg := a.store.eventMessage(&event)
 	prev := ""
+	if now := a.heads[event.ActorID]; now.sequence == 0 && now.version > 0 {
+		msg.Header[headerAfter] = []string{strconv.FormatInt(now.version, 10)}
+	}
 	if x.partial || len(x.levels) > 0 {
 		prev = x.encode(own)
 		msg.Header[headerPrev] = []string{prev}

@@ -215,7 +215,7 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	if err != nil {
 		s.opts.Metrics.ReplayErrors.Add(1)
 		// As good as none: whoever asks replays the events instead.
-		return failed(fmt.Errorf("%w that can be read: %w", eventstore.ErrNoSnapshot, &eventstore.ReplayError{Sequence: newest.Sequence, RawData: newest.Data, Err: err}))
+		return failed(fmt.Errorf("%w that can be read: %w", eventstore.ErrNoSnapshot, newest.malformed(err)))
 	}
 	return snapshot, nil
 }

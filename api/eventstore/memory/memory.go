@@ -187,7 +187,7 @@ func (s *Store) inSpan(events []eventstore.Event, at int, opts eventstore.SaveOp
 	if first == 0 {
 		return nil
 	}
-	for _, index := range s.actors[e.ActorID][above(s.log, s.actors[e.ActorID], first-1):] {
+	for _, index := range s.actors[e.ActorID][above(s.log, s.actors[e.ActorID], first-1, 0):] {
 		if stored := &s.log[index]; stored.Version > last {
 			return nil
 		} else if stored.ID == e.ID {
@@ -198,10 +198,10 @@ func (s *Store) inSpan(events []eventstore.Event, at int, opts eventstore.SaveOp
 }
 
 // above is the first of an actor's events with a version above one.
-func above(log []eventstore.Event, indexes []int, version int64) int {
+func above(log []eventstore.Event, indexes []int, version int64, fromSequence uint64) int {
 	first, _ := slices.BinarySearchFunc(indexes, version, func(index int, from int64) int {
 		// Never equal: the first version above is wanted.
-		if log[index].Version <= from {
+		if log[index].Version <= from || log[index].Sequence < fromSequence {
 			return -1
 		}
 		return 1
@@ -255,10 +255,10 @@ func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, o
 			yield(eventstore.Event{}, fmt.Errorf("read events from memory: %w", err))
 		}
 	}
-	return collect.Window(s.events(ctx, actorID, fromVersion), ro)
+	return collect.Window(s.events(ctx, actorID, fromVersion, ro.FromSequence), ro)
 }
 
-func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {
+func (s *Store) events(ctx context.Context, actorID string, fromVersion int64, fromSequence uint64) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		if err := eventstore.ValidateActorID(actorID); err != nil {
 			yield(eventstore.Event{}, fmt.Errorf("read events from memory: %w", err))
@@ -267,7 +267,7 @@ func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) i
 		s.mu.RLock()
 		log, indexes := s.log, s.actors[actorID]
 		s.mu.RUnlock()
-		first := above(log, indexes, fromVersion)
+		first := above(log, indexes, fromVersion, fromSequence)
 		for _, index := range indexes[first:] {
 			if err := ended(ctx); err != nil {
 				yield(eventstore.Event{}, fmt.Errorf("read events of actor %.100q from memory: %w", actorID, err))

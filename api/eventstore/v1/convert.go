@@ -30,7 +30,7 @@ func (x *Event) ToEvent() (eventstore.Event, error) {
 
 // SetOptions puts what a read wants into its request.
 func (x *StreamEventsRequest) SetOptions(o eventstore.ReadOptions) {
-	x.UpToDate, x.Until = o.UpToDate, fromTime(o.Until)
+	x.UpToDate, x.Until, x.FromSequence = o.UpToDate, fromTime(o.Until), o.FromSequence
 	x.Newest = int32(min(max(o.Newest, 0), math.MaxInt32))
 }
 
@@ -38,7 +38,7 @@ func (x *StreamEventsRequest) SetOptions(o eventstore.ReadOptions) {
 func (x *StreamEventsRequest) ToOptions() ([]eventstore.ReadOption, error) {
 	until, err := toTime("until", x.GetUntil())
 	return []eventstore.ReadOption{func(o *eventstore.ReadOptions) {
-		*o = eventstore.ReadOptions{UpToDate: x.GetUpToDate(), Newest: int(x.GetNewest()), Until: until}
+		*o = eventstore.ReadOptions{UpToDate: x.GetUpToDate(), Newest: int(x.GetNewest()), Until: until, FromSequence: x.GetFromSequence()}
 	}}, err
 }
 
