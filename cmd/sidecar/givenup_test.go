@@ -16,6 +16,7 @@ import (
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
@@ -136,6 +137,58 @@ func TestNKeyThatIsReplaced(t *testing.T) {
 	s.waitReady("store orders is not ready")
 	writeBinding(t, filepath.Join(root, "orders"), map[string]string{"nkey": after.seed})
 	s.waitReady("")
+}
+
+// A server that is there and answers no request is left for another.
+func TestServerThatAnswersPingsAlone(t *testing.T) {
+	t.Parallel()
+	cluster := natsserver.Run(t, 1)
+	mute := startMute(t)
+	silent := link.To(t, cluster.URL())
+	silent.Silence()
+	root := t.TempDir()
+	bind(t, cluster, root, "orders", cluster.Connect(t), map[string]string{"servers": mute + "," + silent.URL()})
+	s := startHere(t, map[string]string{"SERVICE_BINDING_ROOT": root})
+	testenv.Eventually(t, time.Minute, "a connection", func() error {
+		if _, body := s.get(s.health + "/metrics"); !strings.Contains(body, `aether_store_connected{store="orders"} 1`) {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	silent.Resume()
+	testenv.Eventually(t, time.Minute, "a save", func() error {
+		if status, body := s.post("orders", `{"id":"1","eventType":"T","actorId":"order-1","version":1}`); status != http.StatusCreated {
+			return fmt.Errorf("%d %s", status, body)
+		}
+		return nil
+	})
+}
+
+// startMute runs a server without JetStream, where somebody takes all requests and answers
+// none.
+func startMute(t *testing.T) (url string) {
+	t.Helper()
+	mute, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mute.Start()
+	t.Cleanup(func() { mute.Shutdown(); mute.WaitForShutdown() })
+	if !mute.ReadyForConnections(time.Minute) {
+		t.Fatal("the server does not start")
+	}
+	nc, err := nats.Connect(mute.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if _, err := nc.Subscribe(">", func(*nats.Msg) {}); err == nil {
+		err = nc.FlushTimeout(time.Minute)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mute.ClientURL()
 }
 
 type nkey struct {

@@ -108,13 +108,20 @@ func (c *connection) replace(before, now *nats.Conn) {
 // onConnection is a store on the connection that there is.
 type onConnection struct {
 	config  jetstream.Config
+	logger  *slog.Logger
 	metrics *eventstore.Metrics
 	store   atomic.Pointer[jetstream.Store]
 }
 
 // open uses another connection. Subscriptions on the one before it end.
 func (o *onConnection) open(conn *nats.Conn) error {
-	store, err := jetstream.New(conn, o.config, eventstore.WithMetrics(o.metrics))
+	config := o.config
+	config.Silent = func() {
+		o.logger.Warn("the server of NATS answers no request: trying another", "store", config.Store, "server", conn.ConnectedUrlRedacted())
+		// It fails when the connection is closed, and then another is dialled.
+		_ = conn.ForceReconnect()
+	}
+	store, err := jetstream.New(conn, config, eventstore.WithMetrics(o.metrics))
 	if err != nil {
 		return err
 	}
@@ -135,7 +142,7 @@ func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error
 	if err != nil {
 		return sidecar.Store{}, err
 	}
-	store := &onConnection{metrics: &eventstore.Metrics{}, config: jetstream.Config{
+	store := &onConnection{logger: c.logger, metrics: &eventstore.Metrics{}, config: jetstream.Config{
 		Namespace: b.Namespace, Store: name, EventsStream: b.Stream, SnapshotsStream: b.SnapshotStream, Domain: b.Domain,
 		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes,
 	}}
