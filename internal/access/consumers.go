@@ -97,6 +97,7 @@ func ServeConsumers(login stream.Login, config ConsumersConfig, log *slog.Logger
 		return nil, err
 	}
 	requests := newCredits(c.conn, queueGroup, newAllowance(maxAskings, askEvery), c.log, c.subjects, c.receive)
+	c.conn.SetDisconnectErrHandler(requests.disconnected)
 	requests.follow()
 	go func() {
 		defer close(c.received)

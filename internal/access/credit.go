@@ -19,9 +19,11 @@ const (
 	// subscriptionsEach is how many subscriptions receive one subject: while one is made
 	// anew the other takes what comes.
 	subscriptionsEach = 2
-	// credit is how many messages one subscription passes on: those that an application
-	// with some hundred subscriptions sends when it starts.
-	credit = 256
+	// firstCredit is how many messages the first subscriptions to a subject pass on: those
+	// of an application with some dozens of subscriptions, when it starts. It is doubled
+	// with each that came to its end with messages of the usual size, up to maxCredit.
+	firstCredit = 32
+	maxCredit   = 256
 	// largeMessage is what no engine sends. With the first of it the server is told to
 	// stop, and for distrust the messages that are on their way together have no more than
 	// distrustedBytes, or are one for each subscription.
@@ -53,12 +55,16 @@ type credits struct {
 	debtors map[string]*debtor
 	// failed: the last subscription could not be made.
 	failed bool
+	// lost tells that the connection was lost.
+	lost chan struct{}
 }
 
 // debtor is one subject, and who sends to it.
 type debtor struct {
-	// left is how many messages each subscription still passes on.
-	left map[*nats.Subscription]int
+	// left is how many messages each subscription still passes on, and credit how many the
+	// next one does.
+	left   map[*nats.Subscription]int
+	credit int
 	// distrusted is until when, since a large message came.
 	distrusted time.Time
 }
@@ -85,7 +91,7 @@ func lossy(sub *nats.Subscription) bool {
 func newCredits(conn *nats.Conn, group string, allowed *allowance, log *slog.Logger, subjects func() []string, receive func(*nats.Msg)) *credits {
 	return &credits{
 		conn: conn, group: group, log: log, subjects: subjects, receive: receive, allowed: allowed,
-		arrived: make(chan *nats.Msg, maxArrived), debtors: map[string]*debtor{},
+		arrived: make(chan *nats.Msg, maxArrived), debtors: map[string]*debtor{}, lost: make(chan struct{}, 1),
 	}
 }
 
@@ -99,6 +105,8 @@ func (c *credits) run(ctx context.Context) {
 		case <-ctx.Done():
 			c.leave()
 			return
+		case <-c.lost:
+			c.beginAnew()
 		case msg := <-c.arrived:
 			c.take(msg)
 		case now := <-tick.C:
@@ -112,18 +120,36 @@ func (c *credits) run(ctx context.Context) {
 	}
 }
 
+// disconnected is for the connection to call when it is lost.
+func (c *credits) disconnected(*nats.Conn, error) {
+	select {
+	case c.lost <- struct{}{}:
+	default:
+	}
+}
+
+// beginAnew trusts nobody: a server may have ended the connection because more came than
+// was read, and who sent that may not be known.
+func (c *credits) beginAnew() {
+	for _, d := range c.debtors {
+		d.drop(always)
+		d.credit = 1
+	}
+}
+
 // take counts a message, and has it worked on.
 func (c *credits) take(msg *nats.Msg) {
 	c.allowed.spend(msg.Subject, 1+msg.Size()/chargedBytes)
 	if d := c.debtors[msg.Subject]; d != nil {
 		if d.left[msg.Sub]--; d.left[msg.Sub] <= 0 {
 			delete(d.left, msg.Sub)
+			d.credit = min(2*d.credit, maxCredit)
 		}
 		if now := time.Now(); msg.Size() > largeMessage {
 			if now.After(d.distrusted) {
 				d.drop(always)
 			}
-			d.distrusted = now.Add(distrust)
+			d.distrusted, d.credit = now.Add(distrust), firstCredit
 		}
 		c.renew(msg.Subject)
 	}
@@ -136,7 +162,7 @@ func (c *credits) follow() {
 	now := c.subjects()
 	for _, subject := range now {
 		if c.debtors[subject] == nil {
-			c.debtors[subject] = &debtor{left: map[*nats.Subscription]int{}}
+			c.debtors[subject] = &debtor{left: map[*nats.Subscription]int{}, credit: firstCredit}
 		}
 	}
 	slices.Sort(now)
@@ -160,7 +186,7 @@ func (c *credits) renewAll() {
 func (c *credits) renew(subject string) {
 	d := c.debtors[subject]
 	for len(d.left) < subscriptionsEach && c.allowed.may(subject) {
-		count := credit
+		count := d.credit
 		if time.Now().Before(d.distrusted) {
 			count = distrustedCredit(c.conn.MaxPayload())
 		}
@@ -191,7 +217,7 @@ func (c *credits) subscribe(subject string, count int) (*nats.Subscription, erro
 // distrustedCredit is how many messages one subscription passes on of who sends large
 // ones, where servers take messages of so many bytes.
 func distrustedCredit(maxPayload int64) int {
-	return int(min(max(distrustedBytes/max(maxPayload, 1)/subscriptionsEach, 1), credit))
+	return int(min(max(distrustedBytes/max(maxPayload, 1)/subscriptionsEach, 1), firstCredit))
 }
 
 func (c *credits) leave() {

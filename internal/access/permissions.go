@@ -42,7 +42,7 @@ var (
 // stream stands where the other has its domain.
 var Table = []Call{
 	{Calls: "`SaveEvent`, `SaveEvents`", Roles: writer, Publish: []string{"{events}.events.*.*"}},
-	{Calls: "`SaveSnapshot`; what parks and replays events of a durable subscription", Roles: writer, Publish: []string{"{events}.snapshots.*.*"}},
+	{Calls: "`SaveSnapshot`, `DeleteSnapshot`; what parks and replays events of a durable subscription", Roles: writer, Publish: []string{"{events}.snapshots.*.*"}},
 	{
 		Calls: "`GetEvents`, `GetEventsWithErrors`, `Events`, `GetLatestVersion`, `GetLatestSnapshot`; the reads of a save; `/readyz`", Roles: both,
 		Publish: []string{
