@@ -100,6 +100,8 @@ var sentinels = []struct {
 	{eventstore.ErrTooLarge, http.StatusRequestEntityTooLarge, connect.CodeInvalidArgument, eventstorev1.CodeTooLarge, "Too large"},
 	{eventstore.ErrStoreFull, http.StatusInsufficientStorage, connect.CodeFailedPrecondition, eventstorev1.CodeStoreFull, "Store full"},
 	{eventstore.ErrPermissionDenied, http.StatusForbidden, connect.CodePermissionDenied, eventstorev1.CodePermissionDenied, "Permission denied"},
+	// The store was opened on another connection, and whoever follows it comes again.
+	{eventstore.ErrSubscriptionClosed, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
 	{eventstore.ErrUnavailable, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
 	{errTooManyRequests, http.StatusTooManyRequests, connect.CodeResourceExhausted, eventstorev1.CodeTooManyRequests, "Too many requests"},
 	// A read that ran into its deadline; saves say what became of them.

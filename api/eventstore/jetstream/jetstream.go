@@ -52,6 +52,11 @@ type Config struct {
 	// subscriptions, asked on MakeConsumerSubject, since the connection may not ask
 	// JetStream to. No subscription can begin, or be begun again, while it is away.
 	OperatorMakesConsumers bool
+	// Silent, where it is not nil, is called when the server of the connection is there and
+	// has answered no request for 8 seconds, as one does that lost the rest of its cluster:
+	// nats.Conn.ForceReconnect finds another. It is called again after 10 seconds, and up to
+	// 2 minutes, while no answer comes.
+	Silent func()
 	// Timeout bounds each call whose context has no deadline; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// Heads is of how many actors the Store remembers where they stand, those used
@@ -148,6 +153,7 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 	s := &Store{
 		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, writers: newWriters(), open: map[io.Closer]struct{}{},
 	}
+	s.answers.silence.tell = config.Silent
 	var err error
 	s.heads, err = newHeads(cmp.Or(config.Heads, DefaultHeads), s.opts.Metrics)
 	return s, err
