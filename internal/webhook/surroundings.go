@@ -7,12 +7,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/namespaces"
 )
 
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=get;list;watch
@@ -117,10 +117,6 @@ func (h *podHandler) allows(ctx context.Context, class *v1alpha1.EventStoreClass
 		// Its stores say what is wrong with it.
 		return false, nil
 	}
-	namespace := &metav1.PartialObjectMetadata{}
-	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	if err := h.cached.Get(ctx, client.ObjectKey{Name: name}, namespace); err != nil {
-		return false, fmt.Errorf("read Namespace %s: %w", name, err)
-	}
-	return selector.Matches(labels.Set(namespace.Labels)), nil
+	has, err := namespaces.Labels(ctx, h.cached, h.live, name)
+	return err == nil && selector.Matches(has), err
 }
