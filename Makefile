@@ -41,7 +41,7 @@ test: controlplane oldserver ## All tests, against a real API server and real na
 	go test -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
 # Packages whose value is that many use them at once.
-RACY := ./internal/access ./internal/stream ./internal/webhook
+RACY := ./internal/access ./internal/stream ./internal/webhook ./internal/sidecar ./api/eventstore ./api/eventstore/memory
 
 .PHONY: test-race
 test-race: controlplane ## The tests of what is used by many at once, with the race detector; needs a C compiler.

@@ -34,6 +34,13 @@ var (
 	// ErrSubscriptionClosed: Next was called on, or waited in, a Subscription that
 	// its Close has ended.
 	ErrSubscriptionClosed = errors.New("subscription closed")
+	// ErrPlaceExpired: the subscription is to begin, or to go on, with a sequence whose
+	// events have expired. From there it would leave them out.
+	ErrPlaceExpired = errors.New("place expired")
+	// ErrPlaceAhead: the subscription is to begin, or to go on, with a sequence that
+	// the store is far from: the place is that of another store, or of one that has
+	// lost events.
+	ErrPlaceAhead = errors.New("place ahead")
 	// ErrNotInHand: Ack, Nak or Extend was called for an event that the member does
 	// not have: it was never delivered to it, or is settled already.
 	ErrNotInHand = errors.New("event not in hand")
@@ -76,7 +83,8 @@ func (e *VersionConflictError) Error() string {
 type DuplicateEventError struct {
 	// EventID is the id that is taken.
 	EventID string
-	// ActorID, Version and Sequence tell the event that has it.
+	// ActorID, Version and Sequence tell the event that has it. Where that can be read no
+	// more, or is no event, only the sequence is known, and Version is 0.
 	ActorID  string
 	Version  int64
 	Sequence uint64
@@ -84,6 +92,10 @@ type DuplicateEventError struct {
 
 // Error says which event holds the id.
 func (e *DuplicateEventError) Error() string {
+	if e.Version == 0 {
+		return fmt.Sprintf("duplicate event: id %.100q belongs to the message at sequence %d already, which cannot be compared: give every event an id of its own",
+			e.EventID, e.Sequence)
+	}
 	return fmt.Sprintf("duplicate event: id %.100q belongs to version %d of actor %.100q already, with other content: give every event an id of its own",
 		e.EventID, e.Version, e.ActorID)
 }
@@ -110,7 +122,7 @@ func (e *InvalidEventError) Is(target error) bool { return target == ErrInvalidE
 type ReplayError struct {
 	// Sequence is where the message is in its store.
 	Sequence uint64
-	// RawData is its payload as stored.
+	// RawData is its payload as stored, at most the first MaxDataBytes.
 	RawData []byte
 	// Err is what is wrong with it.
 	Err error
@@ -123,3 +135,21 @@ func (e *ReplayError) Error() string {
 
 // Unwrap returns the cause.
 func (e *ReplayError) Unwrap() error { return e.Err }
+
+// TruncatedError says that events with which a read should begin are no longer
+// stored: they have expired, or were erased. Those that are left follow it.
+type TruncatedError struct {
+	// ActorID is whose events they are.
+	ActorID string
+	// FirstVersion is the version of the first event that is left, 0 for none.
+	FirstVersion int64
+}
+
+// Error says what is left, and what to do.
+func (e *TruncatedError) Error() string {
+	left := "none is left"
+	if e.FirstVersion > 0 {
+		left = fmt.Sprintf("the first that is left is version %d", e.FirstVersion)
+	}
+	return fmt.Sprintf("events of actor %.100q have expired or were erased, and %s: begin with a snapshot, or take what is left for what it is", e.ActorID, left)
+}

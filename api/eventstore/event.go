@@ -87,6 +87,9 @@ type Snapshot struct {
 	Version int64
 	// Data is the state as raw bytes, kept byte for byte; at most MaxDataBytes.
 	Data []byte
+	// Metadata is as in Event. Keys that begin with "aether-" are those of this package:
+	// a Repository keeps in aether-ids which events the state contains.
+	Metadata map[string]string
 	// Timestamp is when the snapshot was taken, as in Event. Zero in a save means now.
 	Timestamp time.Time
 }
@@ -110,6 +113,10 @@ type ReplayResult struct {
 	Events []Event
 	// Errors are the stored messages that are not events, in order.
 	Errors []*ReplayError
+	// Truncated says that events with which the read should begin are no longer stored.
+	// FirstVersion is then the version of the first event that is left, 0 for none.
+	Truncated    bool
+	FirstVersion int64
 }
 
 // ActorType is the kind of an actor by its id: what comes before the first '-',
@@ -163,6 +170,9 @@ func (s *Snapshot) Validate() error {
 		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: a snapshot has the version of an event, from 1 to %d", s.Version, MaxVersion)}
 	}
 	if err := validateTime("timestamp", s.Timestamp); err != nil {
+		return err
+	}
+	if err := validateMetadata(s.Metadata); err != nil {
 		return err
 	}
 	return validateSize(s.Data)

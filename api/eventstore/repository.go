@@ -27,6 +27,9 @@ type Repository[S any] struct {
 	// nil is JSON.
 	Encode func(state S) ([]byte, error)
 	Decode func(data []byte) (S, error)
+	// AcceptTruncated loads an actor whose first events have expired from those that are
+	// left. Without it, Load fails with a *TruncatedError.
+	AcceptTruncated bool
 	// Attempts is how often Update decides anew after a conflict before it gives up
 	// with it; 0 is DefaultAttempts.
 	Attempts int
@@ -47,22 +50,34 @@ type Loaded[S any] struct {
 }
 
 // Load reads the newest snapshot of an actor and the events after it. A stored
-// message that is no event fails it with a *ReplayError: a state without it
-// would look whole. A snapshot that Decode refuses is as good as none.
+// message that is no event fails it with a *ReplayError, and events that have expired
+// fail it with a *TruncatedError: a state without them would look whole. A snapshot
+// that Decode refuses is as good as none.
 func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], error) {
-	actor, err := r.snapshot(ctx, actorID)
+	actor, _, err := r.snapshot(ctx, actorID)
 	if err != nil {
 		return Loaded[S]{}, err
 	}
+	return actor, r.replay(ctx, actorID, &actor, func(*Event) {})
+}
+
+// replay applies the events after the version that an actor is at, and shows each.
+func (r *Repository[S]) replay(ctx context.Context, actorID string, actor *Loaded[S], show func(*Event)) error {
 	for event, err := range r.Store.Events(ctx, actorID, actor.Version) {
-		if err != nil {
-			return Loaded[S]{}, fmt.Errorf("load actor %.100q: %w", actorID, err)
+		if truncated := new(TruncatedError); r.AcceptTruncated && errors.As(err, &truncated) {
+			continue
 		}
-		if err := r.apply(&actor, event); err != nil {
-			return Loaded[S]{}, err
+		if err != nil {
+			*actor = Loaded[S]{}
+			return fmt.Errorf("load actor %.100q: %w", actorID, err)
+		}
+		show(&event)
+		if err := r.apply(actor, event); err != nil {
+			*actor = Loaded[S]{}
+			return err
 		}
 	}
-	return actor, nil
+	return nil
 }
 
 func (r *Repository[S]) apply(actor *Loaded[S], event Event) error {
@@ -84,23 +99,24 @@ func (r *Repository[S]) applyAll(actor Loaded[S], events []Event) error {
 	return nil
 }
 
-func (r *Repository[S]) snapshot(ctx context.Context, actorID string) (Loaded[S], error) {
+// snapshot is where a load begins, and the snapshot that says so.
+func (r *Repository[S]) snapshot(ctx context.Context, actorID string) (Loaded[S], Snapshot, error) {
 	if r.SnapshotEvery <= 0 {
-		return Loaded[S]{}, nil
+		return Loaded[S]{}, Snapshot{}, nil
 	}
 	snapshot, err := r.Store.GetLatestSnapshot(ctx, actorID)
 	if errors.Is(err, ErrNoSnapshot) {
-		return Loaded[S]{}, nil
+		return Loaded[S]{}, Snapshot{}, nil
 	}
 	if err != nil {
-		return Loaded[S]{}, fmt.Errorf("load actor %.100q: %w", actorID, err)
+		return Loaded[S]{}, Snapshot{}, fmt.Errorf("load actor %.100q: %w", actorID, err)
 	}
 	state, err := r.decode(snapshot.Data)
 	if err != nil {
 		// One of an older program, say. The next snapshot replaces it.
-		return Loaded[S]{}, nil
+		return Loaded[S]{}, Snapshot{}, nil
 	}
-	return Loaded[S]{State: state, Version: snapshot.Version, SnapshotVersion: snapshot.Version}, nil
+	return Loaded[S]{State: state, Version: snapshot.Version, SnapshotVersion: snapshot.Version}, snapshot, nil
 }
 
 // Update loads an actor, lets decide say which events follow, and saves them,
@@ -110,9 +126,15 @@ func (r *Repository[S]) snapshot(ctx context.Context, actorID string) (Loaded[S]
 //
 // Decide gives the events an id and a type; Update sets the actor, the versions,
 // and the timestamps that are missing. It is called once for each attempt, so it
-// must have no effect of its own. An id that is made from the command makes it
-// harmless to call Update again for it: *DuplicateEventError says that it was
-// carried out before.
+// must have no effect of its own.
+//
+// An id that is made from the command makes it harmless to call Update again for it,
+// however much later: *DuplicateEventError names the event of the actor that has the
+// id, and nothing is saved. Update knows the ids of all events that it replays. Those
+// of the events before the snapshot are in the snapshot's metadata, so that one read
+// more is needed only for an id which may be there: of the newest 5,000 at least and
+// 10,000 at most, as long as the events are stored. A snapshot without ids, which
+// another program has saved, costs a read of all events, and the next save replaces it.
 //
 // A snapshot that is due and cannot be saved is no error: the events are saved.
 func (r *Repository[S]) Update(ctx context.Context, actorID string, decide func(actor Loaded[S]) ([]Event, error)) (Loaded[S], error) {
@@ -130,7 +152,7 @@ func (r *Repository[S]) Update(ctx context.Context, actorID string, decide func(
 }
 
 func (r *Repository[S]) tryUpdate(ctx context.Context, actorID string, decide func(Loaded[S]) ([]Event, error)) (Loaded[S], error) {
-	actor, err := r.Load(ctx, actorID)
+	actor, ids, err := r.loadWithIDs(ctx, actorID)
 	if err != nil {
 		return actor, err
 	}
@@ -138,15 +160,9 @@ func (r *Repository[S]) tryUpdate(ctx context.Context, actorID string, decide fu
 	if err != nil || len(decided) == 0 {
 		return actor, err
 	}
-	events := make([]Event, len(decided))
-	for i, event := range decided {
-		event.ActorID, event.Version = actorID, actor.Version+int64(i)+1
-		// As it is read later, so that the state is the same then.
-		if event.Timestamp.IsZero() {
-			event.Timestamp = time.Now().UTC()
-		}
-		event.ContentType = cmp.Or(event.ContentType, ContentTypeJSON)
-		events[i] = event
+	events := complete(actorID, actor.Version, decided)
+	if err := ids.check(ctx, r.Store, events); err != nil {
+		return Loaded[S]{}, fmt.Errorf("update actor %.100q: %w", actorID, err)
 	}
 	// What Apply refuses must not be stored: the actor could never be loaded again.
 	if err := r.applyAll(actor, events); err != nil {
@@ -158,25 +174,53 @@ func (r *Repository[S]) tryUpdate(ctx context.Context, actorID string, decide fu
 	}
 	for i, event := range events {
 		event.Sequence = saved[i].Sequence
+		ids.add(&event)
 		if err := r.apply(&actor, event); err != nil {
 			return Loaded[S]{}, err
 		}
 	}
-	r.saveSnapshot(ctx, actorID, &actor)
+	r.saveSnapshot(ctx, actorID, &actor, ids)
 	return actor, nil
+}
+
+// loadWithIDs is Load, with what is known of the ids of the actor's events.
+func (r *Repository[S]) loadWithIDs(ctx context.Context, actorID string) (Loaded[S], *actorIDs, error) {
+	actor, snapshot, err := r.snapshot(ctx, actorID)
+	if err != nil {
+		return Loaded[S]{}, nil, err
+	}
+	ids := newActorIDs(actorID, &snapshot)
+	return actor, ids, r.replay(ctx, actorID, &actor, ids.add)
+}
+
+// complete are the events that were decided for an actor at a version, as they are to
+// be saved.
+func complete(actorID string, version int64, decided []Event) []Event {
+	events := make([]Event, len(decided))
+	for i, event := range decided {
+		event.ActorID, event.Version = actorID, version+int64(i)+1
+		// As it is read later, so that the state is the same then.
+		if event.Timestamp.IsZero() {
+			event.Timestamp = time.Now().UTC()
+		}
+		event.ContentType = cmp.Or(event.ContentType, ContentTypeJSON)
+		events[i] = event
+	}
+	return events
 }
 
 // saveSnapshot saves a snapshot when one is due. Whatever goes wrong, the next
 // update tries again.
-func (r *Repository[S]) saveSnapshot(ctx context.Context, actorID string, actor *Loaded[S]) {
-	if r.SnapshotEvery <= 0 || actor.Version-actor.SnapshotVersion < r.SnapshotEvery {
+func (r *Repository[S]) saveSnapshot(ctx context.Context, actorID string, actor *Loaded[S], ids *actorIDs) {
+	if r.SnapshotEvery <= 0 || actor.Version-actor.SnapshotVersion < r.SnapshotEvery && !ids.wereMissing {
 		return
 	}
 	data, err := r.encode(actor.State)
 	if err != nil {
 		return
 	}
-	if r.Store.SaveSnapshot(ctx, Snapshot{ActorID: actorID, Version: actor.Version, Data: data}) == nil {
+	snapshot := Snapshot{ActorID: actorID, Version: actor.Version, Data: data, Metadata: map[string]string{metadataIDs: ids.filter.encode()}}
+	if r.Store.SaveSnapshot(ctx, snapshot) == nil {
 		actor.SnapshotVersion = actor.Version
 	}
 }

@@ -21,12 +21,20 @@ import (
 type Store interface {
 	// SaveEvent stores one event. A version that is not greater than the actor's
 	// latest is refused with *VersionConflictError; version 0 takes the next one.
-	// Saving the same event again answers as the first time, marked Duplicate:
-	// with a version for as long as the event is stored, without one inside the
-	// store's duplicate window and among the actor's newest 64 events. The same
-	// id with another actor, version or content is refused with
-	// *DuplicateEventError. The timestamp is not part of the content, since a
-	// Store sets it where the caller does not.
+	//
+	// Saving the same event again answers as the first time, marked Duplicate, and an
+	// id that another event has is refused with *DuplicateEventError: one of another
+	// actor, version or content. The timestamp is not part of the content, since a
+	// Store sets it where the caller does not. A Store does not remember ids for ever.
+	// It finds an event that is stored
+	//   - inside its duplicate window, commonly 2 minutes, whatever the save says;
+	//   - at the version that the save gives, or would have with the number that it
+	//     expects (Expect), for as long as it is stored;
+	//   - among the newest 64 of the actor, where the save gives no version. Where it
+	//     gives one, a Store looks there as far as it remembers them.
+	// What it does not find is stored as an event of its own. So give a version or a
+	// number with a save that may be tried again later than the window, or use
+	// Repository.Update, which knows the ids of the actor.
 	SaveEvent(ctx context.Context, event Event, opts ...SaveOption) (Saved, error)
 
 	// SaveEvents stores 1 to MaxBatchEvents events, of one or many actors, all or
@@ -36,21 +44,23 @@ type Store interface {
 
 	// GetEvents answers the events of one actor with a version above fromVersion,
 	// in order; none is no error. Stored messages that are no events are skipped,
-	// and counted in Metrics. What a save through the same Store has answered
+	// and counted in Metrics; that events have expired is not said. What a save through the same Store has answered
 	// before the call is in the result.
 	GetEvents(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) ([]Event, error)
 
-	// GetEventsWithErrors is GetEvents that reports what GetEvents skips.
+	// GetEventsWithErrors is GetEvents that reports what GetEvents skips, and says
+	// whether events above fromVersion have expired.
 	GetEventsWithErrors(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) (ReplayResult, error)
 
 	// Events is GetEvents as an iterator with bounded memory. It yields either an
-	// event, or an error: a *ReplayError is followed by more, any other error is
-	// the last thing it yields.
+	// event, or an error: a *ReplayError is followed by more, and so is a
+	// *TruncatedError, which comes before what is left of events that have expired.
+	// Any other error is the last thing it yields.
 	Events(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) iter.Seq2[Event, error]
 
 	// GetLatestVersion answers the version of the actor's newest event, or of its
 	// newest snapshot where all its events have expired, and 0 for an actor that
-	// has neither.
+	// has neither. It is as new as with UpToDate.
 	GetLatestVersion(ctx context.Context, actorID string) (int64, error)
 
 	// SaveSnapshot stores the state of an actor at a version that the actor has: one
@@ -66,23 +76,26 @@ type Store interface {
 	DeleteSnapshot(ctx context.Context, actorID string, version int64) error
 
 	// GetLatestSnapshot answers the actor's newest snapshot, and ErrNoSnapshot
-	// where there is none.
+	// where there is none. It is as new as with UpToDate.
 	GetLatestSnapshot(ctx context.Context, actorID string) (Snapshot, error)
 
 	// Subscribe follows the store: first what is stored, then what is saved, in
 	// the order of sequences, without gap or repeat. The place to start is fixed
 	// when Subscribe returns. The context is for the call; the subscription lives
-	// until its Close.
+	// until its Close. A FromSequence whose events have expired is refused with
+	// ErrPlaceExpired, and one above the next that is saved with ErrPlaceAhead.
 	Subscribe(ctx context.Context, opts SubscribeOptions) (Subscription, error)
 }
 
 // SubscribeOptions says which events a Subscription delivers. The zero value is
 // all of them from the first.
 type SubscribeOptions struct {
-	// FromSequence is the first sequence to deliver; 0 is the first there is.
+	// FromSequence is the first sequence to deliver, at most the next that is saved; 0
+	// is the first there is.
 	FromSequence uint64
 	// FromTime starts with the first event that was stored at this time or later, by
-	// the clock of the store; zero does not count. FromSequence must then be 0.
+	// the clock of the store; one to come is waited for, and zero does not count.
+	// FromSequence must then be 0.
 	FromTime time.Time
 	// FromNow delivers only what is saved after Subscribe has returned.
 	// FromSequence must then be 0, and FromTime zero.
@@ -151,8 +164,15 @@ type Subscription interface {
 	// Next waits for the next event. A *ReplayError reports a stored message that
 	// is no event, and Next may be called again; after any other error but the
 	// context's own the subscription is over. When its context ends Next returns
-	// an error that is the context's, and nothing is skipped.
+	// an error that is the context's, and nothing is skipped. ErrPlaceExpired says
+	// that the next events have expired before they were delivered, and ErrPlaceAhead
+	// that the store has lost what was delivered.
 	Next(ctx context.Context) (Event, error)
+	// Position is the sequence up to which all that passes the filters was delivered,
+	// or is before the place to start: a subscription from the sequence after it goes
+	// on where this one is. It is known when Subscribe returns, and grows while Next
+	// waits. It is not known before the FromTime of a subscription has come.
+	Position() (sequence uint64, known bool)
 	// Close ends the subscription; a Next that waits returns
 	// ErrSubscriptionClosed. It may be called more than once.
 	Close() error
@@ -231,11 +251,25 @@ type ReadOption func(*ReadOptions)
 type ReadOptions struct {
 	// UpToDate wants what any save, through any Store, has answered before.
 	UpToDate bool
-	// Newest wants only so many, the newest first; 0 or less wants all, in order.
+	// Newest wants only so many, the newest first, at most MaxNewest; 0 or less wants all,
+	// in order.
 	Newest int
 	// Until wants none from the first event on whose timestamp is later; zero sets
 	// no end.
 	Until time.Time
+	// FromSequence wants only what is stored at this sequence or after it; 0 wants all.
+	FromSequence uint64
+}
+
+// MaxNewest is the most that Newest may want: what a page of the sidecar has.
+const MaxNewest = 1000
+
+// Validate says what is wrong with the options, as an *InvalidEventError.
+func (o ReadOptions) Validate() error {
+	if o.Newest > MaxNewest {
+		return &InvalidEventError{Field: "newest", Reason: fmt.Sprintf("is %d: give at most %d, or read from a version on", o.Newest, MaxNewest)}
+	}
+	return nil
 }
 
 // NewReadOptions adds read options up.
@@ -248,17 +282,25 @@ func NewReadOptions(opts ...ReadOption) ReadOptions {
 }
 
 // UpToDate reads what any save, through any Store in any process, has answered
-// before the read began. Without it a read sees what this Store has saved or
+// before the read began. On JetStream the leader is asked; one that is cut off from its
+// followers may for up to 20 s answer what was the latest when that began, but not less
+// than the same Store has saved or seen. Without it a read sees what this Store has saved or
 // seen, and what others have saved perhaps some milliseconds later.
 func UpToDate() ReadOption { return func(o *ReadOptions) { o.UpToDate = true } }
 
-// Newest reads backwards: the newest first, at most n. A stored message that is
-// no event counts as one of them. Memory for n events is needed.
+// Newest reads backwards: the newest first, at most n, which may be MaxNewest. A stored
+// message that is no event counts as one of them.
 func Newest(n int) ReadOption { return func(o *ReadOptions) { o.Newest = n } }
 
 // Until ends a read before the first event whose timestamp is later than t: the
 // actor as it was then, where timestamps grow with versions.
 func Until(t time.Time) ReadOption { return func(o *ReadOptions) { o.Until = t } }
+
+// FromSequence leaves out what is stored before a sequence: a read that goes on where
+// another has stopped, also among stored messages that are no events.
+func FromSequence(sequence uint64) ReadOption {
+	return func(o *ReadOptions) { o.FromSequence = sequence }
+}
 
 // Option configures a Store of any kind.
 type Option func(*Options)
@@ -272,6 +314,9 @@ type Options struct {
 	Metrics *Metrics
 	// Now is the clock for events without a timestamp; never nil.
 	Now func() time.Time
+	// DuplicateWindow is how long a Store that keeps ids by itself remembers those of all
+	// actors; 0 is its default. A stream of JetStream has a window of its own.
+	DuplicateWindow time.Duration
 }
 
 // NewOptions adds options up.

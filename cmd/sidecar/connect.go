@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/natsconn"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar/binding"
@@ -29,7 +30,7 @@ const (
 // connect connects to the servers of a binding, and keeps trying when none
 // answers: the sidecar may be there before NATS is. who is nil where the binding
 // holds all that proves who one is.
-func connect(b binding.Binding, who *identity, logger *slog.Logger) (*nats.Conn, error) {
+func connect(b binding.Binding, who *identity, logger *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
 	credentials, err := credentialOptions(b.Credentials)
 	if err != nil {
 		return nil, fmt.Errorf("use the credentials in %s: %w", b.Dir, err)
@@ -54,9 +55,14 @@ func connect(b binding.Binding, who *identity, logger *slog.Logger) (*nats.Conn,
 		}),
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) { logDisconnect(nc, err, logger) }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { logger.Debug("NATS does not answer", "error", err) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { logger.Warn("NATS refused", "error", err) }),
+		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) {
+			logger.Warn("NATS refused", "error", err)
+			if isRefused(err) {
+				giveUpOldKey(nc, b.Credentials.NKey, logger)
+			}
+		}),
 	}
-	options = append(append(options, natsconn.Lively()...), credentials...)
+	options = append(append(append(options, natsconn.Lively()...), credentials...), more...)
 	if who != nil {
 		who.logger = logger
 		proof, err := who.options()
@@ -82,6 +88,24 @@ func connect(b binding.Binding, who *identity, logger *slog.Logger) (*nats.Conn,
 func logDisconnect(nc *nats.Conn, err error, logger *slog.Logger) {
 	if !nc.IsClosed() {
 		logger.Warn("connection to NATS lost: trying again until it is back", "error", err)
+	}
+}
+
+// giveUpOldKey closes a connection whose user has another nkey by now: it can present no
+// other than the one that it was made with. Who keeps the connection makes another.
+func giveUpOldKey(nc *nats.Conn, seedFile string, logger *slog.Logger) {
+	if seedFile == "" {
+		return
+	}
+	pair, err := nkeys.ParseDecoratedNKey([]byte(content(seedFile)))
+	if err != nil {
+		// It may be in the middle of being replaced.
+		return
+	}
+	defer pair.Wipe()
+	if public, err := pair.PublicKey(); err == nil && public != nc.Opts.Nkey {
+		logger.Info("the nkey was replaced: connecting with the new one")
+		nc.Close()
 	}
 }
 

@@ -241,7 +241,7 @@ func TestStreamsOfOneConnection(t *testing.T) {
 			t.Errorf("%d streams do not fit into one line", len(streams))
 		}
 		groups = append(groups, streams)
-		c.made = append(c.made, connection{binding: b, streams: streams})
+		c.made = append(c.made, &connection{binding: b, streams: streams})
 	}
 	total := 0
 	for _, g := range groups {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/semaphore"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
 )
@@ -50,7 +51,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return probe(ctx, o.probe, o.healthListen)
 	}
 	logger := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: o.logLevel}))
-	stores, closeStores, err := openStores(o, logger)
+	memory := memoryForCalls()
+	budget := semaphore.NewWeighted(memory)
+	stores, closeStores, err := openStores(o, logger, budget)
 	if err != nil {
 		return err
 	}
@@ -62,7 +65,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer stopTracing()
 	server, err := sidecar.New(sidecar.Config{
 		Stores: stores, MaxBodyBytes: o.maxBodyBytes, RequestTimeout: o.requestTimeout, Logger: logger,
-		MaxCalls: o.maxCalls, MaxStreams: o.maxStreams, Tracer: tracer, WaitForStores: o.waitForStores, Memory: memoryForCalls(), AllowedHosts: o.allowedHosts, AllowedOrigins: o.allowedOrigins,
+		MaxCalls: o.maxCalls, MaxStreams: o.maxStreams, Tracer: tracer, WaitForStores: o.waitForStores, Memory: memory, Budget: budget, AllowedHosts: o.allowedHosts, AllowedOrigins: o.allowedOrigins,
 	})
 	if err != nil {
 		return err

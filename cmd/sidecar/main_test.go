@@ -196,6 +196,18 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// A test against the sidecar need not wait for minutes to see what production forgets.
+func TestDuplicateWindow(t *testing.T) {
+	t.Parallel()
+	s := startHere(t, nil, "--memory", "--store", "orders", "--duplicate-window", "1ns")
+	s.waitReady("")
+	for _, actorID := range []string{"order-1", "order-2"} {
+		if status, body := s.post("orders", `{"id":"1","eventType":"OrderPlaced","actorId":"`+actorID+`"}`); status != http.StatusCreated {
+			t.Errorf("%s: %d %s", actorID, status, body)
+		}
+	}
+}
+
 // A socket that a killed process left is replaced; one in use and a file are not.
 func TestSocket(t *testing.T) {
 	t.Parallel()
@@ -269,6 +281,8 @@ func TestRefusedOptions(t *testing.T) {
 		"--max-body-bytes not below":                 {[]string{"--memory", "--store=a", "--max-body-bytes=-1"}, nil},
 		"bodies of 1000000000 bytes do not fit":      {[]string{"--memory", "--store=a", "--max-body-bytes=1000000000"}, nil},
 		"--request-timeout, --max-calls":             {[]string{"--memory", "--store=a", "--request-timeout=0s"}, nil},
+		"--duplicate-window must be above 0":         {[]string{"--memory", "--store=a", "--duplicate-window=0s"}, nil},
+		"--duplicate-window is for --memory":         {[]string{"--duplicate-window=1s"}, nil},
 		`--allow-origin is "localhost:3000"`:         {[]string{"--memory", "--store=a", "--allow-origin=localhost:3000"}, nil},
 		"listen for the API, --listen":               {[]string{"--memory", "--store=a", "--listen=256.0.0.1:1"}, nil},
 		"listen for health and metrics, --health-li": {[]string{"--memory", "--store=a", "--listen=127.0.0.1:0", "--health-listen=256.0.0.1:1"}, nil},

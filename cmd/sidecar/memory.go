@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
 )
 
 const (
@@ -51,13 +53,13 @@ func limitMemory(container memlimit.Provider) error {
 	return nil
 }
 
-// memoryForCalls is how much of the memory limit what is under way may take, and
-// 0 where there is none. The other half is for the program itself, connections and
+// memoryForCalls is how much of the memory limit what is under way may take, and the
+// sidecar's default where there is none. The other half is for the program itself, connections and
 // garbage.
 func memoryForCalls() int64 {
 	limit := debug.SetMemoryLimit(-1)
 	if limit == math.MaxInt64 {
-		return 0
+		return sidecar.DefaultMemory
 	}
 	return limit / 2
 }

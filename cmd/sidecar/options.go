@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar/binding"
 )
@@ -31,6 +32,8 @@ type options struct {
 	// socket is the path of a Unix socket; empty for none.
 	socket string
 	memory bool
+	// duplicateWindow is that of stores in memory.
+	duplicateWindow time.Duration
 	// stores are their names; the first is the default.
 	stores      []string
 	bindingRoot string
@@ -61,6 +64,7 @@ func parseOptions(args []string, getenv func(string) string, output io.Writer) (
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:4280", "address of the API: HTTP with JSON, Connect and gRPC")
 	flags.StringVar(&o.healthListen, "health-listen", ":4281", "address of /healthz, /startupz, /readyz and /metrics")
 	flags.BoolVar(&o.memory, "memory", false, "keep events in memory, for a laptop or a test: no NATS, and all is lost at the end")
+	flags.DurationVar(&o.duplicateWindow, "duplicate-window", memory.DefaultDuplicateWindow, "with --memory, how long the ids of events are known whatever a save says; that of an EventStore is its own")
 	flags.StringArrayVar(&o.stores, "store", nil, "a store to serve, may be repeated; the first is the one of calls that name none")
 	flags.Int64Var(&o.maxBodyBytes, "max-body-bytes", 0, "largest body of a request; 0 is 8 MiB, or less where memory is limited to less than 60 MiB")
 	flags.DurationVar(&o.requestTimeout, "request-timeout", sidecar.DefaultRequestTimeout, "longest that a call may take which is no stream")
@@ -86,6 +90,12 @@ func parseOptions(args []string, getenv func(string) string, output io.Writer) (
 	}
 	if o.maxBodyBytes < 0 || o.requestTimeout <= 0 || o.maxCalls < 1 || o.maxStreams < 1 || o.waitForStores < 0 {
 		return o, errors.New("--request-timeout, --max-calls and --max-streams must be above 0, and --max-body-bytes not below, nor --wait-for-stores")
+	}
+	if o.duplicateWindow <= 0 {
+		return o, errors.New("--duplicate-window must be above 0")
+	}
+	if flags.Changed("duplicate-window") && !o.memory {
+		return o, errors.New("--duplicate-window is for --memory: the window of an EventStore is its spec.duplicateWindow")
 	}
 	if err := validateOrigins(o.allowedOrigins); err != nil {
 		return o, err

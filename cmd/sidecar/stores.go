@@ -1,25 +1,30 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/natsconn"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar/binding"
 )
 
-// openStores opens the stores that the options name, and returns what closes
-// them.
-func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error) {
+// openStores opens the stores that the options name, which take the memory for their
+// reads from a budget, and returns what closes them.
+func openStores(o options, logger *slog.Logger, budget *semaphore.Weighted) ([]sidecar.Store, func(), error) {
 	if o.memory {
-		return memoryStores(o.stores), func() {}, nil
+		return memoryStores(o), func() {}, nil
 	}
 	bindings := make([]binding.Binding, len(o.stores))
 	for i, name := range o.stores {
@@ -28,7 +33,7 @@ func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error)
 			return nil, nil, err
 		}
 	}
-	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings}
+	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings, budget: budget}
 	var stores []sidecar.Store
 	for i, name := range o.stores {
 		store, err := c.open(name, bindings[i])
@@ -41,11 +46,12 @@ func openStores(o options, logger *slog.Logger) ([]sidecar.Store, func(), error)
 	return stores, c.close, nil
 }
 
-func memoryStores(names []string) []sidecar.Store {
+func memoryStores(o options) []sidecar.Store {
 	var stores []sidecar.Store
-	for _, name := range names {
+	for _, name := range o.stores {
 		metrics := &eventstore.Metrics{}
-		stores = append(stores, sidecar.Store{Name: name, Store: memory.New(eventstore.WithMetrics(metrics)), Metrics: metrics})
+		store := memory.New(eventstore.WithMetrics(metrics), memory.WithDuplicateWindow(o.duplicateWindow))
+		stores = append(stores, sidecar.Store{Name: name, Store: store, Metrics: metrics})
 	}
 	return stores
 }
@@ -57,20 +63,82 @@ type connections struct {
 	tokenFile string
 	// bindings are those of all stores.
 	bindings []binding.Binding
-	made     []connection
+	made     []*connection
+	// budget is the memory that stores share with the calls.
+	budget *semaphore.Weighted
 }
 
+// connection is one to a NATS system, and the stores that are on it.
 type connection struct {
 	binding binding.Binding
 	// streams are what a connection with a token asks for.
 	streams []string
-	conn    *nats.Conn
+	logger  *slog.Logger
+	keeper  *natsconn.Keeper
+	// replaced counts how often those before it were made again, and another was dialled.
+	replaced atomic.Uint64
+
+	mu     sync.Mutex
+	stores []*onConnection
 }
 
 // serves says whether the connection does for a binding.
-func (c connection) serves(b binding.Binding) bool {
+func (c *connection) serves(b binding.Binding) bool {
 	return c.binding.SameConnection(b) && (!b.ServiceAccount || slices.Contains(c.streams, b.Stream))
 }
+
+// IsConnected says whether there is a connection now.
+func (c *connection) IsConnected() bool { return c.keeper.Conn().IsConnected() }
+
+// Reconnected counts how often it was made again.
+func (c *connection) Reconnected() uint64 {
+	return c.keeper.Conn().Stats().Reconnects + c.replaced.Load()
+}
+
+// replace opens the stores on a connection that was made in the place of another.
+func (c *connection) replace(before, now *nats.Conn) {
+	c.replaced.Add(before.Stats().Reconnects + 1)
+	c.logger.Warn("the connection to NATS was given up, and another is used", "error", before.LastError())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, store := range c.stores {
+		if err := store.open(now); err != nil {
+			// What was opened once can be opened: a mistake in the code.
+			c.logger.Error("could not open a store on another connection", "store", store.config.Store, "error", err)
+		}
+	}
+}
+
+// onConnection is a store on the connection that there is.
+type onConnection struct {
+	config  jetstream.Config
+	logger  *slog.Logger
+	metrics *eventstore.Metrics
+	store   atomic.Pointer[jetstream.Store]
+}
+
+// open uses another connection. Subscriptions on the one before it end.
+func (o *onConnection) open(conn *nats.Conn) error {
+	config := o.config
+	config.Silent = func() {
+		o.logger.Warn("the server of NATS answers no request: trying another", "store", config.Store, "server", conn.ConnectedUrlRedacted())
+		// It fails when the connection is closed, and then another is dialled.
+		_ = conn.ForceReconnect()
+	}
+	store, err := jetstream.New(conn, config, eventstore.WithMetrics(o.metrics))
+	if err != nil {
+		return err
+	}
+	if before := o.store.Swap(store); before != nil {
+		// Its subscriptions are on a connection that is closed: nothing can fail.
+		_ = before.Close()
+	}
+	return nil
+}
+
+func (o *onConnection) current() eventstore.Store { return o.store.Load() }
+
+func (o *onConnection) check(ctx context.Context) error { return o.store.Load().Check(ctx) }
 
 // open opens the store of a binding.
 func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error) {
@@ -78,40 +146,45 @@ func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error
 	if err != nil {
 		return sidecar.Store{}, err
 	}
-	metrics := &eventstore.Metrics{}
-	store, err := jetstream.New(conn, jetstream.Config{
+	store := &onConnection{logger: c.logger, metrics: &eventstore.Metrics{}, config: jetstream.Config{
 		Namespace: b.Namespace, Store: name, EventsStream: b.Stream, SnapshotsStream: b.SnapshotStream, Domain: b.Domain,
-		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes,
-	}, eventstore.WithMetrics(metrics))
-	if err != nil {
+		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes, Memory: c.budget,
+	}}
+	conn.mu.Lock()
+	defer conn.mu.Unlock()
+	if err := store.open(conn.keeper.Conn()); err != nil {
 		return sidecar.Store{}, err
 	}
-	return sidecar.Store{Name: name, Namespace: b.Namespace, Store: store, Metrics: metrics, Check: store.Check, Connection: natsConnection{conn}}, nil
+	conn.stores = append(conn.stores, store)
+	return sidecar.Store{
+		Name: name, Namespace: b.Namespace, Current: store.current, Metrics: store.metrics, Check: store.check,
+		Connection: conn, Alive: conn.keeper.Check,
+	}, nil
 }
 
-// natsConnection tells the state of a connection.
-type natsConnection struct{ *nats.Conn }
-
-func (c natsConnection) Reconnected() uint64 { return c.Stats().Reconnects }
-
 // connect returns the connection that a binding leads to.
-func (c *connections) connect(b binding.Binding) (*nats.Conn, error) {
+func (c *connections) connect(b binding.Binding) (*connection, error) {
 	for _, made := range c.made {
 		if made.serves(b) {
-			return made.conn, nil
+			return made, nil
 		}
 	}
-	var who *identity
-	var streams []string
+	conn := &connection{binding: b, logger: c.logger}
 	if b.ServiceAccount {
-		streams = c.streamsWith(b)
-		who = &identity{tokenFile: c.tokenFile, streams: streams}
+		conn.streams = c.streamsWith(b)
 	}
-	conn, err := connect(b, who, c.logger)
+	var err error
+	conn.keeper, err = natsconn.Keep(func(closed nats.Option) (*nats.Conn, error) {
+		var who *identity
+		if b.ServiceAccount {
+			who = &identity{tokenFile: c.tokenFile, streams: conn.streams}
+		}
+		return connect(b, who, c.logger, closed)
+	}, conn.replace)
 	if err != nil {
 		return nil, err
 	}
-	c.made = append(c.made, connection{binding: b, streams: streams, conn: conn})
+	c.made = append(c.made, conn)
 	return conn, nil
 }
 
@@ -120,7 +193,7 @@ func (c *connections) connect(b binding.Binding) (*nats.Conn, error) {
 func (c *connections) streamsWith(b binding.Binding) []string {
 	streams, size := []string{b.Stream}, len(b.Stream)
 	for _, other := range c.bindings {
-		met := slices.Contains(streams, other.Stream) || slices.ContainsFunc(c.made, func(made connection) bool { return made.serves(other) })
+		met := slices.Contains(streams, other.Stream) || slices.ContainsFunc(c.made, func(made *connection) bool { return made.serves(other) })
 		if !met && other.SameConnection(b) && size+1+len(other.Stream) <= maxWanted {
 			streams, size = append(streams, other.Stream), size+1+len(other.Stream)
 		}
@@ -132,6 +205,6 @@ func (c *connections) streamsWith(b binding.Binding) []string {
 // nothing to flush.
 func (c *connections) close() {
 	for _, made := range c.made {
-		made.conn.Close()
+		made.keeper.Close()
 	}
 }

@@ -123,16 +123,16 @@ func (a *application) saveUntilAcknowledged(ctx context.Context, e event) error 
 // events reads every event of an actor, page by page.
 func (a *application) events(ctx context.Context, actorID string) ([]event, error) {
 	var all []event
-	for fromVersion := int64(0); ; {
-		path := fmt.Sprintf("%s?fromVersion=%d", storePath("actors", actorID, "events"), fromVersion)
+	for fromSequence := int64(0); ; {
+		path := fmt.Sprintf("%s?fromSequence=%d", storePath("actors", actorID, "events"), fromSequence)
 		got, err := a.expect(ctx, http.StatusOK, http.MethodGet, path, nil)
 		if err != nil {
 			return nil, err
 		}
 		var page struct {
-			Events          []event
-			Errors          []json.RawMessage
-			NextFromVersion int64
+			Events           []event
+			Errors           []json.RawMessage
+			NextFromSequence int64
 		}
 		if err := json.Unmarshal(got.body, &page); err != nil {
 			return nil, fmt.Errorf("read the answer %s: %w", got.body, err)
@@ -141,10 +141,10 @@ func (a *application) events(ctx context.Context, actorID string) ([]event, erro
 			return nil, fmt.Errorf("actor %s has stored messages that are no events: %s", actorID, page.Errors)
 		}
 		all = append(all, page.Events...)
-		if page.NextFromVersion == 0 {
+		if page.NextFromSequence == 0 {
 			return all, nil
 		}
-		fromVersion = page.NextFromVersion
+		fromSequence = page.NextFromSequence
 	}
 }
 

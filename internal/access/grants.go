@@ -108,7 +108,7 @@ func unusable(store *v1alpha1.EventStore) string {
 		return "it is being deleted"
 	}
 	ready := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionReady)
-	if ready != nil && slices.Contains(notOurs, ready.Reason) {
+	if ready != nil && NotOurs(ready.Reason) {
 		return ready.Message
 	}
 	// The binding is written once the streams are claimed, and stays on record when
@@ -119,8 +119,10 @@ func unusable(store *v1alpha1.EventStore) string {
 	return ""
 }
 
-// notOurs are the reasons for which the streams that a store names are not its
-// own, or it may not use them any more.
+// NotOurs says whether a store that is not Ready for a reason lets nobody in: the streams
+// that it names are not its own, or it may not use them any more.
+func NotOurs(reason string) bool { return slices.Contains(notOurs, reason) }
+
 var notOurs = []string{
 	v1alpha1.ReasonConflict, v1alpha1.ReasonNotOwned, v1alpha1.ReasonTenancyForbidden, v1alpha1.ReasonNotGivenBack, v1alpha1.ReasonOnAnotherClass, v1alpha1.ReasonClassNotAllowed, v1alpha1.ReasonClassNotFound,
 }

@@ -40,6 +40,23 @@ func (p *pass) resolveClass(ctx context.Context) error {
 	return nil
 }
 
+// paused does nothing but see whether the class allows the namespace: a pause keeps no
+// right that the class takes away.
+func (p *pass) paused(ctx context.Context) error {
+	class := &v1alpha1.EventStoreClass{}
+	err := p.Get(ctx, client.ObjectKey{Name: classInUse(p.store)}, class)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("read EventStoreClass %s: %w", classInUse(p.store), err)
+	}
+	if err == nil {
+		p.class = class
+		if err := p.checkAllowed(ctx); err != nil {
+			return err
+		}
+	}
+	return errPaused
+}
+
 func (p *pass) classNotFound(ctx context.Context, name string) error {
 	names, _, err := p.classNames(ctx)
 	if err != nil {

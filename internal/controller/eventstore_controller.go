@@ -75,7 +75,7 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 	defer func() { result, err = p.report(ctx, err) }()
 
 	if store.Spec.ManagementPolicy == v1alpha1.ManagementPaused {
-		return ctrl.Result{}, errPaused
+		return ctrl.Result{}, p.paused(ctx)
 	}
 	if !store.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, p.remove(ctx)

@@ -142,6 +142,9 @@ func (p *pass) deleteStreams(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.checkKept(ctx, d.ours); err != nil {
+		return err
+	}
 	if err := p.forgetDeleted(ctx, d.ours); err != nil {
 		return err
 	}
@@ -161,6 +164,22 @@ func (p *pass) deleteStreams(ctx context.Context) error {
 	}
 	if len(d.kept) > 0 {
 		p.tellNotDeleted(strings.Join(d.kept, "; "))
+	}
+	return nil
+}
+
+// checkKept goes on only where no other operator has this very EventStore and keeps it.
+func (p *pass) checkKept(ctx context.Context, ours []deletedStream) error {
+	if len(ours) == 0 {
+		return nil
+	}
+	kept, err := p.conn.IsKept(ctx, p.self())
+	if err != nil {
+		return p.lostConnection(err)
+	}
+	if kept {
+		return stream.Stalled(v1alpha1.ReasonStreamsNotDeleted,
+			"another operator on the NATS system of EventStoreClass %s has this EventStore too, with the uid %s, and does not delete it: one of the two clusters was made of a backup of the other; delete it there first, if the streams are to go", p.class.Name, p.store.UID)
 	}
 	return nil
 }

@@ -49,13 +49,15 @@ func (p *pass) checkOwnership(ctx context.Context) error {
 	return p.run(ctx, p.checkEldest, p.checkElsewhere)
 }
 
-// ownerships are whose the streams are, in the order of wanted. What became of one
-// that was lost is not asked here.
+// ownerships are whose the streams are, in the order of wanted.
 func (p *pass) ownerships() []stream.Ownership {
 	whose := make([]stream.Ownership, len(p.wanted))
 	for i, wanted := range p.wanted {
 		if p.lost[i] {
-			whose[i] = stream.Ours
+			// A stream of another that is there in its place is not ours for that.
+			if whose[i] = stream.OwnershipOf(p.self(), p.live[i], nil); whose[i] != stream.Anothers && whose[i] != stream.OursElsewhere {
+				whose[i] = stream.Ours
+			}
 			continue
 		}
 		whose[i] = stream.OwnershipOf(p.self(), p.live[i], p.seen(wanted.Role))
@@ -118,7 +120,7 @@ func (p *pass) checkTakeBack(ctx context.Context, whose stream.Ownership, owner 
 	switch {
 	case err != nil:
 		return err
-	case standing == stream.Exists:
+	case standing == stream.Exists, standing == stream.Ending:
 		return p.conflict(ctx, owner, "stream "+name+" belongs to")
 	case standing == stream.Unknown && !given:
 		return stream.Stalled(v1alpha1.ReasonNotGivenBack,
@@ -171,7 +173,7 @@ func (p *pass) confirmSelf(ctx context.Context) error {
 
 // standingOf is what is known of an EventStore, here or in another cluster.
 func (p *pass) standingOf(ctx context.Context, owner stream.Owner) (stream.Standing, error) {
-	standing, err := p.homes.standing(ctx, p.stores, owner)
+	standing, err := p.homes.standing(ctx, p.stores, owner, false)
 	if err != nil || standing != stream.Unknown || owner.Home.Cluster == p.home.Cluster {
 		return standing, err
 	}
@@ -234,7 +236,7 @@ func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) er
 		wayOut += fmt.Sprintf("; or let the platform add {namespace: %s, name: %s} to spec.tenancy.giveBack of EventStoreClass %s", p.store.Namespace, p.store.Name, p.class.Name)
 	case owner.Home.Cluster != p.home.Cluster:
 		state = " with the uid " + string(owner.UID) + " of " + clusterText(owner)
-		if standing == stream.Exists {
+		if standing == stream.Exists || standing == stream.Ending {
 			state += ", where it exists"
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -53,8 +54,8 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	if outdated(err) || stream.WasClosed(err) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
 	}
-	if _, isFault := stream.AsFault(err); isFault && p.hold != nil {
-		// What was first is told.
+	if fault, isFault := stream.AsFault(err); isFault && p.hold != nil && !access.NotOurs(fault.Reason) {
+		// What was first is told, unless nobody may be let in.
 		err = p.hold
 	}
 	fault, known := stream.AsFault(err)

@@ -303,11 +303,12 @@ func (p *pass) checkReplicas() error {
 
 // recordStreams writes what the streams are now into the status.
 func (p *pass) recordStreams() {
-	p.store.Status.Streams = nil
+	var streams []v1alpha1.StreamStatus
 	for i, wanted := range p.wanted {
 		p.memory.Note(p.class.Name, p.live[i])
-		p.store.Status.Streams = append(p.store.Status.Streams, stream.StatusOf(wanted.Role, p.live[i]))
+		streams = append(streams, stream.RecordOf(wanted, p.live[i], streamStatus(p.store, wanted.Role)))
 	}
+	p.store.Status.Streams = streams
 	p.recordFullness()
 }
 
@@ -330,7 +331,7 @@ func (p *pass) record(context.Context) error {
 		case p.adopting[i]:
 		default:
 			p.memory.Note(p.class.Name, p.live[i])
-			now := stream.StatusOf(wanted.Role, p.live[i])
+			now := stream.RecordOf(wanted, p.live[i], recorded)
 			if recorded != nil && !stream.WorthTelling(*recorded, now, p.sweeper.tellsAll(p.class.Name)) {
 				now = *recorded
 			} else {

@@ -66,9 +66,9 @@ func (h homes) uidNow(ctx context.Context, namespace string) (types.UID, error) 
 }
 
 // standing is what this cluster knows of an EventStore. That it exists the cache may
-// say; that it is gone only the API server.
-func (h homes) standing(ctx context.Context, stores storeIndex, owner stream.Owner) (stream.Standing, error) {
-	if stores.exists(owner.UID) {
+// say, unless it is to be known now; that it is gone only the API server.
+func (h homes) standing(ctx context.Context, stores storeIndex, owner stream.Owner, now bool) (stream.Standing, error) {
+	if !now && stores.exists(owner.UID) {
 		return stream.Exists, nil
 	}
 	cluster, err := h.cluster(ctx)
@@ -82,6 +82,8 @@ func (h homes) standing(ctx context.Context, stores storeIndex, owner stream.Own
 		return stream.Gone, nil
 	case err != nil:
 		return stream.Unknown, fmt.Errorf("read EventStore %s: %w", owner, err)
+	case !current.DeletionTimestamp.IsZero():
+		return stream.Ending, nil
 	}
 	return stream.Exists, nil
 }

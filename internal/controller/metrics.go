@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -154,7 +155,8 @@ func (c *storesCollector) collectConditions(stores []*v1alpha1.EventStore, to ch
 // knownClass is the class of a store, as a label: how many values a label has is not
 // for those to say who write EventStores.
 func knownClass(store *v1alpha1.EventStore) string {
-	if readyReason(store) == v1alpha1.ReasonClassNotFound {
+	connected := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionConnected)
+	if connected == nil || connected.Reason == v1alpha1.ReasonUnknown || connected.Reason == v1alpha1.ReasonClassNotFound {
 		return ""
 	}
 	return classInUse(store)

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -19,7 +20,10 @@ func TestStoresCollector(t *testing.T) {
 	indexer, memory, leads := toolscache.NewIndexer(toolscache.MetaNamespaceKeyFunc, indexers), stream.NewMemory(), make(chan struct{})
 	for _, name := range []string{"c", "a", "b"} {
 		store := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: v1alpha1.EventStoreSpec{ClassName: "standard"}}
-		store.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady}}
+		store.Status.Conditions = []metav1.Condition{
+			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady},
+			{Type: v1alpha1.ConditionConnected, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonConnected},
+		}
 		store.Status.Streams = []v1alpha1.StreamStatus{{Role: v1alpha1.StreamRoleEvents, Name: store.EventsStreamName()}}
 		if err := indexer.Add(store); err != nil {
 			t.Fatal(err)
@@ -58,11 +62,26 @@ aether_eventstore_replica_lag{name="a",namespace="shop",role="Events"} 2
 aether_eventstore_replica_lag{name="b",namespace="shop",role="Events"} 2
 # HELP aether_operator_eventstores EventStores by class, empty for one that does not exist, condition, its status and its reason.
 # TYPE aether_operator_eventstores gauge
+aether_operator_eventstores{class="standard",condition="Connected",reason="Connected",status="True"} 3
 aether_operator_eventstores{class="standard",condition="Ready",reason="Ready",status="True"} 3
 # HELP aether_operator_eventstores_without_metrics EventStores beyond --store-metrics-limit, which have no figures of their own.
 # TYPE aether_operator_eventstores_without_metrics gauge
 aether_operator_eventstores_without_metrics 1
 `)); err != nil {
 		t.Error(err)
+	}
+}
+
+// Who writes EventStores chooses no value of the label: also with one that is paused, of
+// which nobody looks for the class.
+func TestClassesThatAreNotKnownAreNoLabels(t *testing.T) {
+	t.Parallel()
+	for i := range 10 {
+		store := &v1alpha1.EventStore{}
+		store.Spec.ClassName, store.Spec.ManagementPolicy = fmt.Sprintf("none-%d", i), v1alpha1.ManagementPaused
+		setCondition(&store.Status.Conditions, v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonPaused, errPaused.Error())
+		if class := knownClass(store); class != "" {
+			t.Errorf("class %q is a label", class)
+		}
 	}
 }

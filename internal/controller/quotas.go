@@ -25,10 +25,16 @@ type quotas struct {
 	mu sync.Mutex
 	// admitted is what stores were given room for, by namespace: the cache does not have
 	// at once what came of it.
-	admitted map[string]map[types.UID]int64
+	admitted map[string]map[types.UID]admission
 }
 
-func newQuotas() *quotas { return &quotas{admitted: map[string]map[types.UID]int64{}} }
+// admission is what a store was given room for: so many bytes, of a class.
+type admission struct {
+	class string
+	bytes int64
+}
+
+func newQuotas() *quotas { return &quotas{admitted: map[string]map[types.UID]admission{}} }
 
 // admit says, for a person, what there is no room for; empty when there is. wanted is
 // what JetStream would reserve for the store, and all are the stores of its namespace.
@@ -42,7 +48,7 @@ func (q *quotas) admit(class *v1alpha1.EventStoreClass, store *v1alpha1.EventSto
 	var waiting []*v1alpha1.EventStore
 	for _, other := range all {
 		switch {
-		case other.UID == store.UID || classInUse(other) != class.Name:
+		case other.UID == store.UID || classNow(other, admitted) != class.Name:
 		case has(other, admitted):
 			used.take(shareOf(other, admitted))
 		case waitsForRoom(other) && elder(other, store) < 0:
@@ -52,7 +58,7 @@ func (q *quotas) admit(class *v1alpha1.EventStoreClass, store *v1alpha1.EventSto
 	more := int32(1)
 	if has(store, admitted) {
 		if wanted <= shareOf(store, admitted) {
-			admitted[store.UID] = wanted
+			admitted[store.UID] = admission{class.Name, wanted}
 			return ""
 		}
 		more, waiting = 0, nil
@@ -71,14 +77,14 @@ func (q *quotas) admit(class *v1alpha1.EventStoreClass, store *v1alpha1.EventSto
 	}
 	missing := used.missing(more, wanted)
 	if missing == "" {
-		admitted[store.UID] = wanted
+		admitted[store.UID] = admission{class.Name, wanted}
 	}
 	return missing
 }
 
 // keep forgets what was given to stores that are gone.
-func (q *quotas) keep(namespace string, all []*v1alpha1.EventStore) map[types.UID]int64 {
-	kept := map[types.UID]int64{}
+func (q *quotas) keep(namespace string, all []*v1alpha1.EventStore) map[types.UID]admission {
+	kept := map[types.UID]admission{}
 	for _, s := range all {
 		if share, given := q.admitted[namespace][s.UID]; given {
 			kept[s.UID] = share
@@ -89,17 +95,23 @@ func (q *quotas) keep(namespace string, all []*v1alpha1.EventStore) map[types.UI
 }
 
 // has says whether a store has streams, or may make them at this moment.
-func has(store *v1alpha1.EventStore, admitted map[types.UID]int64) bool {
+func has(store *v1alpha1.EventStore, admitted map[types.UID]admission) bool {
 	_, given := admitted[store.UID]
 	return given || len(store.Status.Streams) > 0
 }
 
+// classNow is the class of a store. One that left it to the default has it in its status,
+// which the cache may not have yet.
+func classNow(store *v1alpha1.EventStore, admitted map[types.UID]admission) string {
+	return cmp.Or(classInUse(store), admitted[store.UID].class)
+}
+
 // shareOf is what is reserved for a store that has streams, or is about to be.
-func shareOf(store *v1alpha1.EventStore, admitted map[types.UID]int64) int64 {
+func shareOf(store *v1alpha1.EventStore, admitted map[types.UID]admission) int64 {
 	if len(store.Status.Streams) == 0 {
-		return admitted[store.UID]
+		return admitted[store.UID].bytes
 	}
-	return max(admitted[store.UID], stream.ReservedBy(store.Status.Streams))
+	return max(admitted[store.UID].bytes, stream.ReservedBy(store.Status.Streams))
 }
 
 // waitsForRoom says whether a store without streams would be made if there was room.

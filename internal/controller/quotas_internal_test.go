@@ -91,6 +91,19 @@ func TestQuotas(t *testing.T) {
 		if missing := given.admit(class, early, 6, []*v1alpha1.EventStore{early}); missing != "" {
 			t.Errorf("the room of a store that is gone is not given: %s", missing)
 		}
+		// Neither has its class in what the cache has.
+		byDefault := func(s *v1alpha1.EventStore) *v1alpha1.EventStore {
+			s.Spec.ClassName, s.Status.ClassName = "", ""
+			return s
+		}
+		given = newQuotas()
+		late, early = byDefault(of("b", 1, 6)), byDefault(of("a", 1, 6))
+		if missing := given.admit(class, late, 6, []*v1alpha1.EventStore{late, early}); missing != "" {
+			t.Fatal(missing)
+		}
+		if given.admit(class, early, 6, []*v1alpha1.EventStore{late, early}) == "" {
+			t.Error("two stores of the default class have room for one")
+		}
 	})
 }
 

@@ -109,9 +109,9 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 			memory.NoteFirst(n.Class, n.Stream, n.FirstEvent)
 		}
 		forStores.send(n)
-	}, counts.measureRequest, func(ctx context.Context, owner stream.Owner) stream.Standing {
+	}, counts.measureRequest, func(ctx context.Context, owner stream.Owner, now bool) stream.Standing {
 		// What could not be found out is Unknown, and counts as there.
-		standing, _ := homes.standing(ctx, index, owner)
+		standing, _ := homes.standing(ctx, index, owner, now)
 		return standing
 	})
 	connect := connector{cached: mgr.GetClient(), uncached: mgr.GetAPIReader(), connections: connections}

@@ -281,7 +281,7 @@ func (l *lookAt) wantsLook(p *pair) bool {
 	}
 	for i, w := range wanted {
 		told := streamStatus(p.store, w.Role)
-		if told == nil || stream.WorthTelling(*told, stream.StatusOf(w.Role, p.live[i]), l.anyChange) {
+		if told == nil || stream.WorthTelling(*told, stream.RecordOf(w, p.live[i], told), l.anyChange) {
 			return true
 		}
 	}

@@ -1,5 +1,5 @@
-// Package natsconn says when a connection to NATS is given up: the sidecar, the
-// operator and what answers callouts notice alike that a server is silent.
+// Package natsconn says when a connection to NATS is given up, and has another made: the
+// sidecar, the operator and what answers callouts notice alike that a server is silent.
 package natsconn
 
 import (

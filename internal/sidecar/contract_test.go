@@ -130,7 +130,7 @@ func (c *contract) check(request string, got answer) error {
 func (c *contract) checkLines(body string) error {
 	for _, line := range lines(body) {
 		schema := "Event"
-		for name, other := range map[string]string{`{"error":`: "ReplayError", `{"problem":`: "Problem"} {
+		for name, other := range map[string]string{`{"error":`: "ReplayError", `{"truncated":`: "Truncated", `{"problem":`: "Problem"} {
 			if inner, is := strings.CutPrefix(line, name); is {
 				line, schema = strings.TrimSuffix(inner, "}"), other
 			}
@@ -210,6 +210,7 @@ func (f failing) Subscribe(context.Context, eventstore.SubscribeOptions) (events
 // storeFailures are Stores for statuses that no request alone brings about.
 var storeFailures = map[int]error{
 	403: eventstore.ErrPermissionDenied, 500: nil, 503: eventstore.ErrUnavailable, 504: eventstore.ErrUnknownOutcome, 507: eventstore.ErrStoreFull,
+	410: eventstore.ErrPlaceExpired,
 }
 
 // Each operation answers each status that is documented for it, and do, in every
@@ -244,7 +245,7 @@ func TestEveryDocumentedAnswer(t *testing.T) {
 		{"GET /openapi.yaml", "", map[int]string{400: "GET /openapi.yaml?x=1"}, nil, []int{200, 429}},
 		{"POST " + ordersEvents, event, map[int]string{404: "POST /v1/stores/nowhere/events"},
 			map[int]string{400: "{}", 409: `{"id":"e-9","eventType":"T","actorId":"order-1","version":1}`, 413: event + strings.Repeat(" ", 9<<20)}, []int{201, 429}},
-		{"GET " + ordersEvents, "", map[int]string{400: "GET " + ordersEvents + "?x=1", 404: "GET /v1/stores/nowhere/events"}, nil, []int{429}},
+		{"GET " + ordersEvents, "", map[int]string{400: "GET " + ordersEvents + "?x=1", 404: "GET /v1/stores/nowhere/events", 409: "GET " + ordersEvents + "?fromSequence=1000"}, nil, []int{429}},
 		{"GET " + order1 + "/events", "", map[int]string{400: "GET " + order1 + "/events?x=1", 404: "GET " + elsewhere + "/events"}, nil, []int{200, 429}},
 		{"GET " + order1 + "/version", "", map[int]string{400: "GET " + order1 + "/version?x=1", 404: "GET " + elsewhere + "/version"}, nil, []int{200, 429}},
 		{"GET " + order1 + "/snapshot", "", map[int]string{400: "GET " + order1 + "/snapshot?x=1", 404: "GET /v1/stores/orders/actors/nobody/snapshot"}, nil, []int{200, 429}},

@@ -37,6 +37,11 @@ type replayErrorJSON struct {
 	Error    string `json:"error"`
 }
 
+// truncatedJSON says that events are gone that came before a version, 0 for all.
+type truncatedJSON struct {
+	FirstVersion int64 `json:"firstVersion"`
+}
+
 // savedJSON is the answer for one stored event.
 type savedJSON struct {
 	ID        string `json:"id"`
@@ -48,14 +53,15 @@ type savedJSON struct {
 
 // snapshotJSON is a snapshot as it is answered.
 type snapshotJSON struct {
-	ActorID    string          `json:"actorId"`
-	Version    int64           `json:"version"`
-	Data       json.RawMessage `json:"data,omitempty"`
-	DataBase64 []byte          `json:"dataBase64,omitempty"`
-	Timestamp  time.Time       `json:"timestamp"`
+	ActorID    string            `json:"actorId"`
+	Version    int64             `json:"version"`
+	Data       json.RawMessage   `json:"data,omitempty"`
+	DataBase64 []byte            `json:"dataBase64,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+	Timestamp  time.Time         `json:"timestamp"`
 }
 
-var snapshotFields = []string{"actorId", "version", "data", "dataBase64", "timestamp"}
+var snapshotFields = []string{"actorId", "version", "data", "dataBase64", "metadata", "timestamp"}
 
 func encodeEvent(e *eventstore.Event) eventJSON {
 	out := eventJSON{
@@ -92,7 +98,7 @@ func encodeSaved(saved []eventstore.Saved) []savedJSON {
 }
 
 func encodeSnapshot(s *eventstore.Snapshot) snapshotJSON {
-	out := snapshotJSON{ActorID: s.ActorID, Version: s.Version, Timestamp: s.Timestamp.UTC()}
+	out := snapshotJSON{ActorID: s.ActorID, Version: s.Version, Metadata: s.Metadata, Timestamp: s.Timestamp.UTC()}
 	if json.Valid(s.Data) {
 		out.Data = s.Data
 	} else {
@@ -110,9 +116,6 @@ func decodeEvents(body []byte) ([]eventstore.Event, map[string]eventstore.Expect
 	documents, err := decodeArray(body)
 	if err != nil {
 		return nil, nil, err
-	}
-	if len(documents) > eventstore.MaxBatchEvents {
-		return nil, nil, fmt.Errorf("the body has %d events, at most %d are saved at once: %w", len(documents), eventstore.MaxBatchEvents, eventstore.ErrTooLarge)
 	}
 	events := make([]eventstore.Event, len(documents))
 	expected := map[string]eventstore.ExpectedVersion{}
@@ -257,6 +260,8 @@ func decodeSnapshot(body []byte, actorID string) (eventstore.Snapshot, error) {
 			snapshot.Version, err = decodeInt(m.name, m.value)
 		case m.name == "timestamp":
 			snapshot.Timestamp, err = decodeTime(m.name, m.value)
+		case m.name == "metadata":
+			snapshot.Metadata, err = decodeMetadata(m.value)
 		case m.name == "actorId":
 			var named string
 			if named, err = decodeString(m.name, m.value); err == nil && named != actorID {

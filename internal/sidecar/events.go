@@ -113,6 +113,10 @@ func (s *Server) getEvents(c *call) error {
 	if err != nil {
 		return err
 	}
+	fromSequence, err := intParameter(c, "fromSequence", 0, 0, 1<<63-1)
+	if err != nil {
+		return err
+	}
 	limit, err := intParameter(c, "limit", maxPageEvents, 1, maxPageEvents)
 	if err != nil {
 		return err
@@ -121,9 +125,9 @@ func (s *Server) getEvents(c *call) error {
 		if c.query.Has("limit") {
 			return &requestError{field: "limit", reason: "is for pages: application/x-ndjson has all events"}
 		}
-		return s.streamEvents(c, fromVersion)
+		return s.streamEvents(c, fromVersion, uint64(fromSequence))
 	}
-	page, err := s.readPage(c.r.Context(), c.store, c.actorID, fromVersion, int(limit))
+	page, err := s.readPage(c.r.Context(), c.store, c.actorID, fromVersion, uint64(fromSequence), int(limit))
 	if err != nil {
 		return err
 	}
@@ -131,7 +135,7 @@ func (s *Server) getEvents(c *call) error {
 }
 
 // streamEvents answers all events of an actor, each as one line of JSON.
-func (s *Server) streamEvents(c *call, fromVersion int64) error {
+func (s *Server) streamEvents(c *call, fromVersion int64, fromSequence uint64) error {
 	ctx, cancel := s.streamContext(c.r.Context())
 	defer cancel()
 	if c.r.Method == http.MethodHead {
@@ -152,11 +156,14 @@ func (s *Server) streamEvents(c *call, fromVersion int64) error {
 			panic(http.ErrAbortHandler)
 		}
 	}
-	for event, err := range s.replay(ctx, c.store, c.actorID, fromVersion) {
+	for event, err := range s.replay(ctx, c.store, c.actorID, fromVersion, eventstore.FromSequence(fromSequence)) {
 		var replay *eventstore.ReplayError
+		var truncated *eventstore.TruncatedError
 		switch {
 		case err == nil:
 			write(encodeEvent(&event))
+		case errors.As(err, &truncated):
+			write(map[string]any{"truncated": truncatedJSON{truncated.FirstVersion}})
 		case errors.As(err, &replay):
 			write(map[string]any{"error": encodeReplayError(replay)})
 		case !begun:
@@ -177,7 +184,7 @@ func (s *Server) streamEvents(c *call, fromVersion int64) error {
 }
 
 func (s *Server) getVersion(c *call) error {
-	version, err := c.store.Store.GetLatestVersion(c.r.Context(), c.actorID)
+	version, err := readVersion(c.r.Context(), c.store, c.actorID)
 	if err != nil {
 		return err
 	}

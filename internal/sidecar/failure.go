@@ -90,6 +90,8 @@ var sentinels = []struct {
 	{eventstore.ErrUnknownOutcome, http.StatusGatewayTimeout, connect.CodeDeadlineExceeded, eventstorev1.CodeUnknownOutcome, "Outcome unknown"},
 	{eventstore.ErrNoSnapshot, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSnapshot, "No snapshot"},
 	{eventstore.ErrNoSuchVersion, http.StatusConflict, connect.CodeFailedPrecondition, eventstorev1.CodeNoSuchVersion, "No such version"},
+	{eventstore.ErrPlaceExpired, http.StatusGone, connect.CodeOutOfRange, eventstorev1.CodePlaceExpired, "Place expired"},
+	{eventstore.ErrPlaceAhead, http.StatusConflict, connect.CodeOutOfRange, eventstorev1.CodePlaceAhead, "Place ahead"},
 	{eventstore.ErrNoDurable, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoDurable, "No durable subscription"},
 	{errNoSession, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSession, "No session"},
 	{errNoDurables, http.StatusNotImplemented, connect.CodeUnimplemented, eventstorev1.CodeNoDurables, "No durable subscriptions"},
@@ -98,6 +100,8 @@ var sentinels = []struct {
 	{eventstore.ErrTooLarge, http.StatusRequestEntityTooLarge, connect.CodeInvalidArgument, eventstorev1.CodeTooLarge, "Too large"},
 	{eventstore.ErrStoreFull, http.StatusInsufficientStorage, connect.CodeFailedPrecondition, eventstorev1.CodeStoreFull, "Store full"},
 	{eventstore.ErrPermissionDenied, http.StatusForbidden, connect.CodePermissionDenied, eventstorev1.CodePermissionDenied, "Permission denied"},
+	// The store was opened on another connection, and whoever follows it comes again.
+	{eventstore.ErrSubscriptionClosed, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
 	{eventstore.ErrUnavailable, http.StatusServiceUnavailable, connect.CodeUnavailable, eventstorev1.CodeUnavailable, "Store unavailable"},
 	{errTooManyRequests, http.StatusTooManyRequests, connect.CodeResourceExhausted, eventstorev1.CodeTooManyRequests, "Too many requests"},
 	// A read that ran into its deadline; saves say what became of them.

@@ -39,7 +39,7 @@ func (s *Server) followEvents(c *call) error {
 	// nginx would collect what should arrive at once.
 	header.Set("X-Accel-Buffering", "no")
 	stream := &eventStream{w: c.w, control: http.NewResponseController(c.w), heartbeat: s.heartbeat}
-	stream.write("retry: %d\n\n", retryMilliseconds)
+	stream.write("retry: %d\n%s\n", retryMilliseconds, placeOf(subscription))
 	stream.follow(ctx, subscription)
 	return nil
 }
@@ -119,7 +119,7 @@ func (s *eventStream) follow(ctx context.Context, subscription eventstore.Subscr
 		var replay *eventstore.ReplayError
 		switch {
 		case errors.Is(err, errHeartbeat):
-			s.write(": alive\n\n")
+			s.write(": alive\n%s\n", placeOf(subscription))
 		case err == nil:
 			s.writeDocument(fmt.Sprintf("id: %d\n", event.Sequence), encodeEvent(&event))
 		case errors.As(err, &replay):
@@ -132,6 +132,15 @@ func (s *eventStream) follow(ctx context.Context, subscription eventstore.Subscr
 			return
 		}
 	}
+}
+
+// placeOf is the id from which a client goes on that comes back: browsers remember it
+// without an event too. It is empty while there is none.
+func placeOf(subscription eventstore.Subscription) string {
+	if position, known := subscription.Position(); known {
+		return fmt.Sprintf("id: %d\n", position)
+	}
+	return ""
 }
 
 func (s *eventStream) writeDocument(head string, document any) {

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
 
 // follower reads server-sent events.
@@ -85,7 +87,7 @@ func TestFollow(t *testing.T) {
 	all, orders := r.follow(""), r.follow("?actorType=order")
 	one, placed := r.follow("?actorId=order-1"), r.follow("?eventType=Placed&fromSequence=2")
 	now, resumed := r.follow("?fromSequence=now"), r.follow("?fromSequence=1", "Last-Event-ID: 2")
-	later := r.follow("?fromSequence=5")
+	later := r.follow("?fromSequence=4")
 	all.want(1, 2, 3)
 	orders.want(1, 3)
 	one.want(1)
@@ -100,7 +102,32 @@ func TestFollow(t *testing.T) {
 	placed.want(5)
 	resumed.want(4, 5)
 	now.want(4, 5)
-	later.want(5)
+	later.want(4, 5)
+}
+
+// A client that is cut off before its first event knows where to go on.
+func TestFollowerHasAPlace(t *testing.T) {
+	t.Parallel()
+	r := serveMemory(t)
+	for last := range 2 {
+		cutOff := r.follow("?fromSequence=now")
+		place, found := "", false
+		for !found && cutOff.scanner.Scan() {
+			place, found = strings.CutPrefix(cutOff.scanner.Text(), "id: ")
+		}
+		if place != fmt.Sprint(last) {
+			t.Fatalf("the place is %q (%v), want %d", place, cutOff.scanner.Err(), last)
+		}
+		cutOff.close()
+		r.saveOne(fmt.Sprintf("e-%d", last), "order-1", "T")
+		r.follow("?fromSequence=now", "Last-Event-ID: "+place).want(last + 1)
+	}
+	r.wantProblem(r.do("GET "+ordersEvents+"?fromSequence=4", ""), 409, "place_ahead", "")
+	r.wantProblem(r.do("GET "+ordersEvents, "", "Last-Event-ID: 3"), 409, "place_ahead", "")
+	gone := serveFaulty(t, &faulty{err: fmt.Errorf("follow: %w", eventstore.ErrPlaceExpired)})
+	if e, _ := gone.follow("").event(); e.name != "problem" || !strings.Contains(e.data, `"code":"place_expired"`) {
+		t.Errorf("got %+v, want a problem", e)
+	}
 }
 
 func TestFollowNegotiatesAndRefuses(t *testing.T) {

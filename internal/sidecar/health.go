@@ -21,10 +21,7 @@ const checkTimeout = 3 * time.Second
 
 func (s *Server) healthRoutes() http.Handler {
 	mux := http.NewServeMux()
-	// A store that cannot be reached is no reason to restart the sidecar: it
-	// connects again by itself.
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answerText(w, http.StatusOK, "ok") })
-	for path, check := range map[string]func(context.Context) error{"/readyz": s.ready, "/startupz": s.startable} {
+	for path, check := range map[string]func(context.Context) error{"/healthz": s.alive, "/readyz": s.ready, "/startupz": s.startable} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 			if err := check(r.Context()); err != nil {
 				answerText(w, http.StatusServiceUnavailable, err.Error())
@@ -42,6 +39,21 @@ func answerText(w http.ResponseWriter, status int, text string) {
 	w.WriteHeader(status)
 	// Who does not read its answer has nobody else to tell.
 	_, _ = fmt.Fprintln(w, text)
+}
+
+// alive says which stores will not serve again unless the sidecar is started anew. One that
+// cannot be reached is no reason: it connects again by itself.
+func (s *Server) alive(context.Context) error {
+	var failed []error
+	for _, store := range s.config.Stores {
+		if store.Alive == nil {
+			continue
+		}
+		if err := store.Alive(); err != nil {
+			failed = append(failed, fmt.Errorf("store %s: %w", store.Name, err))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // startable says why the other containers of the pod may not start yet: they wait for

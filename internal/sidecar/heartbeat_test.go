@@ -13,7 +13,8 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
 )
 
-// A silent stream says that it lives, and loses no event over it.
+// A silent stream says that it lives and where it is, whatever its filter leaves out,
+// and loses no event over it.
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	store := memory.New()
@@ -26,7 +27,7 @@ func TestHeartbeat(t *testing.T) {
 	defer endpoint.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint.URL+"/v1/stores/orders/events", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint.URL+"/v1/stores/orders/events?eventType=Rare", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,19 +36,27 @@ func TestHeartbeat(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = response.Body.Close() }()
-	alive, saved := 0, false
+	save := func(id, eventType string) {
+		t.Helper()
+		if _, err := store.SaveEvent(ctx, eventstore.Event{ID: id, EventType: eventType, ActorID: "order-1"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alive, moved := 0, false
 	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
 		if strings.HasPrefix(lines.Text(), ": ") {
-			alive++
-		}
-		if strings.HasPrefix(lines.Text(), "id: 1") {
-			return
-		}
-		if alive == 3 && !saved {
-			saved = true
-			if _, err := store.SaveEvent(ctx, eventstore.Event{ID: "e-1", EventType: "T", ActorID: "order-1"}); err != nil {
-				t.Fatal(err)
+			if alive++; alive == 3 {
+				save("e-1", "Common")
 			}
+		}
+		switch lines.Text() {
+		case "id: 1":
+			if !moved {
+				moved = true
+				save("e-2", "Rare")
+			}
+		case "id: 2":
+			return
 		}
 	}
 	t.Fatalf("the stream ended after %d heartbeats", alive)

@@ -303,6 +303,7 @@ func TestSnapshots(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"version":1,"data":{"a": 1.10},"timestamp":"2026-01-02T03:04:05Z"}`:                      `{"actorId":"order-1","version":1,"data":{"a":1.10},"timestamp":"2026-01-02T03:04:05Z"}`,
 		`{"version":1,"actorId":"order-1","dataBase64":"AP8=","timestamp":"2026-01-02T03:04:05Z"}`: `{"actorId":"order-1","version":1,"dataBase64":"AP8=","timestamp":"2026-01-02T03:04:05Z"}`,
+		`{"version":1,"metadata":{"k":"v"},"timestamp":"2026-01-02T03:04:05Z"}`:                    `{"actorId":"order-1","version":1,"metadata":{"k":"v"},"timestamp":"2026-01-02T03:04:05Z"}`,
 		`{"version":1,"timestamp":"2026-01-02T03:04:05Z"}`:                                         `{"actorId":"order-1","version":1,"timestamp":"2026-01-02T03:04:05Z"}`,
 	} {
 		if got := r.do("PUT "+order1+"/snapshot", body); got.status != http.StatusNoContent || got.body != "" {
@@ -321,8 +322,10 @@ type pageDocument struct {
 		ID      string
 		Version int64
 	}
-	Errors          []struct{}
-	NextFromVersion *int64
+	Errors           []struct{ Sequence uint64 }
+	Truncated        bool
+	FirstVersion     int64
+	NextFromSequence *uint64
 }
 
 func (r *running) page(path string) pageDocument {
@@ -346,19 +349,20 @@ func TestPages(t *testing.T) {
 	for _, c := range []struct {
 		query string
 		count int
-		next  int64
+		next  uint64
 	}{
-		{"", 7, 0}, {"?limit=7", 7, 0}, {"?limit=6", 6, 60}, {"?limit=3", 3, 30}, {"?fromVersion=30&limit=3", 3, 60},
-		{"?fromVersion=60&limit=3", 1, 0}, {"?fromVersion=70", 0, 0}, {"?fromVersion=15&limit=1", 1, 20}, {"?fromVersion=9223372036854775807", 0, 0},
+		{"", 7, 0}, {"?limit=7", 7, 0}, {"?limit=6", 6, 7}, {"?limit=3", 3, 4}, {"?fromVersion=30&limit=3", 3, 7},
+		{"?fromVersion=60&limit=3", 1, 0}, {"?fromVersion=70", 0, 0}, {"?fromVersion=15&limit=1", 1, 3}, {"?fromVersion=9223372036854775807", 0, 0},
+		{"?fromSequence=4&limit=3", 3, 7}, {"?fromSequence=7", 1, 0}, {"?fromSequence=8", 0, 0}, {"?fromVersion=50&fromSequence=2", 2, 0},
 	} {
 		p := r.page(order1 + "/events" + c.query)
-		if len(p.Events) != c.count || (p.NextFromVersion == nil) != (c.next == 0) || p.NextFromVersion != nil && *p.NextFromVersion != c.next {
-			t.Errorf("%q: %d events, next %v, want %d and %d", c.query, len(p.Events), p.NextFromVersion, c.count, c.next)
+		if len(p.Events) != c.count || (p.NextFromSequence == nil) != (c.next == 0) || p.NextFromSequence != nil && *p.NextFromSequence != c.next {
+			t.Errorf("%q: %d events, next %v, want %d and %d", c.query, len(p.Events), p.NextFromSequence, c.count, c.next)
 		}
 	}
 }
 
-// A page ends early when it is large; following nextFromVersion finds all.
+// A page ends early when it is large; following nextFromSequence finds all.
 func TestPagesOfLargeEvents(t *testing.T) {
 	t.Parallel()
 	r := serveMemory(t)
@@ -367,16 +371,16 @@ func TestPagesOfLargeEvents(t *testing.T) {
 		r.post(ordersEvents, fmt.Sprintf(`{"id":"e-%d","eventType":"T","actorId":"order-1","data":%s}`, i, repeat(900<<10)))
 	}
 	var found, pages int
-	for from := int64(0); ; pages++ {
-		p := r.page(fmt.Sprintf("%s/events?fromVersion=%d", order1, from))
+	for from := uint64(0); ; pages++ {
+		p := r.page(fmt.Sprintf("%s/events?fromSequence=%d", order1, from))
 		found += len(p.Events)
-		if p.NextFromVersion == nil {
+		if p.NextFromSequence == nil {
 			break
 		}
 		if len(p.Events) == 0 || len(p.Events) > 4 {
 			t.Errorf("a page of %d large events", len(p.Events))
 		}
-		from = *p.NextFromVersion
+		from = *p.NextFromSequence
 	}
 	if found != count || pages < 2 {
 		t.Errorf("%d events in %d pages and one, want %d", found, pages, count)

@@ -64,7 +64,7 @@ type limits struct {
 func newLimits(config Config) *limits {
 	return &limits{
 		config: config, calls: semaphore.NewWeighted(int64(config.MaxCalls)), streams: semaphore.NewWeighted(int64(config.MaxStreams)),
-		memory: semaphore.NewWeighted(config.Memory),
+		memory: config.Budget,
 	}
 }
 

@@ -133,15 +133,15 @@ func TestPagesShareTheMemory(t *testing.T) {
 	pages, read := 0, 0
 	for next := int64(0); ; pages++ {
 		var page struct {
-			Events          []json.RawMessage
-			NextFromVersion int64
+			Events           []json.RawMessage
+			NextFromSequence int64
 		}
-		got := r.do(fmt.Sprintf("GET %s/events?fromVersion=%d", order1, next), "")
+		got := r.do(fmt.Sprintf("GET %s/events?fromSequence=%d", order1, next), "")
 		if err := json.Unmarshal([]byte(got.body), &page); err != nil || len(page.Events) == 0 {
 			t.Fatalf("answered %d %.200s: %v", got.status, got.body, err)
 		}
 		read += len(page.Events)
-		if next = page.NextFromVersion; next == 0 {
+		if next = page.NextFromSequence; next == 0 {
 			break
 		}
 	}
@@ -162,4 +162,19 @@ func TestCompressedRequests(t *testing.T) {
 		}
 	}
 	r.wantProblem(r.do("POST "+ordersEvents, "\x1f\x8b", "Content-Encoding: gzip"), 415, "invalid_request", "Content-Encoding")
+}
+
+// What is too much is refused before it is kept: of the smallest elements a body has
+// millions.
+func TestBodiesOfManyParts(t *testing.T) {
+	t.Parallel()
+	r := serveMemory(t)
+	const most = 8 << 20
+	r.wantProblem(r.do("POST "+ordersEvents, "["+strings.Repeat("{},", most/3-1)+"{}]"), 413, "too_large", "")
+	var keys strings.Builder
+	for n := 0; keys.Len() < most/2; n++ {
+		fmt.Fprintf(&keys, `"%d":"",`, n)
+	}
+	event := `{"id":"e-1","eventType":"T","actorId":"order-1","metadata":{` + keys.String() + `"last":""}}`
+	r.wantProblem(r.do("POST "+ordersEvents, event), 400, "invalid_event", "metadata")
 }

@@ -56,7 +56,9 @@ func validateBody(body []byte) error {
 }
 
 // decodeArray returns the elements of a JSON array, and the one document where
-// it is no array. The document is valid; what is returned are parts of it.
+// it is no array. The document is valid; what is returned are parts of it. More
+// elements than a batch may have are refused before they are kept: the smallest are of
+// three bytes each.
 func decodeArray(document json.RawMessage) ([]json.RawMessage, error) {
 	if document = bytes.TrimSpace(document); document[0] != '[' {
 		return []json.RawMessage{document}, nil
@@ -70,6 +72,9 @@ func decodeArray(document json.RawMessage) ([]json.RawMessage, error) {
 		element, err := nextValue(decoder, document)
 		if err != nil {
 			return nil, invalid(bodyField, "is no array: %v", err)
+		}
+		if len(elements) == eventstore.MaxBatchEvents {
+			return nil, fmt.Errorf("the body has more than %d events, which are saved at once at most: %w", eventstore.MaxBatchEvents, eventstore.ErrTooLarge)
 		}
 		elements = append(elements, element)
 	}
@@ -92,6 +97,10 @@ type skipped struct{}
 // UnmarshalJSON is for package json.
 func (*skipped) UnmarshalJSON([]byte) error { return nil }
 
+// maxMembers is more than an object of a request may have: that many keys of metadata
+// have no room in it, each with the 16 bytes that it counts.
+const maxMembers = eventstore.MaxMetadataBytes / 16
+
 // decodeObject returns the members of a JSON object, whose names are all known
 // and all different. The document is valid; the values are parts of it. prefix
 // names where it is, as "metadata." does.
@@ -101,6 +110,7 @@ func decodeObject(document json.RawMessage, prefix string, known []string) ([]me
 		return nil, invalid(whole(prefix), "is %s: an object is wanted", kindOf(document))
 	}
 	var members []member
+	names := map[string]bool{}
 	for decoder.More() {
 		name, err := decoder.Token()
 		if err != nil {
@@ -113,9 +123,13 @@ func decodeObject(document json.RawMessage, prefix string, known []string) ([]me
 		if known != nil && !slices.Contains(known, m.name) {
 			return nil, invalid(prefix+cut(m.name), "is no known field: there are %s", strings.Join(known, ", "))
 		}
-		if slices.ContainsFunc(members, func(other member) bool { return other.name == m.name }) {
+		if names[m.name] {
 			return nil, invalid(prefix+cut(m.name), "is given twice")
 		}
+		if len(members) == maxMembers {
+			return nil, invalid(whole(prefix), "has more than %d members: fewer are allowed", maxMembers)
+		}
+		names[m.name] = true
 		members = append(members, m)
 	}
 	return members, nil

@@ -79,7 +79,7 @@ func testSchemas(t *testing.T) {
 	}
 	for schema, fields := range map[string][]string{
 		"NewEvent": eventFields, "Event": jsonFields(eventJSON{}), "SavedEvent": jsonFields(savedJSON{}), "ReplayError": jsonFields(replayErrorJSON{}),
-		"Page": jsonFields(pageJSON{}), "Snapshot": jsonFields(snapshotJSON{}), "Problem": jsonFields(problem{}),
+		"Page": jsonFields(pageJSON{}), "Truncated": jsonFields(truncatedJSON{}), "Snapshot": jsonFields(snapshotJSON{}), "Problem": jsonFields(problem{}),
 	} {
 		documented := slices.Sorted(maps.Keys(document.Components.Schemas[schema].Properties))
 		if want := slices.Sorted(slices.Values(fields)); !slices.Equal(documented, want) {

@@ -21,48 +21,101 @@ const (
 type page struct {
 	events []eventstore.Event
 	errors []*eventstore.ReplayError
-	// next is the fromVersion of the page that follows; 0 at the end.
-	next int64
+	// truncated says that events with which it should begin are gone, and firstVersion
+	// is the version of the first that is left, 0 for none.
+	truncated    bool
+	firstVersion int64
+	// next is the fromSequence of the page that follows; 0 at the end.
+	next uint64
 }
 
-// readPage reads events until there are as many as one answer may hold.
-func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fromVersion int64, limit int) (page, error) {
+// readPage reads events and errors until there are as many as one answer may hold.
+func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fromVersion int64, fromSequence uint64, limit int) (page, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
 	defer cancel()
 	var p page
-	bytes, account := 0, accountOf(ctx)
+	account := accountOf(ctx)
 	if err := account.reading(ctx); err != nil {
 		return page{}, err
 	}
-	for event, err := range store.Store.Events(ctx, actorID, fromVersion) {
-		var replay *eventstore.ReplayError
-		if errors.As(err, &replay) {
-			if err := account.charge(int64(len(replay.RawData)+eventOverhead) * answerCost); err != nil {
-				return page{}, err
-			}
-			p.errors = append(p.errors, replay)
-			bytes += len(replay.RawData) + eventOverhead
+	bytes := 0
+	for event, err := range store.Store.Events(ctx, actorID, fromVersion, eventstore.FromSequence(fromSequence)) {
+		var truncated *eventstore.TruncatedError
+		if errors.As(err, &truncated) {
+			p.truncated, p.firstVersion = true, truncated.FirstVersion
 			continue
 		}
+		i, err := itemOf(event, err)
 		if err != nil {
 			return page{}, err
 		}
-		if len(p.events) == limit || bytes >= maxPageBytes && len(p.events) > 0 {
-			p.next = p.events[len(p.events)-1].Version
+		if p.items() == limit || bytes >= maxPageBytes {
+			p.next = i.sequence
 			break
 		}
-		if err := errors.Join(account.met(&event, 1), account.charge(int64(size(&event))*answerCost)); err != nil {
-			if len(p.events) == 0 {
+		if err := i.charge(account); err != nil {
+			if p.items() == 0 {
 				return page{}, err
 			}
 			// A shorter page, rather than none.
-			p.next = p.events[len(p.events)-1].Version
+			p.next = i.sequence
 			break
 		}
-		p.events = append(p.events, event)
-		bytes += size(&event)
+		p.add(i)
+		bytes += i.size
 	}
 	return p, nil
+}
+
+// readVersion reads the latest version of an actor: with its newest event, for which
+// there must be memory.
+func readVersion(ctx context.Context, store *Store, actorID string) (int64, error) {
+	if err := accountOf(ctx).reading(ctx); err != nil {
+		return 0, err
+	}
+	return store.Store.GetLatestVersion(ctx, actorID)
+}
+
+// pageItem is an event, or the error that is not nil.
+type pageItem struct {
+	event    eventstore.Event
+	replay   *eventstore.ReplayError
+	sequence uint64
+	size     int
+}
+
+// itemOf is what a read has yielded. An error that ends the read is returned.
+func itemOf(event eventstore.Event, err error) (pageItem, error) {
+	var replay *eventstore.ReplayError
+	switch {
+	case errors.As(err, &replay):
+		return pageItem{replay: replay, sequence: replay.Sequence, size: len(replay.RawData) + eventOverhead}, nil
+	case err != nil:
+		return pageItem{}, err
+	}
+	return pageItem{event: event, sequence: event.Sequence, size: size(&event)}, nil
+}
+
+// charge takes the memory that an item needs in an answer.
+func (i *pageItem) charge(account *account) error {
+	if err := account.charge(int64(i.size) * answerCost); err != nil {
+		return err
+	}
+	if i.replay != nil {
+		return nil
+	}
+	return account.met(&i.event, 1)
+}
+
+// items is how many events and errors there are.
+func (p *page) items() int { return len(p.events) + len(p.errors) }
+
+func (p *page) add(i pageItem) {
+	if i.replay != nil {
+		p.errors = append(p.errors, i.replay)
+	} else {
+		p.events = append(p.events, i.event)
+	}
 }
 
 // readSnapshot reads the newest snapshot, for which there must be memory.
@@ -75,12 +128,14 @@ func (s *Server) readSnapshot(ctx context.Context, store *Store, actorID string)
 	if err != nil {
 		return snapshot, err
 	}
-	return snapshot, account.charge(int64(len(snapshot.Data)) * answerCost)
+	return snapshot, account.charge(int64(len(snapshot.Data)+sizeOf(snapshot.Metadata)) * answerCost)
 }
 
-func size(e *eventstore.Event) int {
-	n := len(e.Data) + eventOverhead
-	for key, value := range e.Metadata {
+func size(e *eventstore.Event) int { return len(e.Data) + eventOverhead + sizeOf(e.Metadata) }
+
+func sizeOf(metadata map[string]string) int {
+	n := 0
+	for key, value := range metadata {
 		n += len(key) + len(value)
 	}
 	return n
@@ -88,13 +143,18 @@ func size(e *eventstore.Event) int {
 
 // pageJSON is a page as HTTP answers it.
 type pageJSON struct {
-	Events          []eventJSON       `json:"events"`
-	Errors          []replayErrorJSON `json:"errors"`
-	NextFromVersion int64             `json:"nextFromVersion,omitempty"`
+	Events           []eventJSON       `json:"events"`
+	Errors           []replayErrorJSON `json:"errors"`
+	Truncated        bool              `json:"truncated,omitempty"`
+	FirstVersion     int64             `json:"firstVersion,omitempty"`
+	NextFromSequence uint64            `json:"nextFromSequence,omitempty"`
 }
 
 func (p page) json() pageJSON {
-	out := pageJSON{Events: make([]eventJSON, len(p.events)), Errors: make([]replayErrorJSON, len(p.errors)), NextFromVersion: p.next}
+	out := pageJSON{
+		Events: make([]eventJSON, len(p.events)), Errors: make([]replayErrorJSON, len(p.errors)),
+		Truncated: p.truncated, FirstVersion: p.firstVersion, NextFromSequence: p.next,
+	}
 	for i := range p.events {
 		out.Events[i] = encodeEvent(&p.events[i])
 	}

@@ -51,7 +51,7 @@ func (s *Server) httpRoutes() []route {
 			http.MethodGet:  {serve: s.followEvents, query: []string{"fromSequence", "fromTime", "actorType", "actorId", "eventType"}, stream: true},
 		}},
 		{"/v1/stores/{store}/actors/{actorId}/events", map[string]method{
-			http.MethodGet: {serve: s.getEvents, query: []string{"fromVersion", "limit"}, lines: true},
+			http.MethodGet: {serve: s.getEvents, query: []string{"fromVersion", "fromSequence", "limit"}, lines: true},
 		}},
 		{"/v1/stores/{store}/actors/{actorId}/version", map[string]method{
 			http.MethodGet: {serve: s.getVersion},

@@ -251,11 +251,11 @@ func (s *service) GetEvents(ctx context.Context, request *eventstorev1.GetEvents
 	if err := notNegative("fromVersion", request.GetFromVersion()); err != nil {
 		return nil, err
 	}
-	page, err := s.server.readPage(ctx, store, request.GetActorId(), request.GetFromVersion(), limit)
+	page, err := s.server.readPage(ctx, store, request.GetActorId(), request.GetFromVersion(), request.GetFromSequence(), limit)
 	if err != nil {
 		return nil, err
 	}
-	response := &eventstorev1.GetEventsResponse{NextFromVersion: page.next}
+	response := &eventstorev1.GetEventsResponse{NextFromSequence: page.next, Truncated: page.truncated, FirstVersion: page.firstVersion}
 	for i := range page.events {
 		response.Events = append(response.Events, eventstorev1.FromEvent(&page.events[i]))
 	}
@@ -288,7 +288,10 @@ func (s *service) StreamEvents(ctx context.Context, request *eventstorev1.Stream
 	for event, err := range s.server.replay(ctx, store, request.GetActorId(), request.GetFromVersion(), opts...) {
 		message := &eventstorev1.StreamEventsResponse{}
 		var replay *eventstore.ReplayError
+		var truncated *eventstore.TruncatedError
 		switch {
+		case errors.As(err, &truncated):
+			message.Item = &eventstorev1.StreamEventsResponse_Truncated{Truncated: &eventstorev1.Truncated{FirstVersion: truncated.FirstVersion}}
 		case err == nil:
 			message.Item = &eventstorev1.StreamEventsResponse_Event{Event: eventstorev1.FromEvent(&event)}
 		case errors.As(err, &replay):
@@ -308,7 +311,7 @@ func (s *service) GetLatestVersion(ctx context.Context, request *eventstorev1.Ge
 	if err != nil {
 		return nil, err
 	}
-	version, err := store.Store.GetLatestVersion(ctx, request.GetActorId())
+	version, err := readVersion(ctx, store, request.GetActorId())
 	if err != nil {
 		return nil, err
 	}
@@ -374,15 +377,21 @@ func (s *service) Subscribe(ctx context.Context, request *eventstorev1.Subscribe
 	// The place to start is fixed.
 	message := &eventstorev1.SubscribeResponse{}
 	for {
+		message.Position = nil
+		if position, known := subscription.Position(); known {
+			message.Position = &position
+		}
 		if err := stream.Send(message); err != nil {
 			return err
 		}
-		event, err := subscription.Next(ctx)
+		event, err := nextOrHeartbeat(ctx, subscription, s.server.heartbeat)
 		if err == nil {
 			err = account.met(&event, followPages)
 		}
 		var replay *eventstore.ReplayError
 		switch {
+		case errors.Is(err, errHeartbeat):
+			message = &eventstorev1.SubscribeResponse{}
 		case err == nil:
 			message = &eventstorev1.SubscribeResponse{Item: &eventstorev1.SubscribeResponse_Event{Event: eventstorev1.FromEvent(&event)}}
 		case errors.As(err, &replay):

@@ -73,7 +73,7 @@ func testRPC(t *testing.T, client eventstorev1connect.EventStoreServiceClient) {
 	page, err := client.GetEvents(ctx, &eventstorev1.GetEventsRequest{ActorId: "order-1", Limit: 2})
 	must(t, err)
 	event.Version, event.Sequence = 1, 1
-	if len(page.GetEvents()) != 2 || page.GetNextFromVersion() != 2 || !proto.Equal(page.GetEvents()[0], event) {
+	if len(page.GetEvents()) != 2 || page.GetNextFromSequence() != 3 || !proto.Equal(page.GetEvents()[0], event) {
 		t.Errorf("page %v, want 2 events, the first %v", page, event)
 	}
 	version, err := client.GetLatestVersion(ctx, &eventstorev1.GetLatestVersionRequest{ActorId: "order-1"})

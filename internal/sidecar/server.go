@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
@@ -40,13 +41,18 @@ type Store struct {
 	Name string
 	// Namespace is its event namespace; empty where there is none.
 	Namespace string
-	// Store keeps the events.
-	Store eventstore.Store
+	// Store keeps the events. Where it may be replaced by another, Current is the one of
+	// the moment, and Store is not used.
+	Store   eventstore.Store
+	Current func() eventstore.Store
 	// Metrics is what Store counts into; nil leaves it out of /metrics.
 	Metrics *eventstore.Metrics
 	// Check says why the store cannot serve at this moment; nil says that it
 	// always can.
 	Check func(context.Context) error
+	// Alive says why the store will not serve again unless the sidecar is started anew; nil
+	// says that it always may.
+	Alive func() error
 	// Connection is what the store runs on; nil where there is nothing to lose.
 	Connection Connection
 }
@@ -78,6 +84,9 @@ type Config struct {
 	// known: bodies, answers, and what is read ahead. 0 is DefaultMemory. What has
 	// no room waits a second and is refused with too_many_requests.
 	Memory int64
+	// Budget is where that memory is taken from, where stores take some too; nil makes
+	// one of Memory bytes.
+	Budget *semaphore.Weighted
 	// WaitForStores is how long /startupz waits for the stores; 0 is for ever.
 	WaitForStores time.Duration
 	// AllowedHosts are names by which the server may be called beside localhost and
@@ -143,6 +152,9 @@ func New(config Config) (*Server, error) {
 // withDefaults fills in what a Config leaves out.
 func (c Config) withDefaults() (Config, error) {
 	c.Memory = cmp.Or(c.Memory, DefaultMemory)
+	if c.Budget == nil {
+		c.Budget = semaphore.NewWeighted(c.Memory)
+	}
 	most := c.Memory/bodyCost - callCost
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, min(DefaultMaxBodyBytes, most))
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, DefaultRequestTimeout)
@@ -169,12 +181,22 @@ func (s *Server) HealthHandler() http.Handler { return s.health }
 // store finds a store by its name, and the first one where the name is empty.
 func (s *Server) store(name string) (*Store, error) {
 	if name == "" {
-		return &s.config.Stores[0], nil
+		return s.config.Stores[0].now(), nil
 	}
 	if store, found := s.stores[name]; found {
-		return store, nil
+		return store.now(), nil
 	}
 	return nil, &unknownStoreError{name: name, served: s.names()}
+}
+
+// now is the store with what keeps its events at the moment.
+func (s *Store) now() *Store {
+	if s.Current == nil {
+		return s
+	}
+	now := *s
+	now.Store = s.Current()
+	return &now
 }
 
 func (s *Server) names() []string {

@@ -232,6 +232,8 @@ func (f *faulty) Next(ctx context.Context) (eventstore.Event, error) {
 	return f.before[f.next-1].event, f.before[f.next-1].err
 }
 
+func (f *faulty) Position() (uint64, bool) { return 0, false }
+
 func (f *faulty) Close() error { return nil }
 
 func serveFaulty(t *testing.T, store *faulty) *running {

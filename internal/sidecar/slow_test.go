@@ -37,6 +37,7 @@ func (e endless) Subscribe(context.Context, eventstore.SubscribeOptions) (events
 	return e, nil
 }
 
+func (endless) Position() (uint64, bool)                       { return 0, true }
 func (endless) Next(context.Context) (eventstore.Event, error) { return largeEvent, nil }
 func (endless) Close() error                                   { return nil }
 

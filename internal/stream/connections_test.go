@@ -17,7 +17,7 @@ import (
 )
 
 // nobodyKnows answers other operators nothing.
-func nobodyKnows(context.Context, stream.Owner) stream.Standing { return stream.Unknown }
+func nobodyKnows(context.Context, stream.Owner, bool) stream.Standing { return stream.Unknown }
 
 // A pass that is still under way when the operator ends must not connect anew: nobody
 // would close that connection, and it would tell other operators that ours is at work.
@@ -51,7 +51,7 @@ func TestSilentServerIsLeft(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 3)
 	silent := link.To(t, servers.URLs()[0])
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(_ context.Context, owner stream.Owner) stream.Standing {
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(_ context.Context, owner stream.Owner, _ bool) stream.Standing {
 		if owner.UID == "ours" {
 			return stream.Exists
 		}

@@ -561,3 +561,70 @@ func TestWorthTelling(t *testing.T) {
 		}
 	}
 }
+
+// The clock of the operator's node is another than that of the servers, who say what time
+// it is: by theirs messages get old.
+func TestTheTimeOfTheServerCounts(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	live := &jetstream.StreamInfo{
+		Config: jetstream.StreamConfig{Name: "shop_orders"}, Created: now.Add(-time.Hour), TimeStamp: now,
+		State: jetstream.StreamState{Msgs: 3, FirstSeq: 1, LastSeq: 3, FirstTime: now.Add(-time.Minute), LastTime: now.Add(-time.Minute)},
+	}
+	wanted := stream.Wanted{Role: v1alpha1.StreamRoleEvents, Config: live.Config}
+	wanted.Config.MaxAge = 30 * time.Second
+	for _, clock := range []time.Duration{-time.Hour, 0, time.Hour} {
+		if plan := stream.NewPlan(wanted, live, now.Add(clock)); len(plan.Waiting()) == 0 {
+			t.Errorf("clock %s off: a plan that destroys events waits for nobody: %+v", clock, plan.Steps)
+		}
+	}
+	wanted.Config.MaxAge = 2 * time.Minute
+	for _, clock := range []time.Duration{-time.Hour, 0, time.Hour} {
+		if plan := stream.NewPlan(wanted, live, now.Add(clock)); len(plan.Waiting()) != 0 {
+			t.Errorf("clock %s off: a plan that destroys nothing waits: %+v", clock, plan.Steps)
+		}
+	}
+	live.Config.MaxAge = time.Hour
+	seen := stream.StatusOf(v1alpha1.StreamRoleEvents, live)
+	live.State = jetstream.StreamState{FirstSeq: 4, LastSeq: 3}
+	for _, clock := range []time.Duration{-2 * time.Hour, 0, 2 * time.Hour} {
+		if loss := stream.LossOf(&seen, live, now.Add(clock)); loss == nil {
+			t.Errorf("clock %s off: what was purged seems to have expired", clock)
+		}
+	}
+}
+
+// An age that somebody else made shorter is not the one by which a loss is judged; what
+// the store asks for is, and a longer one.
+func TestRecordOf(t *testing.T) {
+	t.Parallel()
+	created := time.Now().Truncate(time.Microsecond)
+	live := func(age time.Duration, created time.Time) *jetstream.StreamInfo {
+		return &jetstream.StreamInfo{Created: created, Config: jetstream.StreamConfig{Name: "shop_orders", MaxAge: age}}
+	}
+	const day = 24 * time.Hour
+	for name, test := range map[string]struct {
+		recorded, live, wanted time.Duration
+		again                  bool
+		want                   string
+	}{
+		"as asked for":              {day, day, day, false, "1d"},
+		"shorter by hand":           {day, time.Hour, day, false, "1d"},
+		"from no end by hand":       {0, time.Hour, day, false, "0"},
+		"longer by hand":            {time.Hour, day, time.Hour, false, "1d"},
+		"shorter, as asked for":     {day, time.Hour, time.Hour, false, "1h"},
+		"longer is asked for":       {time.Hour, time.Hour, day, false, "1h"},
+		"without end by hand":       {time.Hour, 0, time.Hour, false, "0"},
+		"of a stream that is again": {day, time.Hour, day, true, "1h"},
+	} {
+		recorded := stream.StatusOf(v1alpha1.StreamRoleEvents, live(test.recorded, created))
+		now := created
+		if test.again {
+			now = created.Add(time.Second)
+		}
+		wanted := stream.Wanted{Role: v1alpha1.StreamRoleEvents, Config: jetstream.StreamConfig{MaxAge: test.wanted}}
+		if got := stream.RecordOf(wanted, live(test.live, now), &recorded).MaxAge; got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+}

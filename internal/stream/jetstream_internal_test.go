@@ -16,7 +16,7 @@ import (
 
 func connected(t *testing.T, url string) *Conn {
 	t.Helper()
-	connections := NewConnections(func(Notice) {}, func(string, time.Duration, error) {}, func(context.Context, Owner) Standing { return Unknown })
+	connections := NewConnections(func(Notice) {}, func(string, time.Duration, error) {}, func(context.Context, Owner, bool) Standing { return Unknown })
 	t.Cleanup(connections.Close)
 	conn, err := connections.Get(t.Context(), Target{Class: "c", Servers: []string{url}})
 	if err != nil {

@@ -24,6 +24,9 @@ const (
 	ownerPatience = 2 * time.Second
 	// answerPatience bounds that look.
 	answerPatience = 1500 * time.Millisecond
+	// keeperPatience is how long it is waited for whoever keeps a store that is deleted
+	// here: that one has to answer before anybody knows that it is there.
+	keeperPatience = 500 * time.Millisecond
 )
 
 // Standing is what is known of an EventStore that a stream names as its owner.
@@ -36,20 +39,25 @@ const (
 	Exists
 	// Gone: the API server of its cluster does not have it any more.
 	Gone
+	// Ending: an operator has it, and it is being deleted.
+	Ending
 )
 
 // standings are the answers of operators; of what they do not know they say nothing.
-var standings = map[string]Standing{"exists": Exists, "gone": Gone}
+var standings = map[string]Standing{"exists": Exists, "gone": Gone, "ending": Ending}
 
 // Owns says what this cluster knows of an EventStore: Unknown of that of another
-// one, and of its own where the API server does not answer.
-type Owns func(context.Context, Owner) Standing
+// one, and of its own where the API server does not answer. now asks that, and not the
+// cache.
+type Owns func(ctx context.Context, owner Owner, now bool) Standing
 
 // ownerQuestion is the body of a question; the uid is in the subject.
 type ownerQuestion struct {
 	Namespace string    `json:"namespace"`
 	Name      string    `json:"name"`
 	Cluster   types.UID `json:"cluster,omitempty"`
+	// Now asks for what the API server says, and not for what is remembered.
+	Now bool `json:"now,omitempty"`
 }
 
 // answerOwners answers other operators about our EventStores. Whoever asks hears
@@ -66,7 +74,7 @@ func (c *Conn) answerOwners(owns Owns) error {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), answerPatience)
 		defer cancel()
-		standing := owns(ctx, owner)
+		standing := owns(ctx, owner, asked.Now)
 		for text, means := range standings {
 			if means == standing {
 				// Whoever asked asks again when this is lost.
@@ -107,6 +115,45 @@ func (c *Conn) StandingOf(ctx context.Context, owner Owner) (Standing, error) {
 		return Unknown, nil
 	}
 	return Unknown, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters who owns a stream: %w", err)
+}
+
+// IsKept asks the operators of all clusters whether one has an EventStore that is deleted
+// here, and does not delete it: a cluster that was made of a backup of another one has the
+// same uids. Who does not answer in time is taken not to have it.
+func (c *Conn) IsKept(ctx context.Context, owner Owner) (bool, error) {
+	body, err := json.Marshal(ownerQuestion{Namespace: owner.Namespace, Name: owner.Name, Cluster: owner.Home.Cluster, Now: true})
+	if err != nil {
+		return false, fmt.Errorf("encode the question about EventStore %s: %w", owner, err)
+	}
+	subject := ownerSubject + string(owner.UID)
+	answers, err := c.nc.SubscribeSync(c.nc.NewInbox())
+	if err == nil {
+		// It fails when the connection is closed, and then nothing arrives anyway.
+		defer func() { _ = answers.Unsubscribe() }()
+		err = c.nc.PublishRequest(subject, answers.Subject, body)
+	}
+	if err != nil {
+		return false, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters who keeps a stream: %w", err)
+	}
+	deadline, cancel := context.WithTimeout(ctx, keeperPatience)
+	defer cancel()
+	for {
+		answer, err := answers.NextMsgWithContext(deadline)
+		switch {
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case errors.Is(err, nats.ErrNoResponders), errors.Is(err, context.DeadlineExceeded):
+			if said, denied := c.denial(subject); denied {
+				return false, Stalled(v1alpha1.ReasonPermissionDenied,
+					"the operator may not ask on %s whether another cluster keeps EventStore %s (%s): give the account of the class the permissions that the documentation of EventStoreClass lists", subject, owner, said)
+			}
+			return false, nil
+		case err != nil:
+			return false, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters who keeps a stream: %w", err)
+		case standings[string(answer.Data)] == Exists:
+			return true, nil
+		}
+	}
 }
 
 // CanAsk says whether the operators of this NATS system hear each other, as far as

@@ -154,13 +154,13 @@ const (
 )
 
 // NewPlan compares field by field. The time decides which messages a shorter
-// age would drop.
+// age would drop; that of the server counts where it has told it.
 func NewPlan(wanted Wanted, live *jetstream.StreamInfo, now time.Time) Plan {
 	plan := Plan{Wanted: wanted, Live: live}
 	if live == nil {
 		return plan
 	}
-	plan.surplus = surplus(&wanted.Config, live)
+	plan.surplus, now = surplus(&wanted.Config, live), ServerTime(live, now)
 	for _, f := range fields {
 		from, to := f.value(&live.Config), f.value(&wanted.Config)
 		if from == to {

@@ -47,6 +47,19 @@ func StatusOf(role v1alpha1.StreamRole, info *jetstream.StreamInfo) v1alpha1.Str
 	return status
 }
 
+// RecordOf is StatusOf for the record by which a loss is judged. An age that somebody else
+// has made shorter than the one on record does not count: what it makes expire is lost.
+func RecordOf(wanted Wanted, live *jetstream.StreamInfo, recorded *v1alpha1.StreamStatus) v1alpha1.StreamStatus {
+	now := StatusOf(wanted.Role, live)
+	if recorded == nil || !sameStream(recorded, live) || live.Config.MaxAge == 0 || live.Config.MaxAge == wanted.Config.MaxAge {
+		return now
+	}
+	if age, err := ParseMaxAge(recorded.MaxAge); err == nil && (age == 0 || age > live.Config.MaxAge) {
+		now.MaxAge = recorded.MaxAge
+	}
+	return now
+}
+
 // WorthTelling says whether what changed of a stream is worth a write of the
 // status: what a person acts on always is, and figures when they have changed by
 // a tenth. anyChange wants the smallest change, as now and then it is time to.

@@ -51,7 +51,13 @@ type consumerInfo struct {
 	AckFloor struct {
 		Stream uint64 `json:"stream_seq"`
 	} `json:"ack_floor"`
-	AckPending int `json:"num_ack_pending"`
+	// Delivered is the place, which the server moves to before the first message there
+	// is, and Pending how many messages come after it.
+	Delivered struct {
+		Stream uint64 `json:"stream_seq"`
+	} `json:"delivered"`
+	Pending    uint64 `json:"num_pending"`
+	AckPending int    `json:"num_ack_pending"`
 }
 
 // writeConsumer makes or changes a consumer, and answers what it is then. The

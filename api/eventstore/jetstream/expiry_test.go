@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -36,6 +37,12 @@ func expire(t *testing.T, nc *nats.Conn, c jetstream.Config, replicas int) {
 		}
 		if left := stream.CachedInfo().State.Msgs; left > 0 {
 			return errors.New("messages are left")
+		}
+		// Each replica lets them expire by itself, and any may answer.
+		for range 64 {
+			if _, err := stream.GetMsg(ctx, stream.CachedInfo().State.LastSeq); !errors.Is(err, natsjs.ErrMsgNotFound) {
+				return fmt.Errorf("a replica has a message left (%v)", err)
+			}
 		}
 		return nil
 	})
@@ -167,4 +174,99 @@ func TestDeletedSnapshotsAreGone(t *testing.T) {
 	if _, err := store.GetLatestSnapshot(deadline(t), "order-2"); err != nil {
 		t.Errorf("the snapshot of another actor: %v", err)
 	}
+}
+
+// purge removes what is stored before a sequence, as if it had expired.
+func purge(t *testing.T, nc *nats.Conn, c jetstream.Config, before uint64) {
+	t.Helper()
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(deadline(t), c.EventsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(deadline(t), natsjs.WithPurgeSequence(before)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantTruncated wants a read to say what is left; version -1 is that nothing is missing.
+func wantTruncated(t *testing.T, store *jetstream.Store, actorID string, from, version int64, opts ...eventstore.ReadOption) {
+	t.Helper()
+	got, err := store.GetEventsWithErrors(deadline(t), actorID, from, append(opts, eventstore.UpToDate())...)
+	if err != nil || got.Truncated != (version >= 0) || got.Truncated && got.FirstVersion != version {
+		t.Errorf("%s from version %d: %v, truncated %v, first version %d, want %d", actorID, from, err, got.Truncated, got.FirstVersion, version)
+	}
+}
+
+// A read whose first events are gone says so, and one that did not want them does not.
+func TestTruncated(t *testing.T) {
+	t.Parallel()
+	onSystems(t, func(t *testing.T, cluster *natsserver.Cluster, replicas int) {
+		nc := cluster.Connect(t)
+		c := config()
+		createStreams(t, nc, streamConfigs(c, replicas)...)
+		store := open(t, nc, c)
+		save(t, store, event("a", "order-1", 2))
+		save(t, store, event("b", "order-1", 4), event("c", "order-2", 1), event("d", "order-2", 2), event("e", "order-3", 7), event("f", "order-1", 6))
+		save(t, store, event("g", "order-1", 7))
+		wantTruncated(t, store, "order-1", 0, -1)
+		purge(t, nc, c, 4)
+		for _, reader := range []*jetstream.Store{store, open(t, nc, c)} {
+			for from, version := range map[int64]int64{0: 6, 2: 6, 4: 6, 5: -1, 6: -1, 7: -1, 8: -1} {
+				wantTruncated(t, reader, "order-1", from, version)
+			}
+			wantTruncated(t, reader, "order-2", 0, 2)
+			wantTruncated(t, reader, "order-2", 1, -1)
+			wantTruncated(t, reader, "order-3", 0, -1)
+			wantTruncated(t, reader, "order-4", 0, -1)
+			wantTruncated(t, reader, "order-1", 0, -1, eventstore.Newest(2))
+			wantTruncated(t, reader, "order-1", 0, 6, eventstore.Newest(3))
+			wantTruncated(t, reader, "order-1", 0, 6, eventstore.FromSequence(2))
+			wantTruncated(t, reader, "order-1", 0, -1, eventstore.FromSequence(6))
+		}
+		loadTruncated(t, store)
+	})
+}
+
+// loadTruncated: a state of what is left is none, unless that is wanted.
+func loadTruncated(t *testing.T, store *jetstream.Store) {
+	t.Helper()
+	counter := eventstore.Repository[int]{Store: store, Apply: func(n int, _ eventstore.Event) (int, error) { return n + 1, nil }}
+	var truncated *eventstore.TruncatedError
+	if _, err := counter.Load(deadline(t), "order-1"); !errors.As(err, &truncated) || truncated.FirstVersion != 6 {
+		t.Errorf("load: %v, want it to be truncated", err)
+	}
+	counter.AcceptTruncated = true
+	if actor, err := counter.Load(deadline(t), "order-1"); err != nil || actor.State != 2 || actor.Version != 7 {
+		t.Errorf("loaded %+v, %v", actor, err)
+	}
+	counter.AcceptTruncated, counter.SnapshotEvery = false, 1000
+	saveSnapshot(t, store, "order-1", 7)
+	save(t, store, event("h", "order-1", 8))
+	counter.Decode = func([]byte) (int, error) { return 5, nil }
+	if actor, err := counter.Load(deadline(t), "order-1"); err != nil || actor.State != 6 || actor.Version != 8 {
+		t.Errorf("loaded %+v, %v", actor, err)
+	}
+}
+
+// Events of an actor that goes on after all of them have expired are not its first.
+func TestTruncatedToNothing(t *testing.T) {
+	t.Parallel()
+	store, c, nc := newStore(t)
+	save(t, store, event("a", "order-1", 40), event("b", "order-1", 41))
+	saveSnapshot(t, store, "order-1", 41)
+	expire(t, nc, c, 1)
+	wantTruncated(t, store, "order-1", 0, 0)
+	wantTruncated(t, store, "order-1", 40, 0)
+	wantTruncated(t, store, "order-1", 41, -1)
+	wantTruncated(t, store, "order-1", 0, 0, eventstore.FromSequence(2))
+	save(t, open(t, nc, c), event("c", "order-1", 0), event("d", "order-1", 50))
+	save(t, store, event("e", "order-1", 51))
+	wantTruncated(t, store, "order-1", 0, 42)
+	wantTruncated(t, store, "order-1", 40, 42)
+	wantTruncated(t, store, "order-1", 41, -1)
+	wantTruncated(t, store, "order-1", 42, -1)
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -27,12 +29,44 @@ type getRequest struct {
 // none. What any save has acknowledged before is in the answer.
 func (s *Store) leaderGet(ctx context.Context, stream string, get getRequest) (*message, error) {
 	var found *message
-	err := s.ask(ctx, s.api+"STREAM.MSG.GET."+stream, get, func(answer *nats.Msg) error {
-		var err error
+	err := s.askStream(ctx, "STREAM.MSG.GET", stream, get, func(answer *nats.Msg) (err error) {
 		found, err = decodeLeaderAnswer(answer.Data)
 		return err
 	})
 	return found, err
+}
+
+// askStream asks who has a stream, kind being what of the API of JetStream.
+func (s *Store) askStream(ctx context.Context, kind, stream string, get getRequest, answer func(*nats.Msg) error) error {
+	data, err := json.Marshal(get)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	return retry(ctx, func() error {
+		msg, err := s.request(ctx, &nats.Msg{Subject: s.api + kind + "." + stream, Data: data})
+		if err == nil {
+			err = answer(msg)
+		}
+		return s.silence(ctx, stream, err)
+	})
+}
+
+// silence finds out what it means that nobody answers for a stream: either JetStream
+// says that there is none, or those who have it are between two leaders or restart. That
+// passes, and is worth all the time that a call has.
+func (s *Store) silence(ctx context.Context, stream string, err error) error {
+	if !errors.Is(err, errNoResponders) {
+		return err
+	}
+	subject := s.api + "STREAM.MSG.GET." + stream
+	answer, askErr := s.request(ctx, &nats.Msg{Subject: subject, Data: []byte(`{"seq":1}`)})
+	if askErr == nil {
+		_, askErr = decodeLeaderAnswer(answer.Data)
+	}
+	if errCode(askErr) == codeStreamNotFound {
+		return askErr
+	}
+	return fmt.Errorf("%w: %w", errNoServer, err)
 }
 
 func decodeLeaderAnswer(data []byte) (*message, error) {
@@ -69,7 +103,7 @@ func decodeLeaderAnswer(data []byte) (*message, error) {
 // replica may be behind the leader by a few messages.
 func (s *Store) directGet(ctx context.Context, stream string, get getRequest) (*message, error) {
 	var found *message
-	err := s.ask(ctx, s.api+"DIRECT.GET."+stream, get, func(answer *nats.Msg) (err error) {
+	err := s.askStream(ctx, "DIRECT.GET", stream, get, func(answer *nats.Msg) (err error) {
 		found, err = decodeGet(answer)
 		return err
 	})
@@ -90,28 +124,64 @@ func decodeGet(answer *nats.Msg) (*message, error) {
 	}
 }
 
-// getMany gets one message for each request, nil where there is none. All are
-// asked for at once, and any replica may answer each.
+// getMany gets one message for each request, nil where there is none, without their
+// data. All are asked for at once, and any replica may answer each.
 func (s *Store) getMany(ctx context.Context, stream string, requests []getRequest) ([]*message, error) {
-	if len(requests) == 1 {
-		m, err := s.directGet(ctx, stream, requests[0])
-		return []*message{m}, err
-	}
 	if len(requests) == 0 {
 		return nil, nil
 	}
-	many := &gets{messages: make([]*message, len(requests)), answered: make([]bool, len(requests)), missing: len(requests)}
+	many := newGets(len(requests), math.MaxInt)
+	many.headersOnly = true
 	if err := retry(ctx, func() error { return s.tryGets(ctx, stream, requests, many) }); err != nil {
 		return nil, err
 	}
 	return many.messages, nil
 }
 
+// getSome gets messages as getMany does, with their data, and as many from the first on
+// as Config.ReadAheadBytes allow: how large they are is known when they have come. It is
+// one at least.
+func (s *Store) getSome(ctx context.Context, stream string, requests []getRequest) ([]*message, error) {
+	if len(requests) > 1 {
+		some := newGets(len(requests), s.config.ReadAheadBytes)
+		err := retry(ctx, func() error { return s.tryGets(ctx, stream, requests, some) })
+		if got := some.first(); err == nil || errors.Is(err, errPageFull) && len(got) > 0 {
+			return got, nil
+		}
+		if !errors.Is(err, errPageFull) {
+			return nil, err
+		}
+	}
+	if len(requests) == 0 {
+		return nil, nil
+	}
+	m, err := s.directGet(ctx, stream, requests[0])
+	return []*message{m}, err
+}
+
+// errPageFull: more has come than there is room for, and what did not fit is dropped.
+var errPageFull = errors.New("the page is full")
+
 // gets are the answers to many requests.
 type gets struct {
 	messages []*message
 	answered []bool
 	missing  int
+	// room is how many bytes of data may come still.
+	room        int
+	headersOnly bool
+}
+
+func newGets(n, room int) *gets {
+	return &gets{messages: make([]*message, n), answered: make([]bool, n), missing: n, room: room}
+}
+
+// first are the answers before the first that is missing.
+func (g *gets) first() []*message {
+	if at := slices.Index(g.answered, false); at >= 0 {
+		return g.messages[:at]
+	}
+	return g.messages
 }
 
 // tryGets asks for what is not answered yet. It has a subscription of its own,
@@ -133,6 +203,10 @@ func (s *Store) tryGets(ctx context.Context, stream string, requests []getReques
 	}
 	// It fails when the connection is closed, and then there is nothing to do.
 	defer func() { _ = answers.Unsubscribe() }()
+	// What waits to be collected takes memory too.
+	if err := answers.SetPendingLimits(-1, s.config.ReadAheadBytes); err != nil {
+		return sendError(err)
+	}
 	for i, request := range requests {
 		if many.answered[i] {
 			continue
@@ -156,6 +230,9 @@ func (s *Store) tryGets(ctx context.Context, stream string, requests []getReques
 func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix int) error {
 	for g.missing > 0 {
 		answer, err := answers.NextMsgWithContext(ctx)
+		if errors.Is(err, nats.ErrSlowConsumer) && !g.headersOnly {
+			return errPageFull
+		}
 		if err != nil {
 			return fmt.Errorf("%d of %d answers are missing: %w", g.missing, len(g.answered), sendError(err))
 		}
@@ -163,11 +240,20 @@ func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix i
 		if err != nil || i < 0 || i >= len(g.answered) || g.answered[i] {
 			continue
 		}
-		if g.messages[i], err = decodeGet(answer); err != nil {
+		m, err := decodeGet(answer)
+		if err != nil {
 			return err
 		}
-		g.answered[i] = true
+		if m != nil && g.headersOnly {
+			m.Data = nil
+		} else if m != nil {
+			g.room -= len(m.Data)
+		}
+		g.messages[i], g.answered[i] = m, true
 		g.missing--
+		if g.room < 0 && g.missing > 0 {
+			return errPageFull
+		}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/sync/errgroup"
@@ -20,8 +21,10 @@ type head struct {
 	version int64
 	// prev is the index of the last message as its header has it.
 	prev string
-	// recent are the ids of the newest events; nil where they were not needed yet.
+	// recent are the ids of the newest events; nil where they are not known.
 	recent recentIDs
+	// id is the hash of the last message's Nats-Msg-Id, 0 for none.
+	id uint64
 	// saved: this Store has saved to the actor, and owes its readers that.
 	saved bool
 }
@@ -94,7 +97,7 @@ func (s *Store) headOf(ctx context.Context, actorID string, last *message) (head
 
 // headAt is the head of an actor whose last message m is, an event at a version.
 func headAt(m *message, version int64) head {
-	now := head{sequence: m.Sequence, version: version}
+	now := head{sequence: m.Sequence, version: version, id: messageID(m.Header)}
 	if x := indexOf(m); x.partial || len(x.levels) > 0 {
 		now.prev = x.encode(0)
 	}
@@ -125,8 +128,14 @@ type heads struct {
 	mu      sync.Mutex
 	recent  *simplelru.LRU[string, head]
 	metrics *eventstore.Metrics
+	// snapshots are the sequences of the newest snapshots that this Store has saved.
+	snapshots *simplelru.LRU[string, uint64]
 	// forgot: heads of actors that this Store has saved to were dropped.
 	forgot bool
+	// anchor is the newest message that was seen, and checked when it was last looked
+	// for.
+	anchor  anchor
+	checked time.Time
 }
 
 func newHeads(size int, metrics *eventstore.Metrics) (*heads, error) {
@@ -136,6 +145,9 @@ func newHeads(size int, metrics *eventstore.Metrics) (*heads, error) {
 		h.forgot = h.forgot || dropped.saved
 		metrics.HeadsCached.Add(-1)
 	})
+	if err == nil {
+		h.snapshots, err = simplelru.NewLRU[string, uint64](size, nil)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make the cache of actor heads: %w", err)
 	}
@@ -165,5 +177,75 @@ func (h *heads) put(actorID string, before uint64, now head) {
 		h.metrics.HeadsCached.Add(1)
 	}
 	now.saved = now.saved || known.saved
+	if now.recent == nil && now.sequence == known.sequence {
+		now.recent = known.recent
+	}
 	h.recent.Add(actorID, now)
+	if now.sequence > h.anchor.sequence && now.id != 0 {
+		if h.anchor.sequence == 0 {
+			// It was there a moment ago.
+			h.checked = time.Now()
+		}
+		h.anchor = anchor{now.sequence, now.id}
+	}
+}
+
+// dueAnchor answers the anchor where it is time to look for it again.
+func (h *heads) dueAnchor(now time.Time) (known anchor, due bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.anchor.sequence == 0 || now.Sub(h.checked) < streamCheck {
+		return anchor{}, false
+	}
+	h.checked = now
+	return h.anchor, true
+}
+
+// checkSoon makes the next save look for the anchor.
+func (h *heads) checkSoon() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.checked = time.Time{}
+}
+
+// forget drops all heads: those of a stream that is no more.
+func (h *heads) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.recent.Purge()
+	h.anchor = anchor{}
+}
+
+// snapshot is the sequence of the newest snapshot of an actor that this Store has saved,
+// 0 where it knows of none; savedSnapshot and forgetSnapshot change that.
+func (h *heads) snapshot(actorID string) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sequence, _ := h.snapshots.Get(actorID)
+	return sequence
+}
+
+func (h *heads) savedSnapshot(actorID string, sequence uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if known, _ := h.snapshots.Peek(actorID); sequence > known {
+		h.snapshots.Add(actorID, sequence)
+	}
+}
+
+func (h *heads) forgetSnapshot(actorID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.snapshots.Remove(actorID)
+}
+
+// learn remembers the ids of an actor's newest events, where its last message is
+// still the one at sequence.
+func (h *heads) learn(actorID string, sequence uint64, ids recentIDs) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if known, found := h.recent.Peek(actorID); found && known.sequence == sequence {
+		known.recent = ids
+		h.recent.Add(actorID, known)
+	}
 }

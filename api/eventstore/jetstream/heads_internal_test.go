@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/versioning"
 )
 
 func TestHeads(t *testing.T) {
@@ -62,7 +63,7 @@ func TestRecentIDs(t *testing.T) {
 			t.Fatalf("%d was changed in place", n)
 		}
 	}
-	if len(r) != recentEvents || r.contains("35") || !r.contains("36") || !r.contains("99") {
-		t.Errorf("%d ids are kept, want the newest %d", len(r), recentEvents)
+	if len(r) != versioning.RecentEvents || r.contains("35") || !r.contains("36") || !r.contains("99") {
+		t.Errorf("%d ids are kept, want the newest %d", len(r), versioning.RecentEvents)
 	}
 }

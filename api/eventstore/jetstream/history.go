@@ -3,11 +3,9 @@ package jetstream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -75,10 +73,14 @@ type history struct {
 	// newer than version from.
 	cut  bool
 	from int64
-	// before is the sequence of the message read last, 0 for none.
+	// least is the least sequence that is wanted.
+	least uint64
+	// before is the sequence of the message read last, 0 for none, or the one before
+	// least.
 	before uint64
-	// size is that of the largest message met.
-	size int
+	// size is that of the largest message met, and most how many a page may have: there
+	// may be larger ones among those that were not met.
+	size, most int
 }
 
 // item is a message that is to be read; one on a level above 0 comes after those
@@ -95,14 +97,30 @@ var errNotIndexed = errors.New("the index does not hold")
 func (s *Store) newHistory(last *message) *history {
 	x := indexOf(last)
 	return &history{
-		store: s, last: last, unknown: x.partial, size: len(last.Data),
+		store: s, last: last, unknown: x.partial, size: len(last.Data), most: firstPage,
 		items: append(itemsOf(x.levels), item{sequence: last.Sequence}),
+	}
+}
+
+// historyFrom are the messages from a sequence on.
+func (s *Store) historyFrom(last *message, sequence uint64) *history {
+	h := s.newHistory(last)
+	h.least, h.before = sequence, sequence-1
+	h.drop()
+	return h
+}
+
+// drop drops what is before the least sequence. A node stands for older messages than
+// itself.
+func (h *history) drop() {
+	for len(h.items) > 0 && h.items[0].sequence < h.least {
+		h.items = h.items[1:]
 	}
 }
 
 // unindexed is a history whose messages are all read by subject.
 func (s *Store) unindexed(last *message) *history {
-	return &history{store: s, last: last, unknown: true, size: len(last.Data), items: []item{{sequence: last.Sequence}}}
+	return &history{store: s, last: last, unknown: true, size: len(last.Data), most: firstPage, items: []item{{sequence: last.Sequence}}}
 }
 
 func itemsOf(levels [][]uint64) []item {
@@ -167,7 +185,7 @@ func (h *history) seek(ctx context.Context) error {
 			return nil
 		}
 		nodes := slices.DeleteFunc(slices.Clone(h.items[:front]), func(i item) bool { return i.level == 0 })
-		messages, err := h.get(ctx, sequencesOf(nodes))
+		messages, err := h.getNodes(ctx, sequencesOf(nodes))
 		if err != nil {
 			return err
 		}
@@ -233,6 +251,10 @@ func (h *history) uncounted() error {
 // a few pages, so that the round trips for nodes are few beside those for pages.
 const expandAhead = 4 * pageMessages
 
+// firstPage is how many messages the first page has at most. Each that follows has four
+// times as many as the one before, up to pageMessages: what does not fit is thrown away.
+const firstPage = 16
+
 // nextPage takes the next sequences from the items.
 func (h *history) nextPage(ctx context.Context) ([]uint64, error) {
 	for {
@@ -240,10 +262,11 @@ func (h *history) nextPage(ctx context.Context) ([]uint64, error) {
 			h.skip -= weight(h.items[0].level)
 			h.items = h.items[1:]
 		}
-		size := min(pageMessages, max(1, h.store.config.ReadAheadBytes/max(1, h.size)))
+		size := min(h.most, max(1, h.store.config.ReadAheadBytes/max(1, h.size)))
 		leaves := h.items[:min(size, len(h.items))]
 		if at := slices.IndexFunc(leaves, func(i item) bool { return i.level > 0 }); at < 0 {
 			h.items = h.items[len(leaves):]
+			h.most = min(pageMessages, 4*h.most)
 			return sequencesOf(leaves), nil
 		}
 		if err := h.open(ctx); err != nil {
@@ -264,7 +287,7 @@ func (h *history) open(ctx context.Context) error {
 			nodes = append(nodes, i)
 		}
 	}
-	messages, err := h.get(ctx, sequencesOf(nodes))
+	messages, err := h.getNodes(ctx, sequencesOf(nodes))
 	if err != nil {
 		return err
 	}
@@ -282,6 +305,7 @@ func (h *history) open(ctx context.Context) error {
 		nodes, messages = nodes[1:], messages[1:]
 	}
 	h.items = opened
+	h.drop()
 	return nil
 }
 
@@ -291,208 +315,4 @@ func sequencesOf(items []item) []uint64 {
 		sequences[i] = items[i].sequence
 	}
 	return sequences
-}
-
-// read yields the messages until there are no more, or yield has enough.
-func (h *history) read(ctx context.Context, yield func(*message) bool) error {
-	give := func(m *message) bool {
-		h.before, h.size = m.Sequence, max(h.size, len(m.Data))
-		return yield(m)
-	}
-	for len(h.items) > 0 {
-		page, err := h.nextPage(ctx)
-		if err != nil {
-			return err
-		}
-		messages, proven, err := h.fetch(ctx, page)
-		if err != nil {
-			return err
-		}
-		if !proven {
-			if more, err := h.scan(ctx, page[len(page)-1], give); err != nil || !more {
-				return err
-			}
-			continue
-		}
-		for _, m := range messages {
-			if !give(m) {
-				return nil
-			}
-		}
-	}
-	return nil
-}
-
-// sparse is the number of messages in the stream for each of the actor from
-// where on it is cheaper to get them one by one than to let the server look for
-// them; docs/engine.md has the measurement.
-const sparse = 32
-
-// fetch gets a page by sequence, and says whether it is proven to be complete.
-func (h *history) fetch(ctx context.Context, page []uint64) ([]*message, bool, error) {
-	if h.byscan(page) {
-		return nil, false, nil
-	}
-	messages, err := h.get(ctx, page)
-	if err != nil {
-		return nil, false, err
-	}
-	if h.before == 0 {
-		// What expired first are the oldest.
-		messages = messages[len(messages)-len(trimmed(messages)):]
-	}
-	if err := h.fill(ctx, page[len(page)-len(messages):], messages); err != nil {
-		return nil, false, err
-	}
-	if slices.Contains(messages, nil) {
-		return nil, false, nil
-	}
-	proven, err := h.prove(ctx, messages)
-	return messages, proven, err
-}
-
-// byscan says whether to read a page by subject in the first place.
-func (h *history) byscan(page []uint64) bool {
-	if h.before == 0 && (h.unknown || h.cut) {
-		return h.unknown
-	}
-	after := h.before
-	if after == 0 {
-		after = page[0]
-	}
-	return len(page) > 1 && page[len(page)-1]-after < sparse*uint64(len(page))
-}
-
-// trimmed are messages without the absent ones at their start.
-func trimmed(messages []*message) []*message {
-	for len(messages) > 0 && messages[0] == nil {
-		messages = messages[1:]
-	}
-	return messages
-}
-
-// get gets messages of the actor by sequence, nil for one that is absent or of
-// another.
-func (h *history) get(ctx context.Context, sequences []uint64) ([]*message, error) {
-	requests := make([]getRequest, len(sequences))
-	for i, sequence := range sequences {
-		requests[i] = getRequest{Sequence: sequence}
-	}
-	known := len(sequences) > 0 && sequences[len(sequences)-1] == h.last.Sequence
-	if known {
-		requests = requests[:len(requests)-1]
-	}
-	messages, err := h.store.getMany(ctx, h.store.config.EventsStream, requests)
-	if err != nil {
-		return nil, err
-	}
-	if known {
-		messages = append(messages, h.last)
-	}
-	for i, m := range messages {
-		if m != nil && m.Subject != h.last.Subject {
-			messages[i] = nil
-		}
-	}
-	return messages, nil
-}
-
-// mostFilled is how many messages are asked of the leader when a replica has
-// none: more are not what one that is a few milliseconds behind lacks.
-const mostFilled = 16
-
-// fill gets from the leader what a replica does not have, perhaps not yet.
-func (h *history) fill(ctx context.Context, sequences []uint64, messages []*message) error {
-	absent := 0
-	for i, m := range messages {
-		if m != nil {
-			continue
-		}
-		if absent++; absent > mostFilled {
-			return nil
-		}
-		m, err := h.store.leaderGet(ctx, h.store.config.EventsStream, getRequest{Sequence: sequences[i]})
-		if err != nil {
-			return err
-		}
-		if m == nil || m.Subject != h.last.Subject {
-			return nil
-		}
-		messages[i] = m
-	}
-	return nil
-}
-
-// prove says whether nothing is missing before and between messages. Where they
-// do not say so themselves, the server is asked what comes next.
-func (h *history) prove(ctx context.Context, messages []*message) (bool, error) {
-	var questions []getRequest
-	var answers []uint64
-	before := h.before
-	for _, m := range messages {
-		if !m.follows(before) && !(before == 0 && h.startsWith(m)) {
-			questions = append(questions, getRequest{Sequence: before + 1, NextBySubject: h.last.Subject})
-			answers = append(answers, m.Sequence)
-		}
-		before = m.Sequence
-	}
-	next, err := h.store.getMany(ctx, h.store.config.EventsStream, questions)
-	if err != nil {
-		return false, err
-	}
-	for i, m := range next {
-		if m == nil || m.Sequence != answers[i] {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// startsWith says that nothing before a message is wanted, whatever it is: the
-// versions of an actor grow.
-func (h *history) startsWith(m *message) bool {
-	if !h.cut || h.from == math.MaxInt64 {
-		return h.cut
-	}
-	event, err := decodeEvent(m)
-	return err == nil && event.Version <= h.from+1
-}
-
-// replicaWait is the mean pause before a replica that is behind is asked again.
-// It was 6 ms behind at most where that was measured under load.
-const replicaWait = 5 * time.Millisecond
-
-// scan reads by subject, up to a sequence, and says whether the caller wants
-// more. Any replica may answer, and may be behind.
-func (h *history) scan(ctx context.Context, to uint64, give func(*message) bool) (bool, error) {
-	for h.before < to {
-		page, more, err := h.store.page(ctx, h.store.config.EventsStream, h.last.Subject, h.before+1)
-		if err != nil {
-			return false, err
-		}
-		for _, m := range page {
-			if m.Sequence > to {
-				return true, nil
-			}
-			if !give(m) {
-				return false, nil
-			}
-		}
-		if more || h.before >= to {
-			continue
-		}
-		// The replica is behind, or what was there is erased.
-		if err := pause(ctx, replicaWait); err != nil {
-			return false, fmt.Errorf("%w: a replica of the stream is behind", err)
-		}
-		last, err := h.store.leaderGet(ctx, h.store.config.EventsStream, getRequest{LastBySubject: h.last.Subject})
-		if err != nil {
-			return false, err
-		}
-		if last == nil || last.Sequence <= h.before {
-			return true, nil
-		}
-		to = min(to, last.Sequence)
-	}
-	return true, nil
 }

@@ -227,7 +227,10 @@ func (w *world) want(actorID string, from int64) (want []string) {
 func (w *world) read(store *jetstream.Store, actorID string, from int64, opts ...eventstore.ReadOption) (got []string) {
 	for e, err := range store.Events(deadline(w.T), actorID, from, append(opts, eventstore.UpToDate())...) {
 		var malformed *eventstore.ReplayError
+		var truncated *eventstore.TruncatedError
 		switch {
+		case errors.As(err, &truncated):
+			// Erased, or forged.
 		case errors.As(err, &malformed):
 			got = append(got, fmt.Sprint("!", malformed.Sequence))
 		case err != nil:
@@ -257,6 +260,7 @@ func (w *world) check() {
 			if version, err := store.GetLatestVersion(deadline(w.T), actorID); err != nil || version != latest {
 				w.Fatalf("latest version of %s is %d (%v), want %d", actorID, version, err, latest)
 			}
+			w.checkFrom(store, actorID)
 			n := 1 + w.random.IntN(40)
 			want := w.want(actorID, 0)
 			slices.Reverse(want)
@@ -264,6 +268,26 @@ func (w *world) check() {
 				w.Fatalf("newest %d of %s:\n got %s\nwant %s", n, actorID, strings.Join(got, " "), strings.Join(want, " "))
 			}
 		}
+	}
+}
+
+// checkFrom reads an actor from the sequence of one of its messages, and from one that
+// is none.
+func (w *world) checkFrom(store *jetstream.Store, actorID string) {
+	own := w.actors[actorID]
+	at := w.random.IntN(len(own))
+	rest := &world{actors: map[string][]stored{actorID: own[at:]}}
+	least := own[at].sequence
+	if at > 0 {
+		least = own[at-1].sequence + 1
+	}
+	for _, sequence := range []uint64{own[at].sequence, least} {
+		if got, want := w.read(store, actorID, 0, eventstore.FromSequence(sequence)), rest.want(actorID, 0); !slices.Equal(got, want) {
+			w.Fatalf("%s of %d messages from sequence %d:\n got %s\nwant %s", actorID, len(own), sequence, strings.Join(got, " "), strings.Join(want, " "))
+		}
+	}
+	if got := w.read(store, actorID, 0, eventstore.FromSequence(own[len(own)-1].sequence+1)); len(got) > 0 {
+		w.Fatalf("%s from the sequence after its last: %s", actorID, strings.Join(got, " "))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/semaphore"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -28,15 +29,14 @@ const (
 	// retryWait is the mean pause between tries. A try that lost against other
 	// writers comes again sooner, see pause.
 	retryWait = 100 * time.Millisecond
-	// absentTries is how often a stream that nobody answers for, or that is said
-	// not to exist, is asked before the call fails: it may be between two leaders,
-	// or so new that not every server knows of it. So is one while the connection is
-	// lost. Some 2 seconds in all.
+	// absentTries is how often a stream that JetStream says does not exist is asked
+	// before the call fails: it may be so new that not every server knows of it. So is
+	// one while the connection is lost, and what makes consumers. Some 2 seconds in all.
 	absentTries = 20
 )
 
 // DefaultHeads is of how many actors a Store remembers where they stand: some
-// 5 MB when all are there.
+// 5 MB when all are there, and 13 MB when each has 64 events and more.
 const DefaultHeads = 1 << 14
 
 // Config says where the events of one store are.
@@ -52,17 +52,30 @@ type Config struct {
 	// subscriptions, asked on MakeConsumerSubject, since the connection may not ask
 	// JetStream to. No subscription can begin, or be begun again, while it is away.
 	OperatorMakesConsumers bool
+	// Silent, where it is not nil, is called when the server of the connection is there and
+	// has answered no request for 8 seconds, as one does that lost the rest of its cluster:
+	// nats.Conn.ForceReconnect finds another. It is called again after 10 seconds, and up to
+	// 2 minutes, while no answer comes.
+	Silent func()
 	// Timeout bounds each call whose context has no deadline; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// Heads is of how many actors the Store remembers where they stand, those used
 	// most recently, so that a save need not ask; 0 is DefaultHeads. Each takes
-	// about 300 bytes, and 512 more where events are saved without a version.
+	// about 300 bytes, and 8 more for the id of each of its newest 64 events, which are
+	// remembered of actors that are new or saved to without a version.
 	Heads int
 	// ReadAheadBytes is how many bytes of messages a read asks for at once, at least
 	// MinReadAheadBytes; 0 is DefaultReadAheadBytes. A read has as much in memory, and
 	// a subscription twice as much.
 	ReadAheadBytes int
+	// Memory is what a save takes ReadAheadBytes from while it reads, so that many saves
+	// to actors that are not known do not read at once more than there is room for. One
+	// that gets none within MemoryWait is ErrUnavailable. Nil sets no bound.
+	Memory *semaphore.Weighted
 }
+
+// MemoryWait is how long a save waits for Config.Memory.
+const MemoryWait = 2 * time.Second
 
 // Limits of Config.ReadAheadBytes: large enough that round trips do not count and
 // small enough to hold, and the size of the largest message.
@@ -140,6 +153,7 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 	s := &Store{
 		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, writers: newWriters(), open: map[io.Closer]struct{}{},
 	}
+	s.answers.silence.tell = config.Silent
 	var err error
 	s.heads, err = newHeads(cmp.Or(config.Heads, DefaultHeads), s.opts.Metrics)
 	return s, err
@@ -195,6 +209,23 @@ func (s *Store) unregister(subscription io.Closer) {
 	s.mu.Lock()
 	delete(s.open, subscription)
 	s.mu.Unlock()
+}
+
+// reading takes memory for a read of a save; what it returns gives it back.
+func (s *Store) reading(ctx context.Context) (done func(), err error) {
+	if s.config.Memory == nil {
+		return func() {}, nil
+	}
+	n := int64(s.config.ReadAheadBytes)
+	waiting, cancel := context.WithTimeout(ctx, MemoryWait)
+	defer cancel()
+	if err := s.config.Memory.Acquire(waiting, n); err != nil {
+		if ctx.Err() != nil {
+			return nil, ended(ctx)
+		}
+		return nil, fmt.Errorf("%w: other calls take all the memory that there is: try again a little later", eventstore.ErrUnavailable)
+	}
+	return func() { s.config.Memory.Release(n) }, nil
 }
 
 // errTimeout is the cause of a context that this package has bounded.

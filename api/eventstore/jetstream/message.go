@@ -47,6 +47,17 @@ type message struct {
 	Data     []byte
 }
 
+// malformed is the error of a message that is no event, with as much of its payload
+// as an answer has room for: another writer may have stored more.
+func (m *message) malformed(err error) *eventstore.ReplayError {
+	raw := m.Data
+	if len(raw) > eventstore.MaxDataBytes {
+		err = fmt.Errorf("%w (of its %d bytes these are the first)", err, len(raw))
+		raw = raw[:eventstore.MaxDataBytes]
+	}
+	return &eventstore.ReplayError{Sequence: m.Sequence, RawData: raw, Err: err}
+}
+
 // eventHeader is the header of an event that is complete.
 func eventHeader(source string, e *eventstore.Event) nats.Header {
 	header := cloudEvent(source, versioning.ContentType(e), e.ID, e.EventType, e.ActorID, e.Version, e.Timestamp)
@@ -57,16 +68,35 @@ func eventHeader(source string, e *eventstore.Event) nats.Header {
 	if e.TraceParent != "" {
 		header[headerTraceParent] = []string{e.TraceParent}
 	}
-	for key, value := range e.Metadata {
+	addMetadata(header, e.Metadata)
+	return header
+}
+
+func addMetadata(header nats.Header, metadata map[string]string) {
+	for key, value := range metadata {
 		header[headerMetadata+key] = []string{value}
 	}
-	return header
+}
+
+func metadataOf(header nats.Header) map[string]string {
+	var metadata map[string]string
+	for name, values := range header {
+		if key, is := strings.CutPrefix(name, headerMetadata); is && len(values) > 0 {
+			if metadata == nil {
+				metadata = map[string]string{}
+			}
+			metadata[key] = values[0]
+		}
+	}
+	return metadata
 }
 
 // snapshotHeader is the header of a snapshot that is complete. The id is new
 // each time: a snapshot that replaces another of its version is another message.
 func snapshotHeader(source, id string, s *eventstore.Snapshot) nats.Header {
-	return cloudEvent(source, snapshotContentType, id, snapshotType, s.ActorID, s.Version, s.Timestamp)
+	header := cloudEvent(source, snapshotContentType, id, snapshotType, s.ActorID, s.Version, s.Timestamp)
+	addMetadata(header, s.Metadata)
+	return header
 }
 
 // deletedSnapshotHeader is the header of what remembers the version of an actor
@@ -101,6 +131,9 @@ func decodeEvent(m *message) (eventstore.Event, error) {
 	if err != nil {
 		return eventstore.Event{}, err
 	}
+	if len(m.Data) > eventstore.MaxDataBytes {
+		return eventstore.Event{}, fmt.Errorf("data has %d bytes, more than the %d of an event", len(m.Data), eventstore.MaxDataBytes)
+	}
 	e := eventstore.Event{ActorID: actorID, Version: version, Timestamp: at, Data: m.Data, Sequence: m.Sequence}
 	for _, field := range []struct {
 		header string
@@ -122,14 +155,7 @@ func decodeEvent(m *message) (eventstore.Event, error) {
 	if trace := m.Header.Get(headerTraceParent); eventstore.IsTraceParent(trace) {
 		e.TraceParent = trace
 	}
-	for header, values := range m.Header {
-		if key, is := strings.CutPrefix(header, headerMetadata); is && len(values) > 0 {
-			if e.Metadata == nil {
-				e.Metadata = map[string]string{}
-			}
-			e.Metadata[key] = values[0]
-		}
-	}
+	e.Metadata = metadataOf(m.Header)
 	return e, nil
 }
 
@@ -138,7 +164,7 @@ func decodeSnapshot(m *message) (eventstore.Snapshot, error) {
 	if err != nil {
 		return eventstore.Snapshot{}, err
 	}
-	return eventstore.Snapshot{ActorID: actorID, Version: version, Timestamp: at, Data: m.Data}, nil
+	return eventstore.Snapshot{ActorID: actorID, Version: version, Timestamp: at, Data: m.Data, Metadata: metadataOf(m.Header)}, nil
 }
 
 // decodeCloudEvent reads what events and snapshots share.

@@ -5,13 +5,10 @@ import (
 	"hash/maphash"
 	"slices"
 
-	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
-)
+	"golang.org/x/sync/errgroup"
 
-// recentEvents is among how many of an actor's newest events the id of one that
-// is saved without a version is looked for: the server forgets ids after its
-// duplicate window, and only a version tells where to look for more.
-const recentEvents = 64
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/versioning"
+)
 
 // recentIDs are the ids of an actor's newest events, oldest first, as hashes: a
 // match is looked up. They are never changed in place.
@@ -26,61 +23,113 @@ func (r recentIDs) with(id string) recentIDs {
 	if r == nil {
 		return nil
 	}
-	r = r[max(0, len(r)-recentEvents+1):]
+	r = r[max(0, len(r)-versioning.RecentEvents+1):]
 	return append(append(make(recentIDs, 0, len(r)+1), r...), maphash.String(seed, id))
 }
 
-// findRecent looks for events without a version among the newest of their
-// actors.
+// findRecent looks for the events of the save among the newest of their actors: for
+// those without a version always, and for others where the ids are known without a
+// read. What it has learned of an actor the next try knows, and the next save.
 func (a *attempt) findRecent(ctx context.Context) error {
+	var actors []string
+	reading := map[string]bool{}
 	for i := range a.events {
 		e := &a.events[i]
 		now := a.heads[e.ActorID]
-		if e.Version != 0 || a.stored[e.ID] != nil {
-			continue
-		}
-		if now.sequence == 0 {
+		if now.sequence == 0 && now.recent == nil {
 			now.recent = recentIDs{}
 			a.heads[e.ActorID] = now
-			continue
 		}
-		if now.recent != nil && !now.recent.contains(e.ID) {
-			continue
-		}
-		if err := a.readRecent(ctx, e.ActorID); err != nil {
-			return err
+		unknown, suspect := now.recent == nil && e.Version == 0, now.recent.contains(e.ID)
+		if a.stored[e.ID] == nil && (unknown || suspect) && !reading[e.ActorID] {
+			reading[e.ActorID] = true
+			actors = append(actors, e.ActorID)
 		}
 	}
-	return nil
+	if len(actors) == 0 {
+		return nil
+	}
+	found := make([]recentEvents, len(actors))
+	asking, askCtx := errgroup.WithContext(ctx)
+	asking.SetLimit(looks)
+	for i, actorID := range actors {
+		asking.Go(func() (err error) {
+			found[i], err = a.readRecent(askCtx, actorID)
+			return err
+		})
+	}
+	err := asking.Wait()
+	for i, actorID := range actors {
+		a.learn(actorID, found[i])
+	}
+	return err
 }
 
-// readRecent reads the newest events of an actor, and remembers those that the
-// save has too. Where some were known before, only what came later is read.
-func (a *attempt) readRecent(ctx context.Context, actorID string) error {
-	ours := map[string]bool{}
-	for i := range a.events {
-		ours[a.events[i].ID] = a.events[i].Version == 0
+// recentEvents are the ids of an actor's newest events; nil where they were not read.
+// Sequence is that of the newest, and ours are those that the save has too.
+type recentEvents struct {
+	sequence uint64
+	ids      recentIDs
+	ours     []*storedEvent
+}
+
+// learn takes over what was read of an actor.
+func (a *attempt) learn(actorID string, read recentEvents) {
+	if read.ids == nil {
+		return
 	}
-	now, from := a.heads[actorID], int64(0)
-	recent := recentIDs{}
+	for _, stored := range read.ours {
+		if a.stored == nil {
+			a.stored = map[string]*storedEvent{}
+		}
+		a.stored[stored.ID] = stored
+	}
+	now := a.heads[actorID]
+	if now.sequence == read.sequence {
+		now.recent = read.ids
+		a.heads[actorID] = now
+	}
+	a.store.heads.learn(actorID, read.sequence, read.ids)
+}
+
+// readRecent reads the newest events of an actor, and keeps their ids, not their
+// data. Where some were known before, only what came later is read.
+func (a *attempt) readRecent(ctx context.Context, actorID string) (recentEvents, error) {
+	now, from, known := a.heads[actorID], int64(0), recentIDs{}
 	if before := a.before[actorID]; now.recent == nil && before.recent != nil {
-		recent, from = before.recent, before.version
+		known, from = before.recent, before.version
 	}
-	opts := eventstore.ReadOptions{Newest: recentEvents, UpToDate: a.fromLeader}
-	for m, err := range a.store.messages(ctx, actorID, from, opts) {
+	done, err := a.store.reading(ctx)
+	if err != nil {
+		return recentEvents{}, err
+	}
+	defer done()
+	last, err := a.store.last(ctx, actorID, a.fromLeader)
+	if err != nil || last == nil {
+		return recentEvents{ids: recentIDs{}}, err
+	}
+	if newest, err := decodeEvent(last); err == nil && newest.Version <= from {
+		return recentEvents{sequence: last.Sequence, ids: known}, nil
+	}
+	ours := a.idsOf(actorID)
+	for n := uint64(versioning.RecentEvents); ; n *= 4 {
+		read, met := recentEvents{sequence: last.Sequence, ids: known}, 0
+		all, err := a.store.newHistory(last).readAfter(ctx, from, n, func(m *message) bool {
+			met++
+			if event, err := decodeEvent(m); err == nil && event.Version > from {
+				read.ids = read.ids.with(event.ID)
+				if ours[event.ID] {
+					read.ours = append(read.ours, newStoredEvent(m, event))
+				}
+			}
+			return true
+		})
 		if err != nil {
-			return err
+			return recentEvents{}, err
 		}
-		event, err := decodeEvent(m)
-		if err != nil || event.Version <= from {
-			continue
-		}
-		recent = recent.with(event.ID)
-		if ours[event.ID] {
-			a.found(&event)
+		// The index counts those that were erased too.
+		if all || met >= versioning.RecentEvents {
+			return read, nil
 		}
 	}
-	now.recent = recent
-	a.heads[actorID] = now
-	return nil
 }

@@ -133,6 +133,8 @@ type answers struct {
 	due  time.Time
 	// closed: the subscription goes with the last who waits.
 	closed bool
+	// silence is what has not been answered since the last answer.
+	silence silence
 }
 
 // waiter waits for one answer.
@@ -143,6 +145,8 @@ type waiter struct {
 	started     time.Time
 	limit       time.Duration
 	permissions permissions
+	// link is the connection that the request is sent on.
+	link link
 }
 
 // answer is what a request came to.
@@ -157,7 +161,7 @@ func (a *answers) waitFor(nc *nats.Conn, msg *nats.Msg, limit time.Duration, per
 	if w == nil {
 		w = &waiter{answer: make(chan answer, 1)}
 	}
-	w.started, w.limit, w.permissions = time.Now(), limit, permissions
+	w.started, w.limit, w.permissions, w.link = time.Now(), limit, permissions, linkOf(nc)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sub == nil {
@@ -201,6 +205,9 @@ func (a *answers) look() {
 	for _, w := range a.waiting {
 		if err := w.vain(now); err != nil {
 			a.give(w, answer{err: err})
+			if errors.Is(err, errNoAnswer) {
+				a.silence.goesOn(w, now)
+			}
 			continue
 		}
 		a.watch(w, now)
@@ -212,6 +219,9 @@ func (w *waiter) vain(now time.Time) error {
 	if denied := w.permissions.denied(); denied != nil {
 		return denied
 	}
+	if w.link.lost() {
+		return fmt.Errorf("%w: the connection was lost that it was asked for on", errNoAnswer)
+	}
 	if now.Sub(w.started) >= w.limit {
 		return fmt.Errorf("%w within %s", errNoAnswer, w.limit.Round(time.Millisecond))
 	}
@@ -221,6 +231,7 @@ func (w *waiter) vain(now time.Time) error {
 func (a *answers) receive(msg *nats.Msg) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.silence.ends()
 	w := a.waiting[msg.Subject[len(a.prefix):]]
 	switch {
 	case w == nil:
@@ -393,8 +404,12 @@ var (
 	// errNotConnected marks that nothing was sent since there is no connection. One that
 	// is lost is commonly made again in less than a second.
 	errNotConnected = errors.New("the connection to NATS is lost, and being made again")
-	// errAbsent marks that a stream was asked absentTries times in vain.
-	errAbsent = errors.New("the stream is not there")
+	// errNoServer marks that nobody who has the stream answers, and that nobody says
+	// that there is none.
+	errNoServer = errors.New("no server that has the stream answers, as while they restart")
+	// errAbsent marks that nobody has answered absentTries times, or that JetStream has
+	// said as often that there is no such stream.
+	errAbsent = errors.New("asked for two seconds in vain")
 )
 
 // askAgain marks what is worth another try and changes nothing else.
@@ -403,6 +418,8 @@ func askAgain(err error, try int) error {
 	switch {
 	case errors.Is(err, errAbsent):
 		// Asked often enough already.
+	case errors.Is(err, errNoServer):
+		return fmt.Errorf("%w: %w", errAgain, err)
 	case errors.Is(err, errNotConnected):
 		if try < absentTries {
 			return fmt.Errorf("%w: %w", errAgain, err)

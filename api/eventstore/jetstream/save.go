@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -65,12 +64,13 @@ func (s *Store) save(ctx context.Context, events []eventstore.Event, opts events
 		}
 		defer leave()
 	}
-	a := &attempt{store: s, events: events, opts: opts}
+	a := &attempt{store: s, events: events, opts: opts, fromLeader: !s.trustsHeads(ctx)}
 	silent := 0
 	for try := 1; ; try++ {
 		saved, err := a.try(ctx)
+		err = s.silence(ctx, s.config.EventsStream, err)
 		a.sent = a.sent || errors.Is(err, errNoAnswer)
-		if errors.Is(err, errNoResponders) || errors.Is(err, errNotConnected) {
+		if errCode(err) == codeStreamNotFound || errors.Is(err, errNotConnected) {
 			silent++
 		}
 		if err = askAgain(err, silent); !errors.Is(err, errAgain) {
@@ -92,15 +92,14 @@ type attempt struct {
 	// heads are where the actors stood, at the last look, and before are those that
 	// were known before the leader was asked.
 	heads, before map[string]head
-	// first are the heads at the first look: what of ours is stored above them came
-	// from this save, where an answer was lost.
-	first map[string]head
 	// stored are events that were found stored, by the id of ours.
-	stored map[string]*eventstore.Event
+	stored map[string]*storedEvent
 	// fromLeader reads the heads from the leader.
 	fromLeader bool
-	// sent says that a message was sent whose answer never came.
+	// sent says that a message was sent whose answer never came, and lost which
+	// sequences such messages expected to be the last of their actors.
 	sent bool
+	lost map[string][]uint64
 }
 
 // try looks, decides and writes once. An error that is errAgain wants another.
@@ -153,8 +152,11 @@ func (a *attempt) look(ctx context.Context) error {
 			return err
 		}
 	}
-	if a.heads == nil {
-		a.first = heads
+	for actorID, known := range before {
+		if now := heads[actorID]; now.sequence == known.sequence {
+			now.recent = known.recent
+			heads[actorID] = now
+		}
 	}
 	a.heads, a.before = heads, before
 	return nil
@@ -174,7 +176,12 @@ func (a *attempt) ask(ctx context.Context, events []*eventstore.Event, heads map
 	asking, ctx := errgroup.WithContext(ctx)
 	asking.SetLimit(looks)
 	for i, e := range events {
-		asking.Go(func() (err error) {
+		asking.Go(func() error {
+			done, err := a.store.reading(ctx)
+			if err != nil {
+				return err
+			}
+			defer done()
 			if e.Version == 1 && !a.fromLeader {
 				found[i], err = a.store.guessNew(ctx, e.ActorID)
 			} else {
@@ -211,11 +218,10 @@ func (a *attempt) decide() ([]eventstore.Saved, error) {
 	for i := range a.events {
 		e := &a.events[i]
 		if stored := a.stored[e.ID]; stored != nil {
-			if !versioning.Same(stored, e) {
-				return nil, versioning.Duplicate(stored)
+			if !versioning.Same(&stored.Event, e) {
+				return nil, versioning.Duplicate(&stored.Event)
 			}
-			ours := a.sent && stored.Sequence > a.first[e.ActorID].sequence
-			saved[i] = eventstore.Saved{ID: e.ID, ActorID: e.ActorID, Version: stored.Version, Sequence: stored.Sequence, Duplicate: !ours}
+			saved[i] = eventstore.Saved{ID: e.ID, ActorID: e.ActorID, Version: stored.Version, Sequence: stored.Sequence, Duplicate: !a.isOurs(stored, e)}
 			continue
 		}
 		expected, current := eventstore.ExpectAny, latest[e.ActorID]
@@ -240,13 +246,32 @@ func (a *attempt) write(ctx context.Context, saved []eventstore.Saved) error {
 			indexes = append(indexes, i)
 		}
 	}
+	var err error
 	switch len(indexes) {
 	case 0:
 		return nil
 	case 1:
-		return a.writeOne(ctx, indexes[0], &saved[indexes[0]])
+		err = a.writeOne(ctx, indexes[0], &saved[indexes[0]])
+	default:
+		err = a.writeBatch(ctx, indexes, saved)
 	}
-	return a.writeBatch(ctx, indexes, saved)
+	if errors.Is(err, errNoAnswer) {
+		a.lose(indexes)
+	}
+	return err
+}
+
+// lose remembers what was sent and not answered.
+func (a *attempt) lose(indexes []int) {
+	if a.lost == nil {
+		a.lost = map[string][]uint64{}
+	}
+	for _, i := range indexes {
+		actorID := a.events[i].ActorID
+		if expected := a.heads[actorID].sequence; !slices.Contains(a.lost[actorID], expected) {
+			a.lost[actorID] = append(a.lost[actorID], expected)
+		}
+	}
 }
 
 func (a *attempt) writeOne(ctx context.Context, index int, saved *eventstore.Saved) error {
@@ -262,7 +287,8 @@ func (a *attempt) writeOne(ctx context.Context, index int, saved *eventstore.Sav
 	}
 	saved.Sequence = ack.Sequence
 	a.store.heads.put(saved.ActorID, before.sequence, head{
-		sequence: ack.Sequence, version: saved.Version, prev: prev, recent: before.recent.with(saved.ID), saved: true,
+		sequence: ack.Sequence, version: saved.Version, prev: prev, recent: before.recent.with(saved.ID),
+		id: messageID(msg.Header), saved: true,
 	})
 	return nil
 }
@@ -314,6 +340,9 @@ func (a *attempt) message(index int, version int64, x index, own uint64) (*nats.
 	event.Version = version
 	msg := a.store.eventMessage(&event)
 	prev := ""
+	if now := a.heads[event.ActorID]; now.sequence == 0 && now.version > 0 {
+		msg.Header[headerAfter] = []string{strconv.FormatInt(now.version, 10)}
+	}
 	if x.partial || len(x.levels) > 0 {
 		prev = x.encode(own)
 		msg.Header[headerPrev] = []string{prev}
@@ -343,147 +372,4 @@ func (a *attempt) refused(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	return err
-}
-
-// recall remembers the stored message at a sequence as the one that has the id
-// of an event, and asks for another try, which finds it there.
-func (a *attempt) recall(ctx context.Context, index int, sequence uint64) error {
-	m, err := a.store.leaderGet(ctx, a.store.config.EventsStream, getRequest{Sequence: sequence})
-	if err != nil {
-		return err
-	}
-	e := &a.events[index]
-	taken := &eventstore.DuplicateEventError{EventID: e.ID, Sequence: sequence}
-	if m == nil {
-		// Stored, and erased inside the duplicate window: nothing to compare with.
-		return fmt.Errorf("%w (it is no longer stored)", taken)
-	}
-	stored, err := decodeEvent(m)
-	if err != nil {
-		return fmt.Errorf("%w (%w)", taken, &eventstore.ReplayError{Sequence: m.Sequence, RawData: m.Data, Err: err})
-	}
-	// The server knows it by another header, which another writer may fill
-	// otherwise.
-	stored.ID = e.ID
-	a.found(&stored)
-	return fmt.Errorf("%w: event %.100q is stored at sequence %d", errAgain, e.ID, sequence)
-}
-
-// found remembers an event as stored.
-func (a *attempt) found(stored *eventstore.Event) {
-	if a.stored == nil {
-		a.stored = map[string]*eventstore.Event{}
-	}
-	a.stored[stored.ID] = stored
-}
-
-// explain finds out whether the event behind a version conflict is stored
-// already; if not, the conflict stands.
-func (a *attempt) explain(ctx context.Context, conflict *conflictError) error {
-	if !a.fromLeader {
-		return fmt.Errorf("%w: %w", errAgain, conflict.err)
-	}
-	e := &a.events[conflict.index]
-	if e.Version > 0 {
-		if found, err := a.findByVersion(ctx, e); err != nil || found {
-			return again(err, e.ID)
-		}
-	}
-	sequence, err := a.store.sequenceOfID(ctx, e)
-	if err != nil {
-		return err
-	}
-	if sequence != 0 {
-		return a.recall(ctx, conflict.index, sequence)
-	}
-	return conflict.err
-}
-
-func again(err error, id string) error {
-	if err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: event %.100q is stored", errAgain, id)
-}
-
-// findByVersion looks for events of the save among what its actor has from a
-// version on, up to the last version that the save has for it: behind may be a long
-// history. That works for as long as they are stored.
-func (a *attempt) findByVersion(ctx context.Context, e *eventstore.Event) (bool, error) {
-	ours := map[string]bool{}
-	var last, unversioned int64
-	for i := range a.events {
-		if other := &a.events[i]; other.ActorID == e.ActorID {
-			ours[other.ID] = true
-			last = max(last, other.Version)
-			if other.Version == 0 {
-				unversioned++
-			}
-		}
-	}
-	// Those without a version have the next ones, at most.
-	last += unversioned
-	for m, err := range a.store.messages(ctx, e.ActorID, e.Version-1, eventstore.ReadOptions{UpToDate: true}) {
-		if err != nil {
-			return false, err
-		}
-		stored, err := decodeEvent(m)
-		if err == nil && ours[stored.ID] {
-			a.found(&stored)
-		}
-		if err == nil && stored.Version >= last {
-			break
-		}
-	}
-	return a.stored[e.ID] != nil, nil
-}
-
-// findDuplicates looks for the events whose ids made JetStream refuse a batch:
-// it does not say which.
-func (a *attempt) findDuplicates(ctx context.Context, refusal error) error {
-	for i := range a.events {
-		if a.stored[a.events[i].ID] != nil {
-			continue
-		}
-		sequence, err := a.store.sequenceOfID(ctx, &a.events[i])
-		if err != nil {
-			return err
-		}
-		if sequence == 0 {
-			continue
-		}
-		if err := a.recall(ctx, i, sequence); !errors.Is(err, errAgain) {
-			return err
-		}
-	}
-	// None found: the id has left the window in between, and another try succeeds.
-	return fmt.Errorf("%w: %w", errAgain, refusal)
-}
-
-// sequenceOfID answers the sequence of the message whose id is that of an event,
-// inside the duplicate window; 0 for none. It publishes what can never be
-// stored: JetStream looks for the id first, and then refuses a rollup that does
-// not exist, and a last message that was never there.
-func (s *Store) sequenceOfID(ctx context.Context, event *eventstore.Event) (sequence uint64, err error) {
-	err = retry(ctx, func() error {
-		ack, err := s.publish(ctx, &nats.Msg{Subject: EventsSubject(s.config.EventsStream, event.ActorID), Header: nats.Header{
-			nats.MsgIdHdr:             {event.ID},
-			nats.ExpectedStreamHdr:    {s.config.EventsStream},
-			nats.MsgRollup:            {"never"},
-			nats.ExpectedLastMsgIdHdr: {"never " + rand.Text()},
-		}})
-		switch {
-		case err == nil && ack.Duplicate:
-			sequence = ack.Sequence
-			return nil
-		case err == nil:
-			return fmt.Errorf("%w: JetStream stored a message that it must refuse, at sequence %d", eventstore.ErrUnavailable, ack.Sequence)
-		case errCode(err) == codeRollupFailed, errCode(err) == codeWrongLastID:
-			return nil
-		case isConflict(err):
-			return fmt.Errorf("%w: %w", errAgain, err)
-		}
-		return err
-	})
-	return sequence, err
 }

@@ -38,7 +38,7 @@ func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 	defer cancel()
 	var sent bool
 	err := retry(ctx, func() error {
-		err := s.trySnapshot(ctx, &snapshot)
+		err := s.silence(ctx, s.config.SnapshotsStream, s.trySnapshot(ctx, &snapshot))
 		sent = sent || errors.Is(err, errNoAnswer)
 		return err
 	})
@@ -63,9 +63,12 @@ func (s *Store) trySnapshot(ctx context.Context, snapshot *eventstore.Snapshot) 
 func (s *Store) writeSnapshot(ctx context.Context, actorID string, before uint64, header nats.Header, data []byte) error {
 	header[nats.ExpectedStreamHdr] = []string{s.config.SnapshotsStream}
 	header[nats.ExpectedLastSubjSeqHdr] = []string{strconv.FormatUint(before, 10)}
-	_, err := s.publish(ctx, &nats.Msg{Subject: SnapshotsSubject(s.config.EventsStream, actorID), Header: header, Data: data})
+	ack, err := s.publish(ctx, &nats.Msg{Subject: SnapshotsSubject(s.config.EventsStream, actorID), Header: header, Data: data})
 	if isConflict(err) {
 		return fmt.Errorf("%w: %w", errAgain, err)
+	}
+	if err == nil {
+		s.heads.savedSnapshot(actorID, ack.Sequence)
 	}
 	return err
 }
@@ -85,6 +88,11 @@ type storedSnapshot struct {
 }
 
 func (s *Store) storedSnapshot(ctx context.Context, actorID string) (storedSnapshot, error) {
+	done, err := s.reading(ctx)
+	if err != nil {
+		return storedSnapshot{}, err
+	}
+	defer done()
 	var last, event *message
 	asking, askCtx := errgroup.WithContext(ctx)
 	asking.Go(func() (err error) {
@@ -207,7 +215,7 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	if err != nil {
 		s.opts.Metrics.ReplayErrors.Add(1)
 		// As good as none: whoever asks replays the events instead.
-		return failed(fmt.Errorf("%w that can be read: %w", eventstore.ErrNoSnapshot, &eventstore.ReplayError{Sequence: newest.Sequence, RawData: newest.Data, Err: err}))
+		return failed(fmt.Errorf("%w that can be read: %w", eventstore.ErrNoSnapshot, newest.malformed(err)))
 	}
 	return snapshot, nil
 }
@@ -215,7 +223,11 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 func (s *Store) newestSnapshot(ctx context.Context, actorID string, fromLeader bool) (*message, error) {
 	get := getRequest{LastBySubject: SnapshotsSubject(s.config.EventsStream, actorID)}
 	if fromLeader {
-		return s.leaderGet(ctx, s.config.SnapshotsStream, get)
+		m, believed, err := s.leaderLast(ctx, s.config.SnapshotsStream, get.LastBySubject, s.heads.snapshot(actorID))
+		if believed {
+			s.heads.forgetSnapshot(actorID)
+		}
+		return m, err
 	}
 	return s.directGet(ctx, s.config.SnapshotsStream, get)
 }

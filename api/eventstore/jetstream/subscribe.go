@@ -50,17 +50,22 @@ type subscription struct {
 
 	// mu is held by Next, and by Close once life has ended.
 	mu sync.Mutex
-	// next is the first sequence that was not delivered.
-	next uint64
+	// next is the first sequence that was not delivered, and begun says that none may
+	// be left out from there on, as may be before the first there is.
+	next  uint64
+	begun bool
+	// notBefore is the time to come with which the subscription begins, zero for none.
+	notBefore time.Time
 	// answers puts into arrived what arrives; nil when a consumer must be made.
 	answers *nats.Subscription
 	arrived chan *nats.Msg
 	// silence tells that nothing has arrived for two heartbeats.
 	silence *time.Timer
 	// consumer is the name of the consumer, delivered the number of messages that
-	// it has sent, and wanted how many more it may.
+	// it has sent, stored when the last of them was, and wanted how many more it may.
 	consumer  string
 	delivered uint64
+	stored    time.Time
 	wanted    int
 }
 
@@ -87,7 +92,10 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	if err != nil {
 		return nil, err
 	}
-	sub := &subscription{store: s, opts: opts, filter: s.subjectsOf("events", opts), next: next}
+	sub := &subscription{store: s, opts: opts, filter: s.subjectsOf("events", opts), next: next, begun: opts.FromSequence > 0}
+	if opts.FromTime.After(time.Now()) {
+		sub.notBefore = opts.FromTime
+	}
 	// Not of ctx, which is for this call.
 	sub.life, sub.end = context.WithCancel(context.WithoutCancel(ctx))
 	sub.silence = time.NewTimer(2 * heartbeat)
@@ -95,6 +103,7 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 		sub.end()
 		return nil, err
 	}
+	sub.begun = sub.begun || opts.FromNow || !opts.FromTime.IsZero()
 	return sub, s.register(sub)
 }
 
@@ -138,12 +147,12 @@ func (s *Store) startAt(ctx context.Context, at time.Time) (uint64, error) {
 // start makes the consumer, trying until the context ends.
 func (s *subscription) start(ctx context.Context) error {
 	s.stop()
-	name := "aether-" + rand.Text()
-	_, err := s.store.writeConsumer(ctx, "create", consumerConfig{
-		Name: name, DeliverPolicy: "by_start_sequence", StartSequence: s.next, FilterSubject: s.filter,
-		AckPolicy: "none", ReplayPolicy: "instant", Inactive: inactiveThreshold, Replicas: 1, Memory: true,
-	})
+	config := orderedConsumer(s.filter, s.next)
+	info, err := s.store.writeConsumer(ctx, "create", config)
 	if err != nil {
+		return err
+	}
+	if err := s.place(ctx, info); err != nil {
 		return err
 	}
 	// All that is asked for has room, and so have heartbeats: what does not fit is
@@ -153,8 +162,16 @@ func (s *subscription) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
-	s.answers, s.arrived, s.consumer, s.delivered, s.wanted = answers, arrived, name, 0, 0
+	s.answers, s.arrived, s.consumer, s.delivered, s.wanted = answers, arrived, config.Name, 0, 0
 	return s.pull()
+}
+
+// orderedConsumer is one that nobody acknowledges to, from a sequence on.
+func orderedConsumer(filter string, next uint64) consumerConfig {
+	return consumerConfig{
+		Name: "aether-" + rand.Text(), DeliverPolicy: "by_start_sequence", StartSequence: next, FilterSubject: filter,
+		AckPolicy: "none", ReplayPolicy: "instant", Inactive: inactiveThreshold, Replicas: 1, Memory: true,
+	}
 }
 
 // stop gives the consumer up. The server removes it soon: whoever deletes one
@@ -216,10 +233,17 @@ func (s *subscription) wait(ctx context.Context) (eventstore.Event, error) {
 		if m == nil || m.Sequence < s.next {
 			continue
 		}
-		s.next = m.Sequence + 1
+		if err := s.skips(ctx, m.Sequence); err != nil {
+			return eventstore.Event{}, err
+		}
+		s.next, s.begun = m.Sequence+1, true
+		if s.stored.Before(s.notBefore) {
+			continue
+		}
+		s.notBefore = time.Time{}
 		event, err := decodeEvent(m)
 		if err != nil {
-			return eventstore.Event{}, &eventstore.ReplayError{Sequence: m.Sequence, RawData: m.Data, Err: err}
+			return eventstore.Event{}, m.malformed(err)
 		}
 		if s.opts.Matches(&event) {
 			return event, nil
@@ -278,6 +302,7 @@ func (s *subscription) take(ctx context.Context) (*message, error) {
 		return nil, nil
 	}
 	s.delivered++
+	s.stored = metadata.Timestamp
 	s.wanted--
 	return &message{Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data}, s.pull()
 }
@@ -287,7 +312,7 @@ func (s *subscription) heed(msg *nats.Msg) error {
 	description := strings.ToLower(msg.Header.Get("Description"))
 	switch code := msg.Header.Get("Status"); {
 	case code == "100":
-		// A heartbeat.
+		s.passed(msg.Header)
 	case code == "404", code == "408", code == "409" && (strings.Contains(description, "batch completed") || strings.Contains(description, "maxbytes")):
 		// A request has come to its end before it had all that it asked for.
 		unmet, err := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages"))

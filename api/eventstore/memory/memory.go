@@ -4,6 +4,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -18,6 +19,17 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/versioning"
 )
 
+// DefaultDuplicateWindow is that of an EventStore which names none.
+const DefaultDuplicateWindow = 2 * time.Minute
+
+// WithDuplicateWindow sets for how long a Store knows the ids of all that is stored,
+// above 0; 0 is DefaultDuplicateWindow. After that it knows those that a Store on
+// JetStream knows, and no more: see [eventstore.Store]. Time passes as package time
+// has it, so that a test in a bubble of testing/synctest need not wait.
+func WithDuplicateWindow(d time.Duration) eventstore.Option {
+	return func(o *eventstore.Options) { o.DuplicateWindow = d }
+}
+
 // Store is an eventstore.Store in memory. It grows with what is saved and drops
 // nothing. Make one with New.
 type Store struct {
@@ -28,8 +40,9 @@ type Store struct {
 	// never changes, so that a reader may keep a part of it without the lock.
 	log []eventstore.Event
 	// storedAt is when each was stored.
-	storedAt  []time.Time
-	actors    map[string][]int
+	storedAt []time.Time
+	actors   map[string][]int
+	// byID is the newest event with an id.
 	byID      map[string]int
 	snapshots map[string]eventstore.Snapshot
 	durables  map[string]*durable
@@ -41,8 +54,10 @@ var _ eventstore.Store = (*Store)(nil)
 
 // New makes an empty Store.
 func New(opts ...eventstore.Option) *Store {
+	sum := eventstore.NewOptions(opts...)
+	sum.DuplicateWindow = cmp.Or(sum.DuplicateWindow, DefaultDuplicateWindow)
 	return &Store{
-		opts:      eventstore.NewOptions(opts...),
+		opts:      sum,
 		actors:    map[string][]int{},
 		byID:      map[string]int{},
 		snapshots: map[string]eventstore.Snapshot{},
@@ -121,26 +136,77 @@ func (s *Store) decide(events []eventstore.Event, opts eventstore.SaveOptions) (
 	for i := range events {
 		e := &events[i]
 		saved[i] = eventstore.Saved{ID: e.ID, ActorID: e.ActorID}
-		if index, known := s.byID[e.ID]; known {
-			if !versioning.Same(&s.log[index], e) {
-				return nil, versioning.Duplicate(&s.log[index])
+		stored := s.known(e)
+		var version int64
+		if stored == nil {
+			expected, current := eventstore.ExpectAny, latest[e.ActorID]
+			if current == 0 {
+				expected, current = opts.ExpectedOf(e.ActorID), s.latest(e.ActorID)
 			}
-			saved[i].Version, saved[i].Sequence, saved[i].Duplicate = s.log[index].Version, s.log[index].Sequence, true
+			var err error
+			if version, err = versioning.Assign(e, expected, current); err != nil {
+				if stored = s.inSpan(events, i, opts); stored == nil {
+					return nil, err
+				}
+			}
+		}
+		if stored != nil {
+			if !versioning.Same(stored, e) {
+				return nil, versioning.Duplicate(stored)
+			}
+			saved[i].Version, saved[i].Sequence, saved[i].Duplicate = stored.Version, stored.Sequence, true
 			continue
-		}
-		expected, current := eventstore.ExpectAny, latest[e.ActorID]
-		if current == 0 {
-			expected, current = opts.ExpectedOf(e.ActorID), s.latest(e.ActorID)
-		}
-		version, err := versioning.Assign(e, expected, current)
-		if err != nil {
-			return nil, err
 		}
 		latest[e.ActorID] = version
 		saved[i].Version, saved[i].Sequence = version, next
 		next++
 	}
 	return saved, nil
+}
+
+// known is the event with the id of e that is stored, as far as ids are remembered:
+// inside the duplicate window, and among the newest of the actor. The lock is held.
+func (s *Store) known(e *eventstore.Event) *eventstore.Event {
+	if index, found := s.byID[e.ID]; found && time.Since(s.storedAt[index]) < s.opts.DuplicateWindow {
+		return &s.log[index]
+	}
+	indexes := s.actors[e.ActorID]
+	for _, index := range indexes[max(0, len(indexes)-versioning.RecentEvents):] {
+		if s.log[index].ID == e.ID {
+			return &s.log[index]
+		}
+	}
+	return nil
+}
+
+// inSpan is the event with the id of the one at an index, where that is stored at
+// the version that it was saved with. The lock is held.
+func (s *Store) inSpan(events []eventstore.Event, at int, opts eventstore.SaveOptions) *eventstore.Event {
+	e := &events[at]
+	first, last := versioning.Span(events, at, opts.ExpectedOf(e.ActorID))
+	if first == 0 {
+		return nil
+	}
+	for _, index := range s.actors[e.ActorID][above(s.log, s.actors[e.ActorID], first-1, 0):] {
+		if stored := &s.log[index]; stored.Version > last {
+			return nil
+		} else if stored.ID == e.ID {
+			return stored
+		}
+	}
+	return nil
+}
+
+// above is the first of an actor's events with a version above one.
+func above(log []eventstore.Event, indexes []int, version int64, fromSequence uint64) int {
+	first, _ := slices.BinarySearchFunc(indexes, version, func(index int, from int64) int {
+		// Never equal: the first version above is wanted.
+		if log[index].Version <= from || log[index].Sequence < fromSequence {
+			return -1
+		}
+		return 1
+	})
+	return first
 }
 
 func (s *Store) append(events []eventstore.Event, saved []eventstore.Saved) {
@@ -183,10 +249,16 @@ func (s *Store) GetEventsWithErrors(ctx context.Context, actorID string, fromVer
 
 // Events yields the events of an actor that are stored as it begins.
 func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
-	return collect.Window(s.events(ctx, actorID, fromVersion), eventstore.NewReadOptions(opts...))
+	ro := eventstore.NewReadOptions(opts...)
+	if err := ro.Validate(); err != nil {
+		return func(yield func(eventstore.Event, error) bool) {
+			yield(eventstore.Event{}, fmt.Errorf("read events from memory: %w", err))
+		}
+	}
+	return collect.Window(s.events(ctx, actorID, fromVersion, ro.FromSequence), ro)
 }
 
-func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) iter.Seq2[eventstore.Event, error] {
+func (s *Store) events(ctx context.Context, actorID string, fromVersion int64, fromSequence uint64) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		if err := eventstore.ValidateActorID(actorID); err != nil {
 			yield(eventstore.Event{}, fmt.Errorf("read events from memory: %w", err))
@@ -195,13 +267,7 @@ func (s *Store) events(ctx context.Context, actorID string, fromVersion int64) i
 		s.mu.RLock()
 		log, indexes := s.log, s.actors[actorID]
 		s.mu.RUnlock()
-		first, _ := slices.BinarySearchFunc(indexes, fromVersion, func(index int, from int64) int {
-			// Never equal: the first version above is wanted.
-			if log[index].Version <= from {
-				return -1
-			}
-			return 1
-		})
+		first := above(log, indexes, fromVersion, fromSequence)
 		for _, index := range indexes[first:] {
 			if err := ended(ctx); err != nil {
 				yield(eventstore.Event{}, fmt.Errorf("read events of actor %.100q from memory: %w", actorID, err))
@@ -242,7 +308,7 @@ func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 	if err := snapshot.Validate(); err != nil {
 		return err
 	}
-	snapshot.Data = slices.Clone(snapshot.Data)
+	snapshot.Data, snapshot.Metadata = slices.Clone(snapshot.Data), maps.Clone(snapshot.Metadata)
 	if snapshot.Timestamp.IsZero() {
 		snapshot.Timestamp = s.opts.Now()
 	}
@@ -267,7 +333,7 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	if !found {
 		return eventstore.Snapshot{}, fmt.Errorf("read snapshot of actor %.100q from memory: %w", actorID, eventstore.ErrNoSnapshot)
 	}
-	snapshot.Data = slices.Clone(snapshot.Data)
+	snapshot.Data, snapshot.Metadata = slices.Clone(snapshot.Data), maps.Clone(snapshot.Metadata)
 	return snapshot, nil
 }
 

@@ -12,8 +12,9 @@ import (
 
 // subscription walks along the log of its store and waits at the end.
 type subscription struct {
-	store  *Store
-	opts   eventstore.SubscribeOptions
+	store *Store
+	opts  eventstore.SubscribeOptions
+	// next is the place in the log, and so the sequence before it.
 	next   int
 	closed chan struct{}
 	close  sync.Once
@@ -29,6 +30,10 @@ func (s *Store) Subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if end := uint64(len(s.log)) + 1; opts.FromSequence > end {
+		return nil, fmt.Errorf("subscribe to events in memory: %w: the subscription is to begin with sequence %d, and the next that is saved is %d: this store is another than that of the place, or was begun anew; begin from sequence 0",
+			eventstore.ErrPlaceAhead, opts.FromSequence, end)
+	}
 	return &subscription{store: s, opts: opts, next: s.startAt(opts), closed: make(chan struct{})}, nil
 }
 
@@ -41,7 +46,7 @@ func (s *Store) startAt(opts eventstore.SubscribeOptions) int {
 		at, _ := slices.BinarySearchFunc(s.storedAt, opts.FromTime, time.Time.Compare)
 		return at
 	case opts.FromSequence > 0:
-		// A place beyond the end is waited for at the end: Next compares.
+		// A durable subscription may name a place beyond the end.
 		return int(min(opts.FromSequence-1, uint64(len(s.log))))
 	}
 	return 0
@@ -59,12 +64,13 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 			return eventstore.Event{}, fmt.Errorf("follow events in memory: %w", err)
 		}
 		s.store.mu.RLock()
-		log, grown := s.store.log, s.store.grown
+		log, storedAt, grown := s.store.log, s.store.storedAt, s.store.grown
 		s.store.mu.RUnlock()
 		for s.next < len(log) {
 			e := &log[s.next]
+			stored := storedAt[s.next]
 			s.next++
-			if e.Sequence >= s.opts.FromSequence && s.opts.Matches(e) {
+			if !stored.Before(s.opts.FromTime) && s.opts.Matches(e) {
 				s.store.opts.Metrics.EventsRead.Add(1)
 				return clone(e), nil
 			}
@@ -75,6 +81,11 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// Position is how far the subscription is.
+func (s *subscription) Position() (uint64, bool) {
+	return uint64(s.next), !s.opts.FromTime.After(time.Now())
 }
 
 // Close ends the subscription.

@@ -26,6 +26,8 @@ var sentinels = map[string]error{
 	eventstorev1.CodeInvalidEvent:     eventstore.ErrInvalidEvent,
 	eventstorev1.CodeNoSnapshot:       eventstore.ErrNoSnapshot,
 	eventstorev1.CodeNoSuchVersion:    eventstore.ErrNoSuchVersion,
+	eventstorev1.CodePlaceExpired:     eventstore.ErrPlaceExpired,
+	eventstorev1.CodePlaceAhead:       eventstore.ErrPlaceAhead,
 	eventstorev1.CodeTooLarge:         eventstore.ErrTooLarge,
 	eventstorev1.CodeStoreFull:        eventstore.ErrStoreFull,
 	eventstorev1.CodePermissionDenied: eventstore.ErrPermissionDenied,

@@ -272,15 +272,16 @@ func TestEndpointOfSomethingElse(t *testing.T) {
 }
 
 // paged is a Store whose actor has more events than a page, and before them a
-// message that is none, which every read meets.
+// message that is none.
 type paged struct{ eventstore.Store }
 
-func (paged) Events(_ context.Context, _ string, fromVersion int64, _ ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
+func (paged) Events(_ context.Context, _ string, _ int64, opts ...eventstore.ReadOption) iter.Seq2[eventstore.Event, error] {
+	from := eventstore.NewReadOptions(opts...).FromSequence
 	return func(yield func(eventstore.Event, error) bool) {
-		if !yield(eventstore.Event{}, &eventstore.ReplayError{Sequence: 1, Err: errors.New("has no id")}) {
+		if from <= 1 && !yield(eventstore.Event{}, &eventstore.ReplayError{Sequence: 1, Err: errors.New("has no id")}) {
 			return
 		}
-		for version := fromVersion + 1; version <= 2500; version++ {
+		for version := max(int64(from), 2) - 1; version <= 2500; version++ {
 			if !yield(eventstore.Event{ID: "e", EventType: "T", ActorID: "order-1", Version: version, Sequence: uint64(version) + 1}, nil) {
 				return
 			}

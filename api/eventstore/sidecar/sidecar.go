@@ -208,41 +208,48 @@ func (s *Store) Events(ctx context.Context, actorID string, fromVersion int64, o
 		return s.stream(ctx, actorID, fromVersion, wanted)
 	}
 	return func(yield func(eventstore.Event, error) bool) {
-		// The same message that is no event may be in several pages.
-		var last uint64
+		var fromSequence uint64
 		for more := true; more; {
-			page, err := s.page(ctx, actorID, fromVersion)
+			page, err := s.page(ctx, actorID, fromVersion, fromSequence)
 			if err != nil {
 				yield(eventstore.Event{}, fmt.Errorf("read events of actor %.100q through the sidecar: %w", actorID, err))
 				return
 			}
-			for event, err := range s.inOrder(page, &last) {
+			if page.GetTruncated() && !yield(eventstore.Event{}, &eventstore.TruncatedError{ActorID: actorID, FirstVersion: page.GetFirstVersion()}) {
+				return
+			}
+			for event, err := range s.inOrder(page) {
 				if !yield(event, err) {
 					return
 				}
 			}
-			fromVersion = page.GetNextFromVersion()
-			more = fromVersion > 0
+			next := page.GetNextFromSequence()
+			if more = next > 0; more && next <= fromSequence {
+				yield(eventstore.Event{}, fmt.Errorf("read events of actor %.100q through the sidecar: %w: the page from sequence %d is followed by one from %d", actorID, eventstore.ErrUnavailable, fromSequence, next))
+				return
+			}
+			fromSequence = next
 		}
 	}
 }
 
-func (s *Store) page(ctx context.Context, actorID string, fromVersion int64) (*eventstorev1.GetEventsResponse, error) {
+func (s *Store) page(ctx context.Context, actorID string, fromVersion int64, fromSequence uint64) (*eventstorev1.GetEventsResponse, error) {
 	if err := readable(ctx, actorID); err != nil {
 		return nil, err
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	page, err := s.client.GetEvents(ctx, &eventstorev1.GetEventsRequest{Store: s.name, ActorId: actorID, FromVersion: max(fromVersion, 0)})
+	page, err := s.client.GetEvents(ctx, &eventstorev1.GetEventsRequest{
+		Store: s.name, ActorId: actorID, FromVersion: max(fromVersion, 0), FromSequence: fromSequence,
+	})
 	if err != nil {
 		return nil, readError(ctx, err)
 	}
 	return page, nil
 }
 
-// inOrder yields what a page holds in the order of sequences, without the errors
-// up to last, which is then the last of them.
-func (s *Store) inOrder(page *eventstorev1.GetEventsResponse, last *uint64) iter.Seq2[eventstore.Event, error] {
+// inOrder yields what a page holds in the order of sequences.
+func (s *Store) inOrder(page *eventstorev1.GetEventsResponse) iter.Seq2[eventstore.Event, error] {
 	return func(yield func(eventstore.Event, error) bool) {
 		events, replays := page.GetEvents(), page.GetErrors()
 		for len(events) > 0 || len(replays) > 0 {
@@ -253,11 +260,8 @@ func (s *Store) inOrder(page *eventstorev1.GetEventsResponse, last *uint64) iter
 				events = events[1:]
 				continue
 			}
-			if replays[0].GetSequence() > *last {
-				*last = replays[0].GetSequence()
-				if !yield(s.received(nil, replays[0])) {
-					return
-				}
+			if !yield(s.received(nil, replays[0])) {
+				return
 			}
 			replays = replays[1:]
 		}
@@ -289,7 +293,11 @@ func (s *Store) stream(ctx context.Context, actorID string, fromVersion int64, o
 		for stream.Receive() {
 			// Not while the caller works on the event.
 			silence.Stop()
-			event, err := s.received(stream.Msg().GetEvent(), stream.Msg().GetError())
+			var event eventstore.Event
+			var err error = &eventstore.TruncatedError{ActorID: actorID, FirstVersion: stream.Msg().GetTruncated().GetFirstVersion()}
+			if stream.Msg().GetTruncated() == nil {
+				event, err = s.received(stream.Msg().GetEvent(), stream.Msg().GetError())
+			}
 			if !yield(event, err) {
 				return
 			}

@@ -21,6 +21,10 @@ const subscriptionBuffer = 64
 type subscription struct {
 	store *Store
 	items chan item
+	// position is that of the last message that Next has taken, and known says that it
+	// has one.
+	position uint64
+	known    bool
 	// failed holds why the stream ended, once items is closed.
 	failed error
 	cancel context.CancelFunc
@@ -28,10 +32,11 @@ type subscription struct {
 	close  sync.Once
 }
 
-// item is what one message holds.
+// item is what one message holds: an event, an error, or a position alone.
 type item struct {
-	event  *eventstorev1.Event
-	replay *eventstorev1.ReplayError
+	event    *eventstorev1.Event
+	replay   *eventstorev1.ReplayError
+	position *uint64
 }
 
 // Subscribe follows the store.
@@ -67,6 +72,7 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 		return nil, readError(ctx, whyEnded(stream))
 	}
 	sub := &subscription{store: s, items: make(chan item, subscriptionBuffer), cancel: cancel, closed: make(chan struct{})}
+	sub.passed(stream.Msg().Position)
 	go sub.receive(streaming, stream)
 	return sub, nil
 }
@@ -77,7 +83,7 @@ func (s *subscription) receive(ctx context.Context, stream *connect.ServerStream
 	defer func() { _ = stream.Close() }()
 	for stream.Receive() {
 		select {
-		case s.items <- item{event: stream.Msg().GetEvent(), replay: stream.Msg().GetError()}:
+		case s.items <- item{event: stream.Msg().GetEvent(), replay: stream.Msg().GetError(), position: stream.Msg().Position}:
 		case <-s.closed:
 			return
 		}
@@ -103,18 +109,33 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 	if err := ctx.Err(); err != nil {
 		return eventstore.Event{}, fmt.Errorf("follow events through the sidecar: %w", err)
 	}
-	select {
-	case <-s.closed:
-		return eventstore.Event{}, fmt.Errorf("follow events through the sidecar: %w", eventstore.ErrSubscriptionClosed)
-	case <-ctx.Done():
-		return eventstore.Event{}, fmt.Errorf("follow events through the sidecar: %w", ctx.Err())
-	case next, more := <-s.items:
-		if more {
-			return s.store.received(next.event, next.replay)
+	for {
+		select {
+		case <-s.closed:
+			return eventstore.Event{}, fmt.Errorf("follow events through the sidecar: %w", eventstore.ErrSubscriptionClosed)
+		case <-ctx.Done():
+			return eventstore.Event{}, fmt.Errorf("follow events through the sidecar: %w", ctx.Err())
+		case next, more := <-s.items:
+			if !more {
+				return eventstore.Event{}, fmt.Errorf("follow events through the sidecar: %w", s.ended())
+			}
+			s.passed(next.position)
+			if next.event != nil || next.replay != nil {
+				return s.store.received(next.event, next.replay)
+			}
 		}
-		return eventstore.Event{}, fmt.Errorf("follow events through the sidecar: %w", s.ended())
 	}
 }
+
+// passed remembers the position that a message has.
+func (s *subscription) passed(position *uint64) {
+	if position != nil {
+		s.position, s.known = *position, true
+	}
+}
+
+// Position is how far the subscription is, as the sidecar has said.
+func (s *subscription) Position() (uint64, bool) { return s.position, s.known }
 
 // ended is why items is closed.
 func (s *subscription) ended() error {

@@ -14,6 +14,7 @@ var invalidTests = []test{
 	{"actor ids of reads", invalidReads},
 	{"subscriptions", invalidSubscriptions},
 	{"expected versions", invalidExpectations},
+	{"newest", invalidNewest},
 }
 
 // outOfYears are times that only look as if they were of the years 1 to 9999.
@@ -135,6 +136,16 @@ func invalidSubscriptions(e *env) {
 	}
 	// Nothing of that has ended the connection of the others.
 	e.save(store, newEvent("order-1", 1))
+}
+
+func invalidNewest(e *env) {
+	store := e.newStore()
+	e.save(store, newEvent("order-1", 1))
+	_, err := store.GetEvents(e.ctx, "order-1", 0, eventstore.Newest(eventstore.MaxNewest+1))
+	e.wantInvalid(err, "newest")
+	if events, err := store.GetEvents(e.ctx, "order-1", 0, eventstore.Newest(eventstore.MaxNewest)); err != nil || len(events) != 1 {
+		e.Errorf("%d events (%v), want 1", len(events), err)
+	}
 }
 
 func invalidExpectations(e *env) {

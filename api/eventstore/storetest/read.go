@@ -21,6 +21,7 @@ var readTests = []test{
 	{"your own writes", readYourWrites},
 	{"the newest, backwards", readNewest},
 	{"until a time", readUntil},
+	{"from a sequence", readFromSequence},
 	{"what another has saved", readUpToDate},
 }
 
@@ -228,6 +229,31 @@ func readUntil(e *env) {
 	e.wantEvents(read(eventstore.Until(start)), nil)
 	e.wantEvents(read(eventstore.Until(start.AddDate(1, 0, 0))), events[1:])
 	e.wantEvents(read(eventstore.Until(start.Add(3*time.Hour)), eventstore.Newest(2)), []eventstore.Event{events[3], events[2]})
+}
+
+func readFromSequence(e *env) {
+	store := e.newStore()
+	var events []eventstore.Event
+	for version := int64(1); version <= 300; version += 3 {
+		events = append(events, e.saved(store, newEvent("order-1", version), newEvent("order-2", version))[0])
+	}
+	for i, event := range events {
+		if i%17 > 1 && i < len(events)-2 {
+			continue
+		}
+		for from, want := range map[uint64][]eventstore.Event{event.Sequence: events[i:], event.Sequence + 1: events[i+1:]} {
+			got, err := store.GetEventsWithErrors(e.ctx, "order-1", 0, eventstore.FromSequence(from))
+			if err != nil || got.Truncated || len(got.Errors) > 0 {
+				e.Fatalf("from sequence %d: %v, %+v", from, err, got)
+			}
+			e.wantEvents(got.Events, want)
+		}
+	}
+	got, err := store.GetEvents(e.ctx, "order-1", 280, eventstore.FromSequence(events[10].Sequence), eventstore.Newest(3))
+	if err != nil {
+		e.Fatal(err)
+	}
+	e.wantEvents(got, []eventstore.Event{events[99], events[98], events[97]})
 }
 
 // readUpToDate: what has been answered is in every later read that wants it.

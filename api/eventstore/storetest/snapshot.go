@@ -3,6 +3,8 @@ package storetest
 import (
 	"bytes"
 	"errors"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +36,7 @@ func (e *env) wantSnapshot(store eventstore.Store, want eventstore.Snapshot) {
 	if err != nil {
 		e.Fatalf("get latest snapshot of %q: %v", want.ActorID, err)
 	}
-	if got.ActorID != want.ActorID || got.Version != want.Version || !bytes.Equal(got.Data, want.Data) {
+	if got.ActorID != want.ActorID || got.Version != want.Version || !bytes.Equal(got.Data, want.Data) || !maps.Equal(got.Metadata, want.Metadata) {
 		e.Errorf("snapshot is %+v, want %+v", got, want)
 	}
 	if !want.Timestamp.IsZero() && !got.Timestamp.Equal(want.Timestamp) || got.Timestamp.IsZero() || got.Timestamp.Location() != time.UTC {
@@ -57,6 +59,9 @@ func snapshotComesBack(e *env) {
 	stamp := time.Date(2025, 12, 31, 23, 59, 59, 999999999, time.FixedZone("west", -3600))
 	for i, data := range [][]byte{[]byte(`{"n": 12345678901234567890.10}`), nil, {0, 255, '\r', '\n'}, []byte("no JSON {")} {
 		snapshot := eventstore.Snapshot{ActorID: "a.b *>%/ü\n", Version: int64(i + 1), Data: data, Timestamp: stamp}
+		if i > 0 {
+			snapshot.Metadata = map[string]string{"schema": "2", "large": strings.Repeat("x", 30<<10)}
+		}
 		e.saveSnapshot(store, snapshot)
 		e.wantSnapshot(store, snapshot)
 	}

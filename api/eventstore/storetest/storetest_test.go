@@ -2,6 +2,8 @@ package storetest_test
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -40,6 +42,23 @@ func ExampleRunDurable() {
 	test := func(t *testing.T) {
 		storetest.RunDurable(t, func(_ *testing.T, opts ...eventstore.Option) eventstore.DurableStore {
 			return wrappedDurable{memory.New(opts...)}
+		})
+	}
+	// go test calls it.
+	_ = test
+	// Output:
+}
+
+// One whose duplicate window can be waited for has a test for that. Here time is that
+// of a bubble.
+func ExampleRunForgetting() {
+	test := func(t *testing.T) {
+		storetest.RunForgetting(t, storetest.Forgetting{
+			Open: func(_ *testing.T, opts ...eventstore.Option) eventstore.Store {
+				return wrapped{memory.New(append(opts, memory.WithDuplicateWindow(time.Minute))...)}
+			},
+			Forget: func(*testing.T, eventstore.Store) { time.Sleep(time.Minute) },
+			In:     synctest.Test,
 		})
 	}
 	// go test calls it.

@@ -13,7 +13,10 @@ import (
 var subscribeTests = []test{
 	{"from the start", subscribeFromStart},
 	{"from a sequence", subscribeFromSequence},
-	{"from a sequence to come", subscribeFromFuture},
+	{"from a sequence ahead", subscribeFromAhead},
+	{"from a time to come", subscribeFromTimeToCome},
+	{"has a place from its first moment", subscriptionHasPlace},
+	{"has a place beyond what its filter leaves out", placeMovesOn},
 	{"from now", subscribeFromNow},
 	{"from a time", subscribeFromTime},
 	{"with filters", subscribeWithFilters},
@@ -78,17 +81,101 @@ func subscribeFromSequence(e *env) {
 	e.wantNext(after, more...)
 }
 
-// subscribeFromFuture: nothing below the sequence comes, not even what is saved
-// later.
-func subscribeFromFuture(e *env) {
+// subscribeFromAhead: a place that the store has not come to is that of another.
+func subscribeFromAhead(e *env) {
 	store := e.newStore()
-	first := e.saved(store, newEvent("order-1", 1))[0].Sequence
-	subscription := e.subscribe(store, eventstore.SubscribeOptions{FromSequence: first + 3})
-	events := e.saved(store, newEvents("order-1", 2, 3, 4, 5, 6)...)
-	for len(events) > 0 && events[0].Sequence < first+3 {
-		events = events[1:]
+	next := uint64(1)
+	for range 2 {
+		for _, ahead := range []uint64{1, 2, 1000} {
+			for _, opts := range []eventstore.SubscribeOptions{{}, {ActorID: "order-1"}, {ActorType: "other"}} {
+				opts.FromSequence = next + ahead
+				_, err := store.Subscribe(e.ctx, opts)
+				e.wantErrorIs(err, eventstore.ErrPlaceAhead)
+			}
+		}
+		e.subscribe(store, eventstore.SubscribeOptions{FromSequence: next})
+		next = e.saved(store, newEvent("order-1", 0))[0].Sequence + 1
 	}
-	e.wantNext(subscription, events...)
+}
+
+// subscribeFromTimeToCome: what is stored before the time is not for it.
+func subscribeFromTimeToCome(e *env) {
+	store := e.newStore()
+	e.save(store, newEvent("order-1", 1))
+	at := time.Now().Add(3 * time.Second)
+	subscription := e.subscribe(store, eventstore.SubscribeOptions{FromTime: at})
+	if position, known := subscription.Position(); known {
+		e.Fatalf("position %d before the time has come", position)
+	}
+	e.save(store, newEvent("order-1", 2))
+	ctx, cancel := context.WithDeadline(e.ctx, at.Add(100*time.Millisecond))
+	defer cancel()
+	if event, err := subscription.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		e.Fatalf("version %d of before the time: %v", event.Version, err)
+	}
+	e.wantNext(subscription, e.saved(store, newEvent("order-1", 3))...)
+}
+
+func (e *env) position(subscription eventstore.Subscription) uint64 {
+	e.Helper()
+	position, known := subscription.Position()
+	if !known {
+		e.Fatal("the position of a subscription is not known")
+	}
+	return position
+}
+
+// subscriptionHasPlace: who is cut off before the first event goes on without loss.
+func subscriptionHasPlace(e *env) {
+	store := e.newStore()
+	var last uint64
+	for range 2 {
+		subscription := e.subscribe(store, eventstore.SubscribeOptions{FromNow: true})
+		if got := e.position(subscription); got != last {
+			e.Errorf("position %d from now on, want %d", got, last)
+		}
+		events := e.saved(store, newEvents("order-1", 0, 0)...)
+		e.wantNext(e.subscribe(store, eventstore.SubscribeOptions{FromSequence: last + 1}), events...)
+		e.wantNext(subscription, events[0])
+		if got := e.position(subscription); got != events[0].Sequence {
+			e.Errorf("position %d after the event at %d", got, events[0].Sequence)
+		}
+		last = events[1].Sequence
+	}
+	if got := e.position(e.subscribe(store, eventstore.SubscribeOptions{})); got != 0 {
+		e.Errorf("position %d at the start, want 0", got)
+	}
+}
+
+func placeMovesOn(e *env) {
+	store := e.newStore()
+	filters := []eventstore.SubscribeOptions{{ActorID: "rare"}, {ActorType: "rare"}, {EventType: "Rare"}}
+	subscriptions := make([]eventstore.Subscription, len(filters))
+	for i, filter := range filters {
+		subscriptions[i] = e.subscribe(store, filter)
+	}
+	events := e.saved(store, newEvents("order-1", 1, 2, 3, 4, 5)...)
+	last := events[len(events)-1].Sequence
+	var waiting sync.WaitGroup
+	for i, subscription := range subscriptions {
+		waiting.Go(func() {
+			for position := uint64(0); position < last; position, _ = subscription.Position() {
+				ctx, cancel := context.WithTimeout(e.ctx, 200*time.Millisecond)
+				event, err := subscription.Next(ctx)
+				cancel()
+				if !errors.Is(err, context.DeadlineExceeded) || e.ctx.Err() != nil {
+					e.Errorf("filter %+v at %d: %q, %v", filters[i], position, event.ID, err)
+					return
+				}
+			}
+		})
+	}
+	waiting.Wait()
+	for _, subscription := range subscriptions {
+		if got := e.position(subscription); got != last {
+			e.Errorf("position %d, want %d", got, last)
+		}
+	}
 }
 
 func subscribeFromNow(e *env) {
@@ -239,7 +326,7 @@ func subscriptionOutlivesCall(e *env) {
 // subscribeFromTime: the clock of the store is that of this machine.
 func subscribeFromTime(e *env) {
 	store := e.newStore()
-	events := newEvents("order-1", 1, 2, 3)
+	events := newEvents("order-1", 1, 2)
 	e.save(store, events[0])
 	between := time.Now()
 	e.save(store, events[1])
@@ -248,8 +335,4 @@ func subscribeFromTime(e *env) {
 	}
 	e.wantNext(from(between.Add(-time.Hour)), events[:2]...)
 	e.wantNext(from(between), events[1])
-	later := from(time.Now().Add(time.Hour))
-	e.save(store, events[2])
-	// None was stored then, so the next that is stored comes.
-	e.wantNext(later, events[2])
 }

@@ -18,6 +18,10 @@ const (
 	CodeNoSnapshot = "no_snapshot"
 	// CodeNoSuchVersion: the snapshot is of a version that its actor does not have.
 	CodeNoSuchVersion = "no_such_version"
+	// CodePlaceExpired: what a subscription is to go on with has expired.
+	CodePlaceExpired = "place_expired"
+	// CodePlaceAhead: a subscription is to go on where the store is not yet.
+	CodePlaceAhead = "place_ahead"
 	// CodeNoDurable: the durable subscription was deleted.
 	CodeNoDurable = "no_durable"
 	// CodeNoSession: no stream of a durable subscription has that session, or it

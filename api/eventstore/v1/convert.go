@@ -30,7 +30,7 @@ func (x *Event) ToEvent() (eventstore.Event, error) {
 
 // SetOptions puts what a read wants into its request.
 func (x *StreamEventsRequest) SetOptions(o eventstore.ReadOptions) {
-	x.UpToDate, x.Until = o.UpToDate, fromTime(o.Until)
+	x.UpToDate, x.Until, x.FromSequence = o.UpToDate, fromTime(o.Until), o.FromSequence
 	x.Newest = int32(min(max(o.Newest, 0), math.MaxInt32))
 }
 
@@ -38,7 +38,7 @@ func (x *StreamEventsRequest) SetOptions(o eventstore.ReadOptions) {
 func (x *StreamEventsRequest) ToOptions() ([]eventstore.ReadOption, error) {
 	until, err := toTime("until", x.GetUntil())
 	return []eventstore.ReadOption{func(o *eventstore.ReadOptions) {
-		*o = eventstore.ReadOptions{UpToDate: x.GetUpToDate(), Newest: int(x.GetNewest()), Until: until}
+		*o = eventstore.ReadOptions{UpToDate: x.GetUpToDate(), Newest: int(x.GetNewest()), Until: until, FromSequence: x.GetFromSequence()}
 	}}, err
 }
 
@@ -61,13 +61,13 @@ func (x *SubscribeRequest) ToOptions() (eventstore.SubscribeOptions, error) {
 
 // FromSnapshot is a snapshot as a message.
 func FromSnapshot(s *eventstore.Snapshot) *Snapshot {
-	return &Snapshot{ActorId: s.ActorID, Version: s.Version, Data: s.Data, Timestamp: fromTime(s.Timestamp)}
+	return &Snapshot{ActorId: s.ActorID, Version: s.Version, Data: s.Data, Metadata: s.Metadata, Timestamp: fromTime(s.Timestamp)}
 }
 
 // ToSnapshot is the snapshot of a message; of none, one without an actor.
 func (x *Snapshot) ToSnapshot() (eventstore.Snapshot, error) {
 	timestamp, err := toTime("timestamp", x.GetTimestamp())
-	return eventstore.Snapshot{ActorID: x.GetActorId(), Version: x.GetVersion(), Data: x.GetData(), Timestamp: timestamp}, err
+	return eventstore.Snapshot{ActorID: x.GetActorId(), Version: x.GetVersion(), Data: x.GetData(), Metadata: x.GetMetadata(), Timestamp: timestamp}, err
 }
 
 // FromSaved is the answer for a stored event as a message.

@@ -229,7 +229,10 @@ type Snapshot struct {
 	// data is the state, kept byte for byte.
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	// timestamp is when the snapshot was taken; absent in a save is now.
-	Timestamp     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	Timestamp *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// metadata is as in Event. In aether-ids a Repository of the Go library keeps which
+	// events the state contains; other keys are free for the application.
+	Metadata      map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,6 +291,13 @@ func (x *Snapshot) GetData() []byte {
 func (x *Snapshot) GetTimestamp() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Timestamp
+	}
+	return nil
+}
+
+func (x *Snapshot) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
 	}
 	return nil
 }
@@ -1099,8 +1109,11 @@ type GetEventsRequest struct {
 	ActorId string                 `protobuf:"bytes,2,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
 	// from_version: only events above it are answered.
 	FromVersion int64 `protobuf:"varint,3,opt,name=from_version,json=fromVersion,proto3" json:"from_version,omitempty"`
-	// limit is the most events in the answer; 0 is 1,000, which is also the most.
-	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// limit is the most events and errors in the answer; 0 is 1,000, which is also the
+	// most.
+	Limit int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// from_sequence: only what is stored at it or after it is answered.
+	FromSequence  uint64 `protobuf:"varint,5,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1163,14 +1176,26 @@ func (x *GetEventsRequest) GetLimit() int32 {
 	return 0
 }
 
+func (x *GetEventsRequest) GetFromSequence() uint64 {
+	if x != nil {
+		return x.FromSequence
+	}
+	return 0
+}
+
 type GetEventsResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Events []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	Errors []*ReplayError         `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
-	// next_from_version is the from_version of the next page; 0 at the end.
-	NextFromVersion int64 `protobuf:"varint,3,opt,name=next_from_version,json=nextFromVersion,proto3" json:"next_from_version,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// next_from_sequence is the from_sequence of the next page; 0 at the end.
+	NextFromSequence uint64 `protobuf:"varint,3,opt,name=next_from_sequence,json=nextFromSequence,proto3" json:"next_from_sequence,omitempty"`
+	// truncated says that events with which the answer should begin are no longer
+	// stored: they have expired, or were erased. first_version is then the version of
+	// the first that is left, 0 for none.
+	Truncated     bool  `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	FirstVersion  int64 `protobuf:"varint,5,opt,name=first_version,json=firstVersion,proto3" json:"first_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetEventsResponse) Reset() {
@@ -1217,9 +1242,23 @@ func (x *GetEventsResponse) GetErrors() []*ReplayError {
 	return nil
 }
 
-func (x *GetEventsResponse) GetNextFromVersion() int64 {
+func (x *GetEventsResponse) GetNextFromSequence() uint64 {
 	if x != nil {
-		return x.NextFromVersion
+		return x.NextFromSequence
+	}
+	return 0
+}
+
+func (x *GetEventsResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *GetEventsResponse) GetFirstVersion() int64 {
+	if x != nil {
+		return x.FirstVersion
 	}
 	return 0
 }
@@ -1231,10 +1270,12 @@ type StreamEventsRequest struct {
 	FromVersion int64                  `protobuf:"varint,3,opt,name=from_version,json=fromVersion,proto3" json:"from_version,omitempty"`
 	// up_to_date wants what any save, through any sidecar, has answered before.
 	UpToDate bool `protobuf:"varint,4,opt,name=up_to_date,json=upToDate,proto3" json:"up_to_date,omitempty"`
-	// newest wants only so many, the newest first; 0 wants all, in order.
+	// newest wants only so many, the newest first, at most 1,000; 0 wants all, in order.
 	Newest int32 `protobuf:"varint,5,opt,name=newest,proto3" json:"newest,omitempty"`
 	// until ends before the first event whose timestamp is later.
-	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// from_sequence: only what is stored at it or after it.
+	FromSequence  uint64 `protobuf:"varint,7,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1311,12 +1352,20 @@ func (x *StreamEventsRequest) GetUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *StreamEventsRequest) GetFromSequence() uint64 {
+	if x != nil {
+		return x.FromSequence
+	}
+	return 0
+}
+
 type StreamEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Item:
 	//
 	//	*StreamEventsResponse_Event
 	//	*StreamEventsResponse_Error
+	//	*StreamEventsResponse_Truncated
 	Item          isStreamEventsResponse_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1377,6 +1426,15 @@ func (x *StreamEventsResponse) GetError() *ReplayError {
 	return nil
 }
 
+func (x *StreamEventsResponse) GetTruncated() *Truncated {
+	if x != nil {
+		if x, ok := x.Item.(*StreamEventsResponse_Truncated); ok {
+			return x.Truncated
+		}
+	}
+	return nil
+}
+
 type isStreamEventsResponse_Item interface {
 	isStreamEventsResponse_Item()
 }
@@ -1389,9 +1447,62 @@ type StreamEventsResponse_Error struct {
 	Error *ReplayError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
 }
 
+type StreamEventsResponse_Truncated struct {
+	Truncated *Truncated `protobuf:"bytes,3,opt,name=truncated,proto3,oneof"`
+}
+
 func (*StreamEventsResponse_Event) isStreamEventsResponse_Item() {}
 
 func (*StreamEventsResponse_Error) isStreamEventsResponse_Item() {}
+
+func (*StreamEventsResponse_Truncated) isStreamEventsResponse_Item() {}
+
+// Truncated says that events with which a read should begin are no longer stored:
+// they have expired, or were erased. Those that are left follow it.
+type Truncated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// first_version is the version of the first event that is left, 0 for none.
+	FirstVersion  int64 `protobuf:"varint,1,opt,name=first_version,json=firstVersion,proto3" json:"first_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Truncated) Reset() {
+	*x = Truncated{}
+	mi := &file_eventstore_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Truncated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Truncated) ProtoMessage() {}
+
+func (x *Truncated) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Truncated.ProtoReflect.Descriptor instead.
+func (*Truncated) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Truncated) GetFirstVersion() int64 {
+	if x != nil {
+		return x.FirstVersion
+	}
+	return 0
+}
 
 type GetLatestVersionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1403,7 +1514,7 @@ type GetLatestVersionRequest struct {
 
 func (x *GetLatestVersionRequest) Reset() {
 	*x = GetLatestVersionRequest{}
-	mi := &file_eventstore_proto_msgTypes[18]
+	mi := &file_eventstore_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1526,7 @@ func (x *GetLatestVersionRequest) String() string {
 func (*GetLatestVersionRequest) ProtoMessage() {}
 
 func (x *GetLatestVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[18]
+	mi := &file_eventstore_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1539,7 @@ func (x *GetLatestVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetLatestVersionRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{18}
+	return file_eventstore_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetLatestVersionRequest) GetStore() string {
@@ -1454,7 +1565,7 @@ type GetLatestVersionResponse struct {
 
 func (x *GetLatestVersionResponse) Reset() {
 	*x = GetLatestVersionResponse{}
-	mi := &file_eventstore_proto_msgTypes[19]
+	mi := &file_eventstore_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1577,7 @@ func (x *GetLatestVersionResponse) String() string {
 func (*GetLatestVersionResponse) ProtoMessage() {}
 
 func (x *GetLatestVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[19]
+	mi := &file_eventstore_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1590,7 @@ func (x *GetLatestVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetLatestVersionResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{19}
+	return file_eventstore_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetLatestVersionResponse) GetVersion() int64 {
@@ -1499,7 +1610,7 @@ type SaveSnapshotRequest struct {
 
 func (x *SaveSnapshotRequest) Reset() {
 	*x = SaveSnapshotRequest{}
-	mi := &file_eventstore_proto_msgTypes[20]
+	mi := &file_eventstore_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1622,7 @@ func (x *SaveSnapshotRequest) String() string {
 func (*SaveSnapshotRequest) ProtoMessage() {}
 
 func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[20]
+	mi := &file_eventstore_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1635,7 @@ func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{20}
+	return file_eventstore_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SaveSnapshotRequest) GetStore() string {
@@ -1549,7 +1660,7 @@ type SaveSnapshotResponse struct {
 
 func (x *SaveSnapshotResponse) Reset() {
 	*x = SaveSnapshotResponse{}
-	mi := &file_eventstore_proto_msgTypes[21]
+	mi := &file_eventstore_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1672,7 @@ func (x *SaveSnapshotResponse) String() string {
 func (*SaveSnapshotResponse) ProtoMessage() {}
 
 func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[21]
+	mi := &file_eventstore_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1685,7 @@ func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{21}
+	return file_eventstore_proto_rawDescGZIP(), []int{22}
 }
 
 type GetLatestSnapshotRequest struct {
@@ -1587,7 +1698,7 @@ type GetLatestSnapshotRequest struct {
 
 func (x *GetLatestSnapshotRequest) Reset() {
 	*x = GetLatestSnapshotRequest{}
-	mi := &file_eventstore_proto_msgTypes[22]
+	mi := &file_eventstore_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1710,7 @@ func (x *GetLatestSnapshotRequest) String() string {
 func (*GetLatestSnapshotRequest) ProtoMessage() {}
 
 func (x *GetLatestSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[22]
+	mi := &file_eventstore_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1723,7 @@ func (x *GetLatestSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetLatestSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{22}
+	return file_eventstore_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetLatestSnapshotRequest) GetStore() string {
@@ -1638,7 +1749,7 @@ type GetLatestSnapshotResponse struct {
 
 func (x *GetLatestSnapshotResponse) Reset() {
 	*x = GetLatestSnapshotResponse{}
-	mi := &file_eventstore_proto_msgTypes[23]
+	mi := &file_eventstore_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1761,7 @@ func (x *GetLatestSnapshotResponse) String() string {
 func (*GetLatestSnapshotResponse) ProtoMessage() {}
 
 func (x *GetLatestSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[23]
+	mi := &file_eventstore_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1774,7 @@ func (x *GetLatestSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLatestSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetLatestSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{23}
+	return file_eventstore_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetLatestSnapshotResponse) GetSnapshot() *Snapshot {
@@ -1685,7 +1796,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1808,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1821,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{24}
+	return file_eventstore_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteSnapshotRequest) GetStore() string {
@@ -1742,7 +1853,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_eventstore_proto_msgTypes[25]
+	mi := &file_eventstore_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1865,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[25]
+	mi := &file_eventstore_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,13 +1878,14 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{25}
+	return file_eventstore_proto_rawDescGZIP(), []int{26}
 }
 
 type SubscribeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Store string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
-	// from_sequence is the first sequence to deliver; 0 is the first there is.
+	// from_sequence is the first sequence to deliver, at most the next that is saved; 0
+	// is the first there is.
 	FromSequence uint64 `protobuf:"varint,2,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
 	// from_now delivers only what is saved after the first message was sent;
 	// from_sequence must then be 0.
@@ -1791,7 +1903,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_eventstore_proto_msgTypes[26]
+	mi := &file_eventstore_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1915,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[26]
+	mi := &file_eventstore_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1928,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{26}
+	return file_eventstore_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SubscribeRequest) GetStore() string {
@@ -1874,14 +1986,18 @@ type SubscribeResponse struct {
 	//
 	//	*SubscribeResponse_Event
 	//	*SubscribeResponse_Error
-	Item          isSubscribeResponse_Item `protobuf_oneof:"item"`
+	Item isSubscribeResponse_Item `protobuf_oneof:"item"`
+	// position is the sequence up to which all that passes the filters was sent, this
+	// message included: a from_sequence of one more goes on after it. Absent before
+	// from_time has come.
+	Position      *uint64 `protobuf:"varint,3,opt,name=position,proto3,oneof" json:"position,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SubscribeResponse) Reset() {
 	*x = SubscribeResponse{}
-	mi := &file_eventstore_proto_msgTypes[27]
+	mi := &file_eventstore_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2009,7 @@ func (x *SubscribeResponse) String() string {
 func (*SubscribeResponse) ProtoMessage() {}
 
 func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[27]
+	mi := &file_eventstore_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2022,7 @@ func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{27}
+	return file_eventstore_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SubscribeResponse) GetItem() isSubscribeResponse_Item {
@@ -1932,6 +2048,13 @@ func (x *SubscribeResponse) GetError() *ReplayError {
 		}
 	}
 	return nil
+}
+
+func (x *SubscribeResponse) GetPosition() uint64 {
+	if x != nil && x.Position != nil {
+		return *x.Position
+	}
+	return 0
 }
 
 type isSubscribeResponse_Item interface {
@@ -1982,7 +2105,7 @@ type SubscribeDurableRequest struct {
 
 func (x *SubscribeDurableRequest) Reset() {
 	*x = SubscribeDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[28]
+	mi := &file_eventstore_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2117,7 @@ func (x *SubscribeDurableRequest) String() string {
 func (*SubscribeDurableRequest) ProtoMessage() {}
 
 func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[28]
+	mi := &file_eventstore_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2130,7 @@ func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeDurableRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{28}
+	return file_eventstore_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SubscribeDurableRequest) GetStore() string {
@@ -2107,7 +2230,7 @@ type SubscribeDurableResponse struct {
 
 func (x *SubscribeDurableResponse) Reset() {
 	*x = SubscribeDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[29]
+	mi := &file_eventstore_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2242,7 @@ func (x *SubscribeDurableResponse) String() string {
 func (*SubscribeDurableResponse) ProtoMessage() {}
 
 func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[29]
+	mi := &file_eventstore_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2255,7 @@ func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeDurableResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{29}
+	return file_eventstore_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SubscribeDurableResponse) GetItem() isSubscribeDurableResponse_Item {
@@ -2191,7 +2314,7 @@ type DurableSession struct {
 
 func (x *DurableSession) Reset() {
 	*x = DurableSession{}
-	mi := &file_eventstore_proto_msgTypes[30]
+	mi := &file_eventstore_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2326,7 @@ func (x *DurableSession) String() string {
 func (*DurableSession) ProtoMessage() {}
 
 func (x *DurableSession) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[30]
+	mi := &file_eventstore_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2339,7 @@ func (x *DurableSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DurableSession.ProtoReflect.Descriptor instead.
 func (*DurableSession) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{30}
+	return file_eventstore_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DurableSession) GetSession() string {
@@ -2259,7 +2382,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_eventstore_proto_msgTypes[31]
+	mi := &file_eventstore_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2394,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[31]
+	mi := &file_eventstore_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2407,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{31}
+	return file_eventstore_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Delivery) GetEvent() *Event {
@@ -2310,7 +2433,7 @@ type StartDeliveriesRequest struct {
 
 func (x *StartDeliveriesRequest) Reset() {
 	*x = StartDeliveriesRequest{}
-	mi := &file_eventstore_proto_msgTypes[32]
+	mi := &file_eventstore_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2445,7 @@ func (x *StartDeliveriesRequest) String() string {
 func (*StartDeliveriesRequest) ProtoMessage() {}
 
 func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[32]
+	mi := &file_eventstore_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2458,7 @@ func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartDeliveriesRequest.ProtoReflect.Descriptor instead.
 func (*StartDeliveriesRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{32}
+	return file_eventstore_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StartDeliveriesRequest) GetSession() string {
@@ -2353,7 +2476,7 @@ type StartDeliveriesResponse struct {
 
 func (x *StartDeliveriesResponse) Reset() {
 	*x = StartDeliveriesResponse{}
-	mi := &file_eventstore_proto_msgTypes[33]
+	mi := &file_eventstore_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2488,7 @@ func (x *StartDeliveriesResponse) String() string {
 func (*StartDeliveriesResponse) ProtoMessage() {}
 
 func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[33]
+	mi := &file_eventstore_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2501,7 @@ func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartDeliveriesResponse.ProtoReflect.Descriptor instead.
 func (*StartDeliveriesResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{33}
+	return file_eventstore_proto_rawDescGZIP(), []int{34}
 }
 
 type AcknowledgeRequest struct {
@@ -2392,7 +2515,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_eventstore_proto_msgTypes[34]
+	mi := &file_eventstore_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2527,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[34]
+	mi := &file_eventstore_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2540,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{34}
+	return file_eventstore_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AcknowledgeRequest) GetSession() string {
@@ -2442,7 +2565,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_eventstore_proto_msgTypes[35]
+	mi := &file_eventstore_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2577,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[35]
+	mi := &file_eventstore_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2590,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{35}
+	return file_eventstore_proto_rawDescGZIP(), []int{36}
 }
 
 type NegativeAcknowledgeRequest struct {
@@ -2484,7 +2607,7 @@ type NegativeAcknowledgeRequest struct {
 
 func (x *NegativeAcknowledgeRequest) Reset() {
 	*x = NegativeAcknowledgeRequest{}
-	mi := &file_eventstore_proto_msgTypes[36]
+	mi := &file_eventstore_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2619,7 @@ func (x *NegativeAcknowledgeRequest) String() string {
 func (*NegativeAcknowledgeRequest) ProtoMessage() {}
 
 func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[36]
+	mi := &file_eventstore_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2632,7 @@ func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeAcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*NegativeAcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{36}
+	return file_eventstore_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NegativeAcknowledgeRequest) GetSession() string {
@@ -2548,7 +2671,7 @@ type NegativeAcknowledgeResponse struct {
 
 func (x *NegativeAcknowledgeResponse) Reset() {
 	*x = NegativeAcknowledgeResponse{}
-	mi := &file_eventstore_proto_msgTypes[37]
+	mi := &file_eventstore_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2683,7 @@ func (x *NegativeAcknowledgeResponse) String() string {
 func (*NegativeAcknowledgeResponse) ProtoMessage() {}
 
 func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[37]
+	mi := &file_eventstore_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2696,7 @@ func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeAcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*NegativeAcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{37}
+	return file_eventstore_proto_rawDescGZIP(), []int{38}
 }
 
 type ExtendDeliveryRequest struct {
@@ -2586,7 +2709,7 @@ type ExtendDeliveryRequest struct {
 
 func (x *ExtendDeliveryRequest) Reset() {
 	*x = ExtendDeliveryRequest{}
-	mi := &file_eventstore_proto_msgTypes[38]
+	mi := &file_eventstore_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +2721,7 @@ func (x *ExtendDeliveryRequest) String() string {
 func (*ExtendDeliveryRequest) ProtoMessage() {}
 
 func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[38]
+	mi := &file_eventstore_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2611,7 +2734,7 @@ func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryRequest.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{38}
+	return file_eventstore_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExtendDeliveryRequest) GetSession() string {
@@ -2636,7 +2759,7 @@ type ExtendDeliveryResponse struct {
 
 func (x *ExtendDeliveryResponse) Reset() {
 	*x = ExtendDeliveryResponse{}
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2771,7 @@ func (x *ExtendDeliveryResponse) String() string {
 func (*ExtendDeliveryResponse) ProtoMessage() {}
 
 func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2784,7 @@ func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryResponse.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{39}
+	return file_eventstore_proto_rawDescGZIP(), []int{40}
 }
 
 type ListParkedRequest struct {
@@ -2673,7 +2796,7 @@ type ListParkedRequest struct {
 
 func (x *ListParkedRequest) Reset() {
 	*x = ListParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2808,7 @@ func (x *ListParkedRequest) String() string {
 func (*ListParkedRequest) ProtoMessage() {}
 
 func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2821,7 @@ func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
 func (*ListParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{40}
+	return file_eventstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListParkedRequest) GetSession() string {
@@ -2717,7 +2840,7 @@ type ListParkedResponse struct {
 
 func (x *ListParkedResponse) Reset() {
 	*x = ListParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2852,7 @@ func (x *ListParkedResponse) String() string {
 func (*ListParkedResponse) ProtoMessage() {}
 
 func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2865,7 @@ func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
 func (*ListParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{41}
+	return file_eventstore_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListParkedResponse) GetParked() []*ParkedEvent {
@@ -2770,7 +2893,7 @@ type ParkedEvent struct {
 
 func (x *ParkedEvent) Reset() {
 	*x = ParkedEvent{}
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2782,7 +2905,7 @@ func (x *ParkedEvent) String() string {
 func (*ParkedEvent) ProtoMessage() {}
 
 func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2795,7 +2918,7 @@ func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParkedEvent.ProtoReflect.Descriptor instead.
 func (*ParkedEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{42}
+	return file_eventstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ParkedEvent) GetSequence() uint64 {
@@ -2851,7 +2974,7 @@ type ReplayParkedRequest struct {
 
 func (x *ReplayParkedRequest) Reset() {
 	*x = ReplayParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2986,7 @@ func (x *ReplayParkedRequest) String() string {
 func (*ReplayParkedRequest) ProtoMessage() {}
 
 func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +2999,7 @@ func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedRequest.ProtoReflect.Descriptor instead.
 func (*ReplayParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{43}
+	return file_eventstore_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReplayParkedRequest) GetSession() string {
@@ -2903,7 +3026,7 @@ type ReplayParkedResponse struct {
 
 func (x *ReplayParkedResponse) Reset() {
 	*x = ReplayParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2915,7 +3038,7 @@ func (x *ReplayParkedResponse) String() string {
 func (*ReplayParkedResponse) ProtoMessage() {}
 
 func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +3051,7 @@ func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedResponse.ProtoReflect.Descriptor instead.
 func (*ReplayParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{44}
+	return file_eventstore_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReplayParkedResponse) GetMarked() int32 {
@@ -2948,7 +3071,7 @@ type DeleteDurableRequest struct {
 
 func (x *DeleteDurableRequest) Reset() {
 	*x = DeleteDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3083,7 @@ func (x *DeleteDurableRequest) String() string {
 func (*DeleteDurableRequest) ProtoMessage() {}
 
 func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3096,7 @@ func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{45}
+	return file_eventstore_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteDurableRequest) GetStore() string {
@@ -2998,7 +3121,7 @@ type DeleteDurableResponse struct {
 
 func (x *DeleteDurableResponse) Reset() {
 	*x = DeleteDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3133,7 @@ func (x *DeleteDurableResponse) String() string {
 func (*DeleteDurableResponse) ProtoMessage() {}
 
 func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3146,7 @@ func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{46}
+	return file_eventstore_proto_rawDescGZIP(), []int{47}
 }
 
 // VersionConflict is the detail of ABORTED.
@@ -3039,7 +3162,7 @@ type VersionConflict struct {
 
 func (x *VersionConflict) Reset() {
 	*x = VersionConflict{}
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3051,7 +3174,7 @@ func (x *VersionConflict) String() string {
 func (*VersionConflict) ProtoMessage() {}
 
 func (x *VersionConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,7 +3187,7 @@ func (x *VersionConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionConflict.ProtoReflect.Descriptor instead.
 func (*VersionConflict) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{47}
+	return file_eventstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VersionConflict) GetActorId() string {
@@ -3108,7 +3231,7 @@ type DuplicateEvent struct {
 
 func (x *DuplicateEvent) Reset() {
 	*x = DuplicateEvent{}
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3120,7 +3243,7 @@ func (x *DuplicateEvent) String() string {
 func (*DuplicateEvent) ProtoMessage() {}
 
 func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3133,7 +3256,7 @@ func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DuplicateEvent.ProtoReflect.Descriptor instead.
 func (*DuplicateEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{48}
+	return file_eventstore_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DuplicateEvent) GetEventId() string {
@@ -3177,7 +3300,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_eventstore_proto_msgTypes[49]
+	mi := &file_eventstore_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3312,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[49]
+	mi := &file_eventstore_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3325,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{49}
+	return file_eventstore_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -3230,7 +3353,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_eventstore_proto_msgTypes[50]
+	mi := &file_eventstore_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3242,7 +3365,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[50]
+	mi := &file_eventstore_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3255,7 +3378,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{50}
+	return file_eventstore_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Reason) GetCode() string {
@@ -3287,12 +3410,16 @@ const file_eventstore_proto_rawDesc = "" +
 	"\ftrace_parent\x18\v \x01(\tR\vtraceParent\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8d\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x02\n" +
 	"\bSnapshot\x12\x19\n" +
 	"\bactor_id\x18\x01 \x01(\tR\aactorId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x128\n" +
-	"\ttimestamp\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\"\x8b\x01\n" +
+	"\ttimestamp\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12H\n" +
+	"\bmetadata\x18\x05 \x03(\v2,.aether.eventstore.v1.Snapshot.MetadataEntryR\bmetadata\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\x01\n" +
 	"\n" +
 	"SavedEvent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
@@ -3348,16 +3475,19 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x0fduplicate_event\x18\x04 \x01(\v2$.aether.eventstore.v1.DuplicateEventH\x00R\x0eduplicateEvent\x12O\n" +
 	"\x0ffield_violation\x18\x05 \x01(\v2$.aether.eventstore.v1.FieldViolationH\x00R\x0efieldViolation\x126\n" +
 	"\x06reason\x18\x06 \x01(\v2\x1c.aether.eventstore.v1.ReasonH\x00R\x06reasonB\b\n" +
-	"\x06detail\"|\n" +
+	"\x06detail\"\xa1\x01\n" +
 	"\x10GetEventsRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12!\n" +
 	"\ffrom_version\x18\x03 \x01(\x03R\vfromVersion\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x05R\x05limit\"\xaf\x01\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12#\n" +
+	"\rfrom_sequence\x18\x05 \x01(\x04R\ffromSequence\"\xf4\x01\n" +
 	"\x11GetEventsResponse\x123\n" +
 	"\x06events\x18\x01 \x03(\v2\x1b.aether.eventstore.v1.EventR\x06events\x129\n" +
-	"\x06errors\x18\x02 \x03(\v2!.aether.eventstore.v1.ReplayErrorR\x06errors\x12*\n" +
-	"\x11next_from_version\x18\x03 \x01(\x03R\x0fnextFromVersion\"\xd1\x01\n" +
+	"\x06errors\x18\x02 \x03(\v2!.aether.eventstore.v1.ReplayErrorR\x06errors\x12,\n" +
+	"\x12next_from_sequence\x18\x03 \x01(\x04R\x10nextFromSequence\x12\x1c\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12#\n" +
+	"\rfirst_version\x18\x05 \x01(\x03R\ffirstVersion\"\xf6\x01\n" +
 	"\x13StreamEventsRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12!\n" +
@@ -3365,11 +3495,15 @@ const file_eventstore_proto_rawDesc = "" +
 	"\n" +
 	"up_to_date\x18\x04 \x01(\bR\bupToDate\x12\x16\n" +
 	"\x06newest\x18\x05 \x01(\x05R\x06newest\x120\n" +
-	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x8e\x01\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12#\n" +
+	"\rfrom_sequence\x18\a \x01(\x04R\ffromSequence\"\xcf\x01\n" +
 	"\x14StreamEventsResponse\x123\n" +
 	"\x05event\x18\x01 \x01(\v2\x1b.aether.eventstore.v1.EventH\x00R\x05event\x129\n" +
-	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05errorB\x06\n" +
-	"\x04item\"J\n" +
+	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05error\x12?\n" +
+	"\ttruncated\x18\x03 \x01(\v2\x1f.aether.eventstore.v1.TruncatedH\x00R\ttruncatedB\x06\n" +
+	"\x04item\"0\n" +
+	"\tTruncated\x12#\n" +
+	"\rfirst_version\x18\x01 \x01(\x03R\ffirstVersion\"J\n" +
 	"\x17GetLatestVersionRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\"4\n" +
@@ -3398,11 +3532,13 @@ const file_eventstore_proto_rawDesc = "" +
 	"\bactor_id\x18\x05 \x01(\tR\aactorId\x12\x1d\n" +
 	"\n" +
 	"event_type\x18\x06 \x01(\tR\teventType\x127\n" +
-	"\tfrom_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\"\x8b\x01\n" +
+	"\tfrom_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\"\xb9\x01\n" +
 	"\x11SubscribeResponse\x123\n" +
 	"\x05event\x18\x01 \x01(\v2\x1b.aether.eventstore.v1.EventH\x00R\x05event\x129\n" +
-	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05errorB\x06\n" +
-	"\x04item\"\xaa\x03\n" +
+	"\x05error\x18\x02 \x01(\v2!.aether.eventstore.v1.ReplayErrorH\x00R\x05error\x12\x1f\n" +
+	"\bposition\x18\x03 \x01(\x04H\x01R\bposition\x88\x01\x01B\x06\n" +
+	"\x04itemB\v\n" +
+	"\t_position\"\xaa\x03\n" +
 	"\x17SubscribeDurableRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12#\n" +
@@ -3518,7 +3654,7 @@ func file_eventstore_proto_rawDescGZIP() []byte {
 }
 
 var file_eventstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_eventstore_proto_goTypes = []any{
 	(ExpectedVersion_State)(0),          // 0: aether.eventstore.v1.ExpectedVersion.State
 	(*Event)(nil),                       // 1: aether.eventstore.v1.Event
@@ -3539,125 +3675,129 @@ var file_eventstore_proto_goTypes = []any{
 	(*GetEventsResponse)(nil),           // 16: aether.eventstore.v1.GetEventsResponse
 	(*StreamEventsRequest)(nil),         // 17: aether.eventstore.v1.StreamEventsRequest
 	(*StreamEventsResponse)(nil),        // 18: aether.eventstore.v1.StreamEventsResponse
-	(*GetLatestVersionRequest)(nil),     // 19: aether.eventstore.v1.GetLatestVersionRequest
-	(*GetLatestVersionResponse)(nil),    // 20: aether.eventstore.v1.GetLatestVersionResponse
-	(*SaveSnapshotRequest)(nil),         // 21: aether.eventstore.v1.SaveSnapshotRequest
-	(*SaveSnapshotResponse)(nil),        // 22: aether.eventstore.v1.SaveSnapshotResponse
-	(*GetLatestSnapshotRequest)(nil),    // 23: aether.eventstore.v1.GetLatestSnapshotRequest
-	(*GetLatestSnapshotResponse)(nil),   // 24: aether.eventstore.v1.GetLatestSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),       // 25: aether.eventstore.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),      // 26: aether.eventstore.v1.DeleteSnapshotResponse
-	(*SubscribeRequest)(nil),            // 27: aether.eventstore.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),           // 28: aether.eventstore.v1.SubscribeResponse
-	(*SubscribeDurableRequest)(nil),     // 29: aether.eventstore.v1.SubscribeDurableRequest
-	(*SubscribeDurableResponse)(nil),    // 30: aether.eventstore.v1.SubscribeDurableResponse
-	(*DurableSession)(nil),              // 31: aether.eventstore.v1.DurableSession
-	(*Delivery)(nil),                    // 32: aether.eventstore.v1.Delivery
-	(*StartDeliveriesRequest)(nil),      // 33: aether.eventstore.v1.StartDeliveriesRequest
-	(*StartDeliveriesResponse)(nil),     // 34: aether.eventstore.v1.StartDeliveriesResponse
-	(*AcknowledgeRequest)(nil),          // 35: aether.eventstore.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),         // 36: aether.eventstore.v1.AcknowledgeResponse
-	(*NegativeAcknowledgeRequest)(nil),  // 37: aether.eventstore.v1.NegativeAcknowledgeRequest
-	(*NegativeAcknowledgeResponse)(nil), // 38: aether.eventstore.v1.NegativeAcknowledgeResponse
-	(*ExtendDeliveryRequest)(nil),       // 39: aether.eventstore.v1.ExtendDeliveryRequest
-	(*ExtendDeliveryResponse)(nil),      // 40: aether.eventstore.v1.ExtendDeliveryResponse
-	(*ListParkedRequest)(nil),           // 41: aether.eventstore.v1.ListParkedRequest
-	(*ListParkedResponse)(nil),          // 42: aether.eventstore.v1.ListParkedResponse
-	(*ParkedEvent)(nil),                 // 43: aether.eventstore.v1.ParkedEvent
-	(*ReplayParkedRequest)(nil),         // 44: aether.eventstore.v1.ReplayParkedRequest
-	(*ReplayParkedResponse)(nil),        // 45: aether.eventstore.v1.ReplayParkedResponse
-	(*DeleteDurableRequest)(nil),        // 46: aether.eventstore.v1.DeleteDurableRequest
-	(*DeleteDurableResponse)(nil),       // 47: aether.eventstore.v1.DeleteDurableResponse
-	(*VersionConflict)(nil),             // 48: aether.eventstore.v1.VersionConflict
-	(*DuplicateEvent)(nil),              // 49: aether.eventstore.v1.DuplicateEvent
-	(*FieldViolation)(nil),              // 50: aether.eventstore.v1.FieldViolation
-	(*Reason)(nil),                      // 51: aether.eventstore.v1.Reason
-	nil,                                 // 52: aether.eventstore.v1.Event.MetadataEntry
-	nil,                                 // 53: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	(*timestamppb.Timestamp)(nil),       // 54: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 55: google.protobuf.Duration
+	(*Truncated)(nil),                   // 19: aether.eventstore.v1.Truncated
+	(*GetLatestVersionRequest)(nil),     // 20: aether.eventstore.v1.GetLatestVersionRequest
+	(*GetLatestVersionResponse)(nil),    // 21: aether.eventstore.v1.GetLatestVersionResponse
+	(*SaveSnapshotRequest)(nil),         // 22: aether.eventstore.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),        // 23: aether.eventstore.v1.SaveSnapshotResponse
+	(*GetLatestSnapshotRequest)(nil),    // 24: aether.eventstore.v1.GetLatestSnapshotRequest
+	(*GetLatestSnapshotResponse)(nil),   // 25: aether.eventstore.v1.GetLatestSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),       // 26: aether.eventstore.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 27: aether.eventstore.v1.DeleteSnapshotResponse
+	(*SubscribeRequest)(nil),            // 28: aether.eventstore.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),           // 29: aether.eventstore.v1.SubscribeResponse
+	(*SubscribeDurableRequest)(nil),     // 30: aether.eventstore.v1.SubscribeDurableRequest
+	(*SubscribeDurableResponse)(nil),    // 31: aether.eventstore.v1.SubscribeDurableResponse
+	(*DurableSession)(nil),              // 32: aether.eventstore.v1.DurableSession
+	(*Delivery)(nil),                    // 33: aether.eventstore.v1.Delivery
+	(*StartDeliveriesRequest)(nil),      // 34: aether.eventstore.v1.StartDeliveriesRequest
+	(*StartDeliveriesResponse)(nil),     // 35: aether.eventstore.v1.StartDeliveriesResponse
+	(*AcknowledgeRequest)(nil),          // 36: aether.eventstore.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),         // 37: aether.eventstore.v1.AcknowledgeResponse
+	(*NegativeAcknowledgeRequest)(nil),  // 38: aether.eventstore.v1.NegativeAcknowledgeRequest
+	(*NegativeAcknowledgeResponse)(nil), // 39: aether.eventstore.v1.NegativeAcknowledgeResponse
+	(*ExtendDeliveryRequest)(nil),       // 40: aether.eventstore.v1.ExtendDeliveryRequest
+	(*ExtendDeliveryResponse)(nil),      // 41: aether.eventstore.v1.ExtendDeliveryResponse
+	(*ListParkedRequest)(nil),           // 42: aether.eventstore.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),          // 43: aether.eventstore.v1.ListParkedResponse
+	(*ParkedEvent)(nil),                 // 44: aether.eventstore.v1.ParkedEvent
+	(*ReplayParkedRequest)(nil),         // 45: aether.eventstore.v1.ReplayParkedRequest
+	(*ReplayParkedResponse)(nil),        // 46: aether.eventstore.v1.ReplayParkedResponse
+	(*DeleteDurableRequest)(nil),        // 47: aether.eventstore.v1.DeleteDurableRequest
+	(*DeleteDurableResponse)(nil),       // 48: aether.eventstore.v1.DeleteDurableResponse
+	(*VersionConflict)(nil),             // 49: aether.eventstore.v1.VersionConflict
+	(*DuplicateEvent)(nil),              // 50: aether.eventstore.v1.DuplicateEvent
+	(*FieldViolation)(nil),              // 51: aether.eventstore.v1.FieldViolation
+	(*Reason)(nil),                      // 52: aether.eventstore.v1.Reason
+	nil,                                 // 53: aether.eventstore.v1.Event.MetadataEntry
+	nil,                                 // 54: aether.eventstore.v1.Snapshot.MetadataEntry
+	nil,                                 // 55: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	(*timestamppb.Timestamp)(nil),       // 56: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 57: google.protobuf.Duration
 }
 var file_eventstore_proto_depIdxs = []int32{
-	52, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
-	54, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	54, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
-	0,  // 3: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
-	1,  // 4: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
-	5,  // 5: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
-	3,  // 6: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
-	1,  // 7: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
-	53, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	3,  // 9: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
-	11, // 10: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
-	8,  // 11: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
-	13, // 12: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
-	9,  // 13: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
-	14, // 14: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
-	48, // 15: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
-	49, // 16: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
-	50, // 17: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
-	51, // 18: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
-	1,  // 19: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
-	4,  // 20: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
-	54, // 21: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
-	1,  // 22: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
-	4,  // 23: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	2,  // 24: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	2,  // 25: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	54, // 26: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
-	1,  // 27: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
-	4,  // 28: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	54, // 29: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
-	55, // 30: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
-	31, // 31: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
-	32, // 32: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
-	55, // 33: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
-	1,  // 34: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
-	55, // 35: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
-	43, // 36: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
-	54, // 37: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
-	5,  // 38: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
-	6,  // 39: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
-	8,  // 40: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
-	10, // 41: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
-	15, // 42: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
-	17, // 43: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
-	19, // 44: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
-	21, // 45: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
-	23, // 46: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	25, // 47: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
-	27, // 48: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	29, // 49: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
-	33, // 50: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
-	35, // 51: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
-	37, // 52: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
-	39, // 53: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
-	41, // 54: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
-	44, // 55: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
-	46, // 56: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
-	7,  // 57: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 58: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	12, // 59: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
-	16, // 60: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	18, // 61: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	20, // 62: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	22, // 63: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	24, // 64: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	26, // 65: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
-	28, // 66: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	30, // 67: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
-	34, // 68: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
-	36, // 69: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
-	38, // 70: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
-	40, // 71: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
-	42, // 72: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
-	45, // 73: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
-	47, // 74: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
-	57, // [57:75] is the sub-list for method output_type
-	39, // [39:57] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	53, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
+	56, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	56, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
+	54, // 3: aether.eventstore.v1.Snapshot.metadata:type_name -> aether.eventstore.v1.Snapshot.MetadataEntry
+	0,  // 4: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
+	1,  // 5: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
+	5,  // 6: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
+	3,  // 7: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
+	1,  // 8: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
+	55, // 9: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	3,  // 10: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
+	11, // 11: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
+	8,  // 12: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
+	13, // 13: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
+	9,  // 14: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
+	14, // 15: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
+	49, // 16: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
+	50, // 17: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
+	51, // 18: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
+	52, // 19: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
+	1,  // 20: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
+	4,  // 21: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
+	56, // 22: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	1,  // 23: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
+	4,  // 24: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
+	19, // 25: aether.eventstore.v1.StreamEventsResponse.truncated:type_name -> aether.eventstore.v1.Truncated
+	2,  // 26: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
+	2,  // 27: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
+	56, // 28: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	1,  // 29: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
+	4,  // 30: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
+	56, // 31: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
+	57, // 32: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
+	32, // 33: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
+	33, // 34: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
+	57, // 35: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
+	1,  // 36: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
+	57, // 37: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
+	44, // 38: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
+	56, // 39: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	5,  // 40: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
+	6,  // 41: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
+	8,  // 42: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
+	10, // 43: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
+	15, // 44: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
+	17, // 45: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
+	20, // 46: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
+	22, // 47: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
+	24, // 48: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
+	26, // 49: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
+	28, // 50: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	30, // 51: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
+	34, // 52: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
+	36, // 53: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
+	38, // 54: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
+	40, // 55: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	42, // 56: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	45, // 57: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	47, // 58: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	7,  // 59: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 60: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	12, // 61: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
+	16, // 62: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	18, // 63: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	21, // 64: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	23, // 65: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	25, // 66: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	27, // 67: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
+	29, // 68: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	31, // 69: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	35, // 70: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	37, // 71: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	39, // 72: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	41, // 73: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	43, // 74: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	46, // 75: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	48, // 76: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	59, // [59:77] is the sub-list for method output_type
+	41, // [41:59] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_eventstore_proto_init() }
@@ -3682,12 +3822,13 @@ func file_eventstore_proto_init() {
 	file_eventstore_proto_msgTypes[17].OneofWrappers = []any{
 		(*StreamEventsResponse_Event)(nil),
 		(*StreamEventsResponse_Error)(nil),
+		(*StreamEventsResponse_Truncated)(nil),
 	}
-	file_eventstore_proto_msgTypes[27].OneofWrappers = []any{
+	file_eventstore_proto_msgTypes[28].OneofWrappers = []any{
 		(*SubscribeResponse_Event)(nil),
 		(*SubscribeResponse_Error)(nil),
 	}
-	file_eventstore_proto_msgTypes[29].OneofWrappers = []any{
+	file_eventstore_proto_msgTypes[30].OneofWrappers = []any{
 		(*SubscribeDurableResponse_Session)(nil),
 		(*SubscribeDurableResponse_Delivery)(nil),
 	}
@@ -3697,7 +3838,7 @@ func file_eventstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eventstore_proto_rawDesc), len(file_eventstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

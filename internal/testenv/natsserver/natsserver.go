@@ -209,6 +209,13 @@ func (c *Cluster) StartNode(index int) error {
 	return nil
 }
 
+// Reload gives a server other options, as a reload of its configuration does.
+func (c *Cluster) Reload(index int, change Option) error {
+	options := c.options[index].Clone()
+	change(options)
+	return c.nodes[index].ReloadOptions(options)
+}
+
 // StopNode stops one server and waits until it has ended; its data stays.
 func (c *Cluster) StopNode(index int) {
 	if s := c.nodes[index]; s != nil {

@@ -18,9 +18,12 @@ func Events(events iter.Seq2[eventstore.Event, error]) (eventstore.ReplayResult,
 	var result eventstore.ReplayResult
 	for event, err := range events {
 		var malformed *eventstore.ReplayError
+		var truncated *eventstore.TruncatedError
 		switch {
 		case err == nil:
 			result.Events = append(result.Events, event)
+		case errors.As(err, &truncated):
+			result.Truncated, result.FirstVersion = true, truncated.FirstVersion
 		case errors.As(err, &malformed):
 			result.Errors = append(result.Errors, malformed)
 		default:
@@ -59,8 +62,12 @@ func newest(events iter.Seq2[eventstore.Event, error], n int) iter.Seq2[eventsto
 	}
 	return func(yield func(eventstore.Event, error) bool) {
 		var items []item
+		var missing *eventstore.TruncatedError
 		for event, err := range events {
 			var malformed *eventstore.ReplayError
+			if errors.As(err, &missing) {
+				continue
+			}
 			if err != nil && !errors.As(err, &malformed) {
 				yield(event, err)
 				return
@@ -74,6 +81,10 @@ func newest(events iter.Seq2[eventstore.Event, error], n int) iter.Seq2[eventsto
 			if !yield(i.event, i.err) {
 				return
 			}
+		}
+		// What is missing is older than what is left.
+		if missing != nil && len(items) < n {
+			yield(eventstore.Event{}, missing)
 		}
 	}
 }

@@ -36,6 +36,34 @@ func Assign(event *eventstore.Event, expected eventstore.ExpectedVersion, latest
 // next is the version after one; the largest has none, and stays.
 func next(version int64) int64 { return min(max(version, version+1), eventstore.MaxVersion) }
 
+// Span is between which versions, the first and the last, the events of one save
+// that are of the same actor as the one at an index were stored if they were saved
+// before; 0 for the first where that cannot be told: the one at the index gives no
+// version, and no number is expected.
+func Span(events []eventstore.Event, index int, expected eventstore.ExpectedVersion) (first, last int64) {
+	first = events[index].Version
+	if first == 0 && expected >= 0 {
+		first = next(int64(expected))
+	}
+	var unversioned int64
+	last = first
+	for i := range events {
+		if events[i].ActorID != events[index].ActorID {
+			continue
+		}
+		last = max(last, events[i].Version)
+		if events[i].Version == 0 {
+			unversioned++
+		}
+	}
+	// Those without a version have the next ones, at most.
+	return first, last + unversioned
+}
+
+// RecentEvents is among how many of an actor's newest events the id of one that is
+// saved is looked for, when the duplicate window has forgotten it.
+const RecentEvents = 64
+
 // Same says whether a stored event is the one that a save tries again: same
 // actor, same version where the save names one, same content. The timestamp is
 // no part of it, since a Store sets it where the save does not.

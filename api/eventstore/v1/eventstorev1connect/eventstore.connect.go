@@ -115,8 +115,8 @@ type EventStoreServiceClient interface {
 	// FieldViolation (batches), RESOURCE_EXHAUSTED + Reason (too_many_requests),
 	// and without a Reason where the whole request is larger than allowed.
 	SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error)
-	// GetEvents answers the events of one actor above a version, in order, and
-	// the stored messages among them that are no events.
+	// GetEvents answers a page of the events of one actor above a version, in order,
+	// and the stored messages among them that are no events.
 	GetEvents(context.Context, *v1.GetEventsRequest) (*v1.GetEventsResponse, error)
 	// StreamEvents is GetEvents without a limit, one event a message.
 	StreamEvents(context.Context, *v1.StreamEventsRequest) (*connect.ServerStreamForClient[v1.StreamEventsResponse], error)
@@ -136,7 +136,10 @@ type EventStoreServiceClient interface {
 	DeleteSnapshot(context.Context, *v1.DeleteSnapshotRequest) (*v1.DeleteSnapshotResponse, error)
 	// Subscribe follows the store: first what is stored, then what is saved. The
 	// first message holds neither an event nor an error: it says that the place to
-	// start is fixed.
+	// start is fixed. So does one after 15 s of silence.
+	//
+	// OUT_OF_RANGE + Reason (place_expired): events from the place on have expired, or
+	// (place_ahead): the store is not as far.
 	Subscribe(context.Context, *v1.SubscribeRequest) (*connect.ServerStreamForClient[v1.SubscribeResponse], error)
 	// SubscribeDurable joins the durable subscription of a name, and makes it where
 	// there is none. All who have joined share its events, and those of one actor
@@ -494,8 +497,8 @@ type EventStoreServiceHandler interface {
 	// FieldViolation (batches), RESOURCE_EXHAUSTED + Reason (too_many_requests),
 	// and without a Reason where the whole request is larger than allowed.
 	SaveBatches(context.Context, *v1.SaveBatchesRequest) (*v1.SaveBatchesResponse, error)
-	// GetEvents answers the events of one actor above a version, in order, and
-	// the stored messages among them that are no events.
+	// GetEvents answers a page of the events of one actor above a version, in order,
+	// and the stored messages among them that are no events.
 	GetEvents(context.Context, *v1.GetEventsRequest) (*v1.GetEventsResponse, error)
 	// StreamEvents is GetEvents without a limit, one event a message.
 	StreamEvents(context.Context, *v1.StreamEventsRequest, *connect.ServerStream[v1.StreamEventsResponse]) error
@@ -515,7 +518,10 @@ type EventStoreServiceHandler interface {
 	DeleteSnapshot(context.Context, *v1.DeleteSnapshotRequest) (*v1.DeleteSnapshotResponse, error)
 	// Subscribe follows the store: first what is stored, then what is saved. The
 	// first message holds neither an event nor an error: it says that the place to
-	// start is fixed.
+	// start is fixed. So does one after 15 s of silence.
+	//
+	// OUT_OF_RANGE + Reason (place_expired): events from the place on have expired, or
+	// (place_ahead): the store is not as far.
 	Subscribe(context.Context, *v1.SubscribeRequest, *connect.ServerStream[v1.SubscribeResponse]) error
 	// SubscribeDurable joins the durable subscription of a name, and makes it where
 	// there is none. All who have joined share its events, and those of one actor
