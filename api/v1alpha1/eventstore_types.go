@@ -108,12 +108,14 @@ type EventStoreSpec struct {
 
 	// access lists the service accounts whose pods may use the store, and what they
 	// may do. Left out: every service account of the namespace of the resource
-	// writes. It counts with a class whose workloads.access is ServiceAccount.
+	// writes. It counts with a class whose workloads.access is ServiceAccount. At most
+	// 64, whose names and namespaces have at most 4096 characters in all.
+	// +kubebuilder:validation:XValidation:rule="self.map(e, size(e.serviceAccount) + (has(e.namespace) ? size(e.namespace) : 0)).sum() <= 4096",message="has more than 4096 characters of names of service accounts and namespaces in all: list fewer, or give them shorter names"
 	// +listType=map
 	// +listMapKey=namespace
 	// +listMapKey=serviceAccount
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:MaxItems=64
 	// +optional
 	Access []AccessEntry `json:"access,omitempty"`
 }

@@ -89,7 +89,7 @@ var _ = Describe("An EventStore", func() {
 		Entry("a service account with dots", `spec: {access: [{serviceAccount: checkout.v2-1}]}`),
 		Entry("a service account with a name of 253 characters", `spec: {access: [{serviceAccount: `+strings.Repeat("x", 253)+`}]}`),
 		Entry("a service account of two namespaces", `spec: {access: [{serviceAccount: checkout}, {serviceAccount: checkout, namespace: web}]}`),
-		Entry("256 service accounts", `spec: {access: [`+manyAccounts(256)+`]}`),
+		Entry("64 service accounts with the longest names that fit", `spec: {access: [`+manyAccounts(64, 64)+`]}`),
 	)
 
 	DescribeTable("is refused with", refused("EventStore"),
@@ -155,7 +155,8 @@ var _ = Describe("An EventStore", func() {
 		Entry("a namespace that is too long", `spec: {access: [{serviceAccount: checkout, namespace: `+long+`}]}`, "Too long"),
 		Entry("an unknown role", `spec: {access: [{serviceAccount: checkout, role: Owner}]}`, `supported values: "Writer", "Reader"`),
 		Entry("a service account twice", `spec: {access: [{serviceAccount: checkout}, {serviceAccount: checkout, role: Reader}]}`, "Duplicate"),
-		Entry("257 service accounts", `spec: {access: [`+manyAccounts(257)+`]}`, "Too many"),
+		Entry("65 service accounts", `spec: {access: [`+manyAccounts(65, 10)+`]}`, "Too many"),
+		Entry("service accounts with names too long in all", `spec: {access: [`+manyAccounts(17, 250)+`]}`, "4096 characters"),
 	)
 
 	It("has its defaults", func(ctx context.Context) {
@@ -374,10 +375,11 @@ func manyServers(count int) string {
 	return strings.Join(urls, ",")
 }
 
-func manyAccounts(count int) string {
+func manyAccounts(count, characters int) string {
 	entries := make([]string, count)
 	for i := range entries {
-		entries[i] = fmt.Sprintf(`{serviceAccount: sa-%d}`, i)
+		name := fmt.Sprintf("sa-%d", i)
+		entries[i] = fmt.Sprintf(`{serviceAccount: %s, namespace: web}`, name+strings.Repeat("x", characters-len(name)-len("web")))
 	}
 	return strings.Join(entries, ",")
 }

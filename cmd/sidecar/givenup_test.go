@@ -182,10 +182,10 @@ func startMute(t *testing.T) (url string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	if _, err := nc.Subscribe(">", func(*nats.Msg) {}); err == nil {
-		err = nc.FlushTimeout(time.Minute)
+	if _, err := nc.Subscribe(">", func(*nats.Msg) {}); err != nil {
+		t.Fatal(err)
 	}
-	if err != nil {
+	if err := nc.FlushTimeout(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	return mute.ClientURL()

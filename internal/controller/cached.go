@@ -16,14 +16,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/namespaces"
 )
 
 // CacheOptions keeps only what the controllers watch in memory: of the Secrets,
 // only bindings. Secrets with credentials are read live.
 //
-// Whoever may write in one namespace decides how many of these objects there are, and what
-// is in them: up to a megabyte each. So of what is free in an object no more is kept than
-// a few hundred bytes, whatever it holds.
+// Whoever may write in one namespace, or may make some, decides how many of these objects
+// there are, and what is in them: up to a megabyte each. So of metadata no more is kept
+// than two kilobytes, whatever it holds, and the CRD bounds spec.
 func CacheOptions() cache.Options {
 	return cache.Options{
 		ReaderFailOnMissingInformer: true,
@@ -31,6 +32,7 @@ func CacheOptions() cache.Options {
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
 			&v1alpha1.EventStore{}: {Transform: slim},
+			&corev1.Namespace{}:    {Transform: namespaces.Slim},
 			&corev1.Secret{}:       {Field: fields.OneTermEqualSelector("type", v1alpha1.BindingSecretType), Transform: slimBinding},
 		},
 	}
@@ -48,6 +50,10 @@ func slim(object any) (any, error) {
 	store.Annotations = slimAnnotations(store.Annotations)
 	store.Finalizers = slices.DeleteFunc(store.Finalizers, func(f string) bool { return f != v1alpha1.Finalizer })
 	store.Finalizers = slices.Clip(slices.Compact(store.Finalizers))
+	for i := range store.Spec.Access {
+		e := &store.Spec.Access[i]
+		e.ServiceAccount, e.Namespace, e.Role = shared(e.ServiceAccount), shared(e.Namespace), v1alpha1.Role(shared(string(e.Role)))
+	}
 	for i := range store.Status.Conditions {
 		c := &store.Status.Conditions[i]
 		c.Type, c.Reason, c.Message = shared(c.Type), shared(c.Reason), shared(c.Message)

@@ -54,6 +54,34 @@ func TestCacheKeepsNothingOfAnySize(t *testing.T) {
 	}
 }
 
+// Of what a team writes into the spec of an EventStore, no more than some kilobytes are
+// kept: the CRD lets nothing larger through, as the tests of package v1alpha1 show.
+func TestCacheOfTheLargestSpec(t *testing.T) {
+	t.Parallel()
+	const entries, characters, tags = 64, 4096, 16
+	name := func(length, i int) string { return fmt.Sprintf("%0*d", length, i) }
+	store := &v1alpha1.EventStore{Spec: v1alpha1.EventStoreSpec{
+		Namespace: name(63, 0), ClassName: name(253, 0), Placement: &v1alpha1.Placement{Cluster: name(255, 0)},
+	}}
+	for i := range tags {
+		store.Spec.Placement.Tags = append(store.Spec.Placement.Tags, name(255, i))
+	}
+	store.Status.Effective = &v1alpha1.EffectiveSpec{Placement: store.Spec.Placement.DeepCopy()}
+	for i := range entries {
+		store.Spec.Access = append(store.Spec.Access, v1alpha1.AccessEntry{
+			ServiceAccount: name(characters/entries-10, i), Namespace: name(10, i), Role: v1alpha1.RoleReader,
+		})
+	}
+	kept := cachedOf(t, store).(*v1alpha1.EventStore)
+	encoded, err := json.Marshal(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(encoded) > 20<<10 || len(kept.Spec.Access) != entries {
+		t.Errorf("of the largest spec %d bytes are kept, and %d entries of access", len(encoded), len(kept.Spec.Access))
+	}
+}
+
 // What the operator reads of an object it still can.
 func TestCacheKeepsWhatIsRead(t *testing.T) {
 	t.Parallel()

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/namespaces"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -139,12 +139,11 @@ func (p *pass) checkAllowed(ctx context.Context) error {
 		return p.disconnected(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
 			"spec.allowedNamespaces.selector of EventStoreClass %s cannot be read, so it allows no namespace: %w: correct it", p.class.Name, err))
 	}
-	namespace := &metav1.PartialObjectMetadata{}
-	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	if err := p.Get(ctx, client.ObjectKey{Name: p.store.Namespace}, namespace); err != nil {
-		return fmt.Errorf("read Namespace %s: %w", p.store.Namespace, err)
+	has, err := namespaces.Labels(ctx, p.Client, p.uncached, p.store.Namespace)
+	if err != nil {
+		return err
 	}
-	if selector.Matches(labels.Set(namespace.Labels)) {
+	if selector.Matches(has) {
 		return nil
 	}
 	return p.disconnected(stream.Stalled(v1alpha1.ReasonClassNotAllowed,

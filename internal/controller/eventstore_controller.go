@@ -48,13 +48,15 @@ func (r *EventStoreReconciler) setup(mgr ctrl.Manager, told notices) error {
 	spec := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
 	// A binding that is new was written by a pass, which knows.
 	notNew := predicate.Funcs{CreateFunc: func(event.CreateEvent) bool { return false }}
+	// In the cache an annotation stands for labels that are too many to be kept.
+	labels := predicate.Or(predicate.LabelChangedPredicate{}, predicate.AnnotationChangedPredicate{})
 	cameOrWent := predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("eventstore").
 		For(&v1alpha1.EventStore{}, builder.WithPredicates(spec)).
 		Owns(&corev1.Secret{}, builder.WithPredicates(notNew)).
 		Watches(&v1alpha1.EventStoreClass{}, handler.EnqueueRequestsFromMapFunc(r.storesOfClass), builder.WithPredicates(spec)).
-		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.storesOfNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.storesOfNamespace), builder.WithPredicates(labels)).
 		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(r.contenders), builder.WithPredicates(cameOrWent)).
 		Watches(&v1alpha1.EventStore{}, handler.EnqueueRequestsFromMapFunc(r.waitingForRoom), builder.WithPredicates(roomMade)).
 		WatchesRawSource(source.Channel(told, handler.TypedEnqueueRequestsFromMapFunc(r.storesOfNotice))).

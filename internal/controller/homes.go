@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/namespaces"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -56,17 +57,12 @@ func (h homes) uid(ctx context.Context, namespace string) (types.UID, error) {
 	return found.UID, nil
 }
 
-// uidNow lists, since the operator may not get namespaces, nor needs to.
 func (h homes) uidNow(ctx context.Context, namespace string) (types.UID, error) {
-	found := &metav1.PartialObjectMetadataList{}
-	found.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
-	if err := h.uncached.List(ctx, found, client.MatchingFields{"metadata.name": namespace}); err != nil {
-		return "", fmt.Errorf("read Namespace %s: %w", namespace, err)
+	found, err := namespaces.Live(ctx, h.uncached, namespace)
+	if err != nil {
+		return "", err
 	}
-	if len(found.Items) == 0 {
-		return "", fmt.Errorf("read Namespace %s: it does not exist", namespace)
-	}
-	return found.Items[0].UID, nil
+	return found.UID, nil
 }
 
 // standing is what this cluster knows of an EventStore. That it exists the cache may

@@ -55,6 +55,9 @@ type Conn struct {
 	// peers is how many servers there were at peersAt, at least.
 	peers   int
 	peersAt time.Time
+	// outage is the last one that somebody met, counted from 1, and since when.
+	outage      uint64
+	outageSince time.Time
 
 	// probing is held while permissions are tried. permitted is the connection on which
 	// none is missing, counted from 1.
@@ -106,8 +109,8 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// dial connects as the operator, and finds JetStream.
-func dial(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
+// connect connects as the operator, and finds JetStream.
+func connect(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
 	c := &Conn{
 		api: apiPrefix(""), servers: servers, denied: map[string]string{}, firstEvents: map[string]firstWatch{},
 		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},

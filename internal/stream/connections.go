@@ -55,22 +55,6 @@ type Connections struct {
 	closed  bool
 }
 
-type classConnection struct {
-	mu sync.Mutex
-	// closed: whoever found it before it was closed must not dial again, since nobody
-	// would close that connection.
-	closed      bool
-	fingerprint [sha256.Size]byte
-	conn        *Conn
-	// failure is why the last dial failed, for all that ask soon after: thousands
-	// of stores must not dial one after the other.
-	failure error
-	failed  time.Time
-}
-
-// dialAgain is how long after a dial that failed the next one is made.
-const dialAgain = 500 * time.Millisecond
-
 // NewConnections makes an empty set. notify is told about streams that changed
 // and connections that were lost or found again; it must not block. owns answers
 // the operators of other clusters.
@@ -79,7 +63,9 @@ func NewConnections(notify func(Notice), measure Measure, owns Owns) *Connection
 }
 
 // Get gives the connection of a class, and dials when there is none, or when the
-// servers or credentials have changed since. An error is a Fault.
+// servers or credentials have changed since. It waits for servers that do not answer for
+// a few seconds in all, whoever asks how often, and what comes of it later is told as a
+// Notice. An error is a Fault, except that of a context that ended.
 func (c *Connections) Get(ctx context.Context, target Target) (*Conn, error) {
 	c.mu.Lock()
 	if c.closed {
@@ -88,45 +74,16 @@ func (c *Connections) Get(ctx context.Context, target Target) (*Conn, error) {
 	}
 	class := c.classes[target.Class]
 	if class == nil {
-		class = &classConnection{}
+		class = &classConnection{changed: func() { c.notify(Notice{Class: target.Class}) }}
 		c.classes[target.Class] = class
 	}
 	c.mu.Unlock()
 
-	conn, err := class.get(target, c.open)
+	conn, err := class.get(ctx, target, c.open)
 	if err != nil {
 		return nil, err
 	}
 	return conn, conn.awaitConnected(ctx)
-}
-
-// get keeps the connection while it is the one that is asked for.
-func (c *classConnection) get(target Target, open func(Target) (*Conn, error)) (*Conn, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return nil, ClassGone(target.Class)
-	}
-	fingerprint := target.fingerprint()
-	if c.fingerprint != fingerprint {
-		c.failure = nil
-	}
-	if c.conn != nil && (c.fingerprint != fingerprint || c.conn.nc.IsClosed()) {
-		c.conn.nc.Close()
-		c.conn = nil
-	}
-	if c.conn != nil {
-		return c.conn, nil
-	}
-	if c.failure != nil && time.Since(c.failed) < dialAgain {
-		return nil, c.failure
-	}
-	c.fingerprint = fingerprint
-	if c.conn, c.failure = open(target); c.failure != nil {
-		c.failed = time.Now()
-		return nil, c.failure
-	}
-	return c.conn, nil
 }
 
 // errWasClosed is in the fault of a connection that was closed on purpose.
@@ -147,7 +104,7 @@ func WasClosed(err error) bool {
 func (c *Connections) open(target Target) (*Conn, error) {
 	lost := func(*nats.Conn, error) { c.notify(Notice{Class: target.Class}) }
 	found := func(*nats.Conn) { c.notify(Notice{Class: target.Class}) }
-	conn, err := dial(target.Servers, target.Credentials,
+	conn, err := connect(target.Servers, target.Credentials,
 		nats.DisconnectErrHandler(lost), nats.ReconnectHandler(found))
 	if err != nil {
 		return nil, err
@@ -168,14 +125,15 @@ func (c *Connections) open(target Target) (*Conn, error) {
 }
 
 // awaitConnected gives a connection that is lost a moment to find another server
-// of the cluster: that takes milliseconds.
+// of the cluster: that takes milliseconds. The moment is the same for all who ask, so
+// that a connection which stays lost holds up nobody.
 func (c *Conn) awaitConnected(ctx context.Context) error {
 	if c.nc.IsConnected() {
 		return nil
 	}
 	connected := c.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
 	defer c.nc.RemoveStatusListener(connected)
-	patience := time.NewTimer(dialTimeout)
+	patience := time.NewTimer(time.Until(c.outageSeen().Add(dialTimeout)))
 	defer patience.Stop()
 	if !c.nc.IsConnected() {
 		select {
@@ -199,6 +157,19 @@ func (c *Conn) awaitConnected(ctx context.Context) error {
 		"the connection to the NATS servers %s is lost: check that they run; the operator connects again by itself", strings.Join(c.servers, ", "))
 }
 
+// outageSeen is when somebody first asked for the connection while it was lost as it is
+// now.
+func (c *Conn) outageSeen() time.Time {
+	// Between two outages it is connected again.
+	outage := c.nc.Stats().Reconnects + 1
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.outage != outage {
+		c.outage, c.outageSince = outage, time.Now()
+	}
+	return c.outageSince
+}
+
 // Forget closes the connection of a class that is gone.
 func (c *Connections) Forget(className string) {
 	c.mu.Lock()
@@ -218,15 +189,5 @@ func (c *Connections) Close() {
 	for name, class := range c.classes {
 		class.close()
 		delete(c.classes, name)
-	}
-}
-
-func (c *classConnection) close() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
-	if c.conn != nil {
-		c.conn.nc.Close()
-		c.conn = nil
 	}
 }

@@ -7,23 +7,16 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
 )
-
-// lookupTimeout bounds the search for the stores of a pod, which only serves a
-// warning, well within the 5 s that the API server waits.
-const lookupTimeout = 2 * time.Second
 
 // podHandler answers the API server about pods.
 type podHandler struct {
@@ -33,21 +26,13 @@ type podHandler struct {
 	// often applied together.
 	cached, live client.Reader
 	config       injector.Config
-	turns        *turns
 }
-
-// workersAtOnce is how many pods are worked on at once: more would not make it faster.
-const workersAtOnce = 4
 
 // Handle injects the sidecar into a pod that is created.
 func (h *podHandler) Handle(ctx context.Context, request admission.Request) admission.Response {
 	if request.Operation != admissionv1.Create || request.SubResource != "" {
 		return admission.Allowed("only the creation of a pod can add a sidecar")
 	}
-	if err := h.turns.take(ctx, request.Namespace); err != nil {
-		return admission.Errored(http.StatusServiceUnavailable, err)
-	}
-	defer h.turns.give()
 	// Before the pod is read: what it would take is bounded by then.
 	if reason := tooLarge(request.Object.Raw); reason != "" {
 		return refused(reason)
@@ -62,7 +47,8 @@ func (h *podHandler) Handle(ctx context.Context, request admission.Request) admi
 // inject answers with a patch. A pod with a generated name may have no namespace
 // yet; the request has one.
 func (h *podHandler) inject(ctx context.Context, namespace string, pod *corev1.Pod) admission.Response {
-	config, warnings := h.surroundings(ctx, namespace, pod)
+	stores := h.newLookup(namespace)
+	config, warnings := h.surroundings(ctx, stores, pod)
 	result, err := injector.Inject(pod, config)
 	if err != nil {
 		return refused(err.Error())
@@ -70,7 +56,7 @@ func (h *podHandler) inject(ctx context.Context, namespace string, pod *corev1.P
 	if result.Outcome == injector.Skipped {
 		return admission.Allowed(result.Reason)
 	}
-	warnings = slices.Concat(result.Warnings, warnings, h.missing(ctx, namespace, result.Stores))
+	warnings = slices.Concat(result.Warnings, warnings, stores.missing(ctx, result.Stores))
 	return answer(patchOf(pod, result.Pod)).WithWarnings(warnings...)
 }
 
@@ -113,25 +99,4 @@ func refused(message string) admission.Response {
 	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{
 		Result: &metav1.Status{Code: http.StatusBadRequest, Reason: metav1.StatusReasonBadRequest, Message: message},
 	}}
-}
-
-// missing warns of stores that do not exist. A store that cannot be looked up is
-// none to warn of: the pod starts when its binding is there, either way.
-func (h *podHandler) missing(ctx context.Context, namespace string, stores []string) []string {
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	var warnings []string
-	for _, store := range stores {
-		key := client.ObjectKey{Namespace: namespace, Name: store}
-		if h.cached.Get(ctx, key, &v1alpha1.EventStore{}) == nil {
-			continue
-		}
-		switch err := h.live.Get(ctx, key, &v1alpha1.EventStore{}); {
-		case apierrors.IsNotFound(err):
-			warnings = append(warnings, fmt.Sprintf("EventStore %s does not exist in namespace %s: the pod starts when its binding, Secret %s, does", store, namespace, v1alpha1.BindingName(store)))
-		case err != nil:
-			logf.FromContext(ctx).Error(err, "Could not look up the EventStore of a pod", "namespace", namespace, "store", store)
-		}
-	}
-	return warnings
 }

@@ -39,7 +39,7 @@ func (broken) List(context.Context, client.ObjectList, ...client.ListOption) err
 func newHandler() *podHandler {
 	return &podHandler{
 		decoder: admission.NewDecoder(testenv.Scheme()), cached: broken{}, live: broken{},
-		config: injector.Config{Image: image}, turns: newTurns(1),
+		config: injector.Config{Image: image},
 	}
 }
 

@@ -7,12 +7,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/namespaces"
 )
 
 // +kubebuilder:rbac:groups=aether.flowmade.one,resources=eventstores,verbs=get;list;watch
@@ -22,8 +22,8 @@ import (
 
 // surroundings are what a new sidecar is made of beside the pod. What cannot be looked
 // up is told, and the sidecar is made without it.
-func (h *podHandler) surroundings(ctx context.Context, namespace string, pod *corev1.Pod) (injector.Config, []string) {
-	config := h.config
+func (h *podHandler) surroundings(ctx context.Context, stores *lookup, pod *corev1.Pod) (injector.Config, []string) {
+	config, namespace := h.config, stores.namespace
 	store, labelled := pod.Labels[v1alpha1.LabelEventStore]
 	if !labelled || hasSidecar(pod) {
 		return config, nil
@@ -36,7 +36,7 @@ func (h *podHandler) surroundings(ctx context.Context, namespace string, pod *co
 		warnings = append(warnings, fmt.Sprintf("%s could not be looked up, and the sidecar is made without: create the pod again if it needs it", what))
 	}
 	var err error
-	if config.Class, err = h.classOf(ctx, client.ObjectKey{Namespace: namespace, Name: store}); err != nil {
+	if config.Class, err = h.classOf(ctx, stores, store); err != nil {
 		failed("the class of EventStore "+store, err)
 	}
 	var limits corev1.LimitRangeList
@@ -59,13 +59,8 @@ func hasSidecar(pod *corev1.Pod) bool {
 // classOf is the class of a store, if the namespace may use it; that of a store that
 // does not exist yet, or names none, is the default class. It is nil where there is
 // none.
-func (h *podHandler) classOf(ctx context.Context, key client.ObjectKey) (*v1alpha1.EventStoreClass, error) {
-	store := &v1alpha1.EventStore{}
-	err := h.cached.Get(ctx, key, store)
-	if err != nil {
-		// A store and its pods are often applied together.
-		err = h.live.Get(ctx, key, store)
-	}
+func (h *podHandler) classOf(ctx context.Context, stores *lookup, of string) (*v1alpha1.EventStoreClass, error) {
+	store, err := stores.get(ctx, of)
 	if client.IgnoreNotFound(err) != nil {
 		return nil, err
 	}
@@ -84,7 +79,7 @@ func (h *podHandler) classOf(ctx context.Context, key client.ObjectKey) (*v1alph
 	} else if err != nil {
 		return nil, err
 	}
-	allowed, err := h.allows(ctx, class, key.Namespace)
+	allowed, err := h.allows(ctx, class, stores.namespace)
 	if !allowed {
 		return nil, err
 	}
@@ -122,10 +117,6 @@ func (h *podHandler) allows(ctx context.Context, class *v1alpha1.EventStoreClass
 		// Its stores say what is wrong with it.
 		return false, nil
 	}
-	namespace := &metav1.PartialObjectMetadata{}
-	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	if err := h.cached.Get(ctx, client.ObjectKey{Name: name}, namespace); err != nil {
-		return false, fmt.Errorf("read Namespace %s: %w", name, err)
-	}
-	return selector.Matches(labels.Set(namespace.Labels)), nil
+	has, err := namespaces.Labels(ctx, h.cached, h.live, name)
+	return err == nil && selector.Matches(has), err
 }

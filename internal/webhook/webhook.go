@@ -117,7 +117,6 @@ func SetupWithManager(mgr ctrl.Manager, options Options) error {
 		cached:  mgr.GetClient(),
 		live:    mgr.GetAPIReader(),
 		config:  injector.Config{Image: options.SidecarImage},
-		turns:   newTurns(workersAtOnce),
 	}))
 	server.Register(StorePath+"/{"+secretParameter+"}", protect(&storeHandler{cached: mgr.GetClient()}))
 	if err := mgr.Add(certificates); err != nil {
