@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/group"
 )
 
 // Limits of waiting.
@@ -115,6 +116,8 @@ type Store struct {
 	closed bool
 	// open are the subscriptions that are not closed.
 	open map[io.Closer]struct{}
+	// gone are members of durable subscriptions that ended and could not tell.
+	gone map[string]group.Leave
 }
 
 var _ eventstore.Store = (*Store)(nil)

@@ -42,6 +42,10 @@ type message struct {
 	Sequence uint64
 	Header   nats.Header
 	Data     []byte
+	// Time is when it was stored, and Pending how many come after it, where that is
+	// known.
+	Time    time.Time
+	Pending uint64
 }
 
 // eventHeader is the header of an event that is complete.

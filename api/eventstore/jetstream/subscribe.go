@@ -139,7 +139,7 @@ func (s *Store) startAt(ctx context.Context, at time.Time) (uint64, error) {
 func (s *subscription) start(ctx context.Context) error {
 	s.stop()
 	name := "aether-" + rand.Text()
-	_, err := s.store.writeConsumer(ctx, "create", consumerConfig{
+	err := s.store.makeConsumer(ctx, consumerConfig{
 		Name: name, DeliverPolicy: "by_start_sequence", StartSequence: s.next, FilterSubject: s.filter,
 		AckPolicy: "none", ReplayPolicy: "instant", Inactive: inactiveThreshold, Replicas: 1, Memory: true,
 	})
@@ -201,28 +201,56 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 // wait takes messages until one is for the subscriber.
 func (s *subscription) wait(ctx context.Context) (eventstore.Event, error) {
 	for {
-		if err := errors.Join(ctx.Err(), s.life.Err()); err != nil {
-			return eventstore.Event{}, err
-		}
-		if s.answers == nil {
-			if err := s.restart(ctx); err != nil {
-				return eventstore.Event{}, err
-			}
-		}
-		m, err := s.take(ctx)
+		m, err := s.takeNext(ctx)
 		if err != nil {
 			return eventstore.Event{}, err
 		}
-		if m == nil || m.Sequence < s.next {
-			continue
-		}
-		s.next = m.Sequence + 1
 		event, err := decodeEvent(m)
 		if err != nil {
 			return eventstore.Event{}, &eventstore.ReplayError{Sequence: m.Sequence, RawData: m.Data, Err: err}
 		}
 		if s.opts.Matches(&event) {
 			return event, nil
+		}
+	}
+}
+
+// nextMessage waits for the next message that passes the filters. One that is no
+// event comes with what is wrong with it; without a message the error is that of
+// the subscription.
+func (s *subscription) nextMessage(ctx context.Context) (*message, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		m, err := s.takeNext(ctx)
+		if err != nil {
+			return nil, err
+		}
+		event, err := decodeEvent(m)
+		if err != nil || s.opts.Matches(&event) {
+			return m, err
+		}
+	}
+}
+
+// takeNext takes the next message that was not taken.
+func (s *subscription) takeNext(ctx context.Context) (*message, error) {
+	for {
+		if err := errors.Join(ctx.Err(), s.life.Err()); err != nil {
+			return nil, err
+		}
+		if s.answers == nil {
+			if err := s.restart(ctx); err != nil {
+				return nil, err
+			}
+		}
+		m, err := s.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil && m.Sequence >= s.next {
+			s.next = m.Sequence + 1
+			return m, nil
 		}
 	}
 }
@@ -279,7 +307,9 @@ func (s *subscription) take(ctx context.Context) (*message, error) {
 	}
 	s.delivered++
 	s.wanted--
-	return &message{Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data}, s.pull()
+	return &message{
+		Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data, Time: metadata.Timestamp, Pending: metadata.NumPending,
+	}, s.pull()
 }
 
 // heed does what a message without an event asks for.
