@@ -11,6 +11,9 @@ var (
 	// ErrNoSnapshot: the actor has no snapshot. A missing snapshot is not an
 	// empty one.
 	ErrNoSnapshot = errors.New("no snapshot")
+	// ErrNoSuchVersion: the snapshot is of a version that its actor does not have.
+	// Nothing was stored.
+	ErrNoSuchVersion = errors.New("no such version")
 	// ErrInvalidEvent: the event, snapshot or actor id breaks a rule that
 	// [Event.Validate] checks. Every such error is an [*InvalidEventError].
 	ErrInvalidEvent = errors.New("invalid event")
@@ -46,21 +49,28 @@ var (
 )
 
 // VersionConflictError refuses a save whose version is not greater than the
-// actor's latest, or whose expected version is not the actor's. Nothing was
-// stored.
+// actor's latest, or whose expected version is not the actor's. For a snapshot it
+// refuses a save of one that is older than the newest, and a deletion of another
+// than the newest. Nothing was changed.
 type VersionConflictError struct {
 	// ActorID is the actor whose version it is about.
 	ActorID string
 	// EventID is the event that lost; empty for a snapshot.
 	EventID string
-	// AttemptedVersion is the version that the event would have had.
+	// AttemptedVersion is the version that the event would have had, or the version
+	// of the snapshot that was to be saved or deleted.
 	AttemptedVersion int64
-	// CurrentVersion is the actor's latest version, 0 for none.
+	// CurrentVersion is the actor's latest version, 0 for none; for a snapshot it is
+	// the version of the newest.
 	CurrentVersion int64
 }
 
 // Error says which actor, which versions, and what to do.
 func (e *VersionConflictError) Error() string {
+	if e.EventID == "" {
+		return fmt.Sprintf("version conflict: the newest snapshot of actor %.100q is of version %d, and the call is about version %d: read the snapshot again",
+			e.ActorID, e.CurrentVersion, e.AttemptedVersion)
+	}
 	return fmt.Sprintf("version conflict: actor %.100q is at version %d, and version %d was attempted: read the actor again and decide anew",
 		e.ActorID, e.CurrentVersion, e.AttemptedVersion)
 }

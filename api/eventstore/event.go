@@ -168,6 +168,15 @@ func (s *Snapshot) Validate() error {
 	return validateSize(s.Data)
 }
 
+// ValidateSnapshotVersion says what is wrong with the version of a snapshot that is
+// to be deleted, as an [*InvalidEventError]; 0 is any.
+func ValidateSnapshotVersion(version int64) error {
+	if version < 0 || version > MaxVersion {
+		return &InvalidEventError{Field: "version", Reason: fmt.Sprintf("is %d: give a number from 1 to %d, or leave it out", version, MaxVersion)}
+	}
+	return nil
+}
+
 // ValidateActorID says what is wrong with an actor id, as an
 // [*InvalidEventError].
 func ValidateActorID(id string) error {

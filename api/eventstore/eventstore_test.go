@@ -141,7 +141,8 @@ func TestErrorTexts(t *testing.T) {
 		err   error
 		parts []string
 	}{
-		{&eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: 3, CurrentVersion: 5}, []string{`"order-1"`, "version 3", "version 5", "read the actor again"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", AttemptedVersion: 3, CurrentVersion: 5}, []string{`"order-1"`, "version 3", "version 5", "read the actor again"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: 3, CurrentVersion: 5}, []string{`"order-1"`, "version 3", "version 5", "read the snapshot again"}},
 		{&eventstore.DuplicateEventError{EventID: "e", ActorID: "order-1", Version: 4}, []string{`"e"`, `"order-1"`, "version 4", "an id of its own"}},
 		{&eventstore.InvalidEventError{Field: "[3].actorId", Reason: "is missing"}, []string{"[3].actorId is missing"}},
 		{replay, []string{"message 7", "has no id"}},

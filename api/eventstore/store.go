@@ -15,8 +15,9 @@ import (
 //
 // Errors are those of this package, wrapped: *VersionConflictError,
 // *DuplicateEventError, ErrInvalidEvent, ErrTooLarge, ErrStoreFull,
-// ErrUnavailable, ErrPermissionDenied, ErrUnknownOutcome, ErrNoSnapshot. When
-// the caller's own context ended first, errors.Is finds its error as well.
+// ErrUnavailable, ErrPermissionDenied, ErrUnknownOutcome, ErrNoSnapshot,
+// ErrNoSuchVersion. When the caller's own context ended first, errors.Is finds its
+// error as well.
 type Store interface {
 	// SaveEvent stores one event. A version that is not greater than the actor's
 	// latest is refused with *VersionConflictError; version 0 takes the next one.
@@ -52,10 +53,17 @@ type Store interface {
 	// has neither.
 	GetLatestVersion(ctx context.Context, actorID string) (int64, error)
 
-	// SaveSnapshot stores the state of an actor. One of the same version replaces
-	// the earlier one; one that is older than the newest snapshot is refused with
-	// *VersionConflictError.
+	// SaveSnapshot stores the state of an actor at a version that the actor has: one
+	// above its latest is refused with ErrNoSuchVersion. One of the same version
+	// replaces the earlier one; one that is older than the newest snapshot is refused
+	// with *VersionConflictError.
 	SaveSnapshot(ctx context.Context, snapshot Snapshot) error
+
+	// DeleteSnapshot deletes the actor's newest snapshot and all that are older; none
+	// is no error. A version from 1 to MaxVersion deletes only while the newest is of
+	// that version, and is refused with *VersionConflictError else; 0 deletes any. The
+	// actor's latest version stays.
+	DeleteSnapshot(ctx context.Context, actorID string, version int64) error
 
 	// GetLatestSnapshot answers the actor's newest snapshot, and ErrNoSnapshot
 	// where there is none.

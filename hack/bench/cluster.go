@@ -3,10 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"sync/atomic"
 	"time"
@@ -27,91 +24,13 @@ var payload = []byte(`{"p":"` + string(bytes.Repeat([]byte("x"), 248)) + `"}`)
 
 // system is a running NATS with streams as the operator makes them.
 type system struct {
-	dir     string
+	dir       string
+	processes []*exec.Cmd
+	// cluster is the server where it is in this process.
 	cluster *natsserver.Cluster
-	// apart is the process of a NATS that is not in this one.
-	apart *exec.Cmd
-	url   string
-	nc    *nats.Conn
-	js    natsjs.JetStream
-}
-
-func start(servers int) (*system, error) {
-	dir, err := os.MkdirTemp("", "aether-bench-")
-	if err != nil {
-		return nil, err
-	}
-	s := &system{dir: dir}
-	if s.cluster, err = natsserver.Start(dir, servers); err != nil {
-		return nil, errors.Join(err, s.stop())
-	}
-	s.url = s.cluster.URL()
-	return s, s.connect()
-}
-
-func (s *system) connect() (err error) {
-	if s.nc, err = nats.Connect(s.url); err != nil {
-		return errors.Join(err, s.stop())
-	}
-	s.js, err = natsjs.New(s.nc, natsjs.WithPublishAsyncMaxPending(4000))
-	return err
-}
-
-// startApart is start with one server in a process of its own, as it is for whoever
-// uses it: who calls another process waits for that to be scheduled.
-func startApart() (*system, error) {
-	dir, err := os.MkdirTemp("", "aether-bench-")
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	s := &system{dir: dir, apart: exec.Command(self, "-serve-nats", dir)}
-	s.apart.Stderr = os.Stderr
-	// It ends with its standard input, which ends with this process.
-	if _, err := s.apart.StdinPipe(); err != nil {
-		return nil, err
-	}
-	told, err := s.apart.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := s.apart.Start(); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	if _, err := fmt.Fscanln(told, &s.url); err != nil {
-		return nil, errors.Join(fmt.Errorf("start NATS in a process of its own: %w", err), s.stop())
-	}
-	return s, s.connect()
-}
-
-// serveNATS is the other side of startApart.
-func serveNATS(dir string) error {
-	cluster, err := natsserver.Start(dir, 1)
-	if err != nil {
-		return err
-	}
-	defer cluster.Stop()
-	fmt.Println(cluster.URL())
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
-}
-
-func (s *system) stop() error {
-	if s.nc != nil {
-		s.nc.Close()
-	}
-	if s.cluster != nil {
-		s.cluster.Stop()
-	}
-	if s.apart != nil {
-		// It has nothing to lose, and Wait closes its standard input.
-		_ = s.apart.Process.Kill()
-		_ = s.apart.Wait()
-	}
-	return os.RemoveAll(s.dir)
+	url     string
+	nc      *nats.Conn
+	js      natsjs.JetStream
 }
 
 // store makes the streams of an EventStore and opens it.

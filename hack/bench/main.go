@@ -7,6 +7,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -24,19 +25,12 @@ import (
 
 func main() {
 	only := flag.String("run", "", "measure only the parts whose name matches this `regular expression`")
+	at := flag.String("servers", "", "only with servers at the settings whose name matches this `regular expression`")
 	largest := flag.Int("messages", 3_000_000, "messages in the largest stream that is read")
-	serve := flag.String("serve-nats", "", "serve NATS below this `directory` until standard input ends: the part sidecar starts itself so")
 	flag.Parse()
-	if *serve != "" {
-		if err := serveNATS(*serve); err != nil {
-			fmt.Fprintf(os.Stderr, "bench: %v\n", err)
-			os.Exit(1)
-		}
-		return
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *only, *largest); err != nil {
+	if err := run(ctx, *only, *at, *largest); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		stop()
 		os.Exit(1)
@@ -45,57 +39,97 @@ func main() {
 
 // row is one line of the table.
 type row struct {
-	what, measured, ratio, aim string
+	what, servers, measured, ratio, aim string
 }
 
 // bench is what the parts share.
 type bench struct {
 	largest int
-	rows    []row
+	// binary is nats-server, and setting that of the servers which are measured now.
+	binary   string
+	settings []setting
+	setting  setting
+	rows     []row
 }
 
-func run(ctx context.Context, only string, largest int) error {
+// part is what -run chooses among.
+type part struct {
+	name    string
+	measure func(context.Context) error
+	// once: the servers' garbage collector makes no difference.
+	once bool
+}
+
+func run(ctx context.Context, only, at string, largest int) (err error) {
 	wanted, err := regexp.Compile(only)
 	if err != nil {
 		return fmt.Errorf("read -run: %w", err)
 	}
+	settingsWanted, err := regexp.Compile(at)
+	if err != nil {
+		return fmt.Errorf("read -servers: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "aether-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	b := &bench{largest: largest}
-	for _, part := range []struct {
-		name    string
-		measure func(context.Context) error
-	}{
-		{"save", b.saves},
-		{"batch", b.batches},
-		{"read", b.reads},
-		{"tail", b.tail},
-		{"subscribe", b.subscriptions},
-		{"size", b.sizes},
-		{"sidecar", b.sidecars},
+	if b.binary, err = buildServer(ctx, dir); err != nil {
+		return err
+	}
+	for _, s := range settings {
+		if settingsWanted.MatchString(s.name) {
+			b.settings = append(b.settings, s)
+		}
+	}
+	for _, part := range []part{
+		{"save", b.saves, false},
+		{"batch", b.batches, false},
+		{"read", b.reads, false},
+		{"tail", b.tail, false},
+		{"subscribe", b.subscriptions, false},
+		{"size", b.sizes, true},
+		{"sidecar", b.sidecars, false},
 	} {
 		if !wanted.MatchString(part.name) {
 			continue
 		}
-		started := time.Now()
-		if err := part.measure(ctx); err != nil {
+		if err := b.measure(ctx, part); err != nil {
 			return fmt.Errorf("measure %s: %w", part.name, err)
 		}
-		fmt.Fprintf(os.Stderr, "%s: %.0f s\n", part.name, time.Since(started).Seconds())
 	}
 	b.print()
 	return nil
 }
 
+// measure measures a part with the servers at each setting.
+func (b *bench) measure(ctx context.Context, part part) error {
+	if part.once {
+		b.setting = setting{name: "in the same process"}
+		return part.measure(ctx)
+	}
+	for _, b.setting = range b.settings {
+		started := time.Now()
+		if err := part.measure(ctx); err != nil {
+			return fmt.Errorf("servers at %s: %w", b.setting.name, err)
+		}
+		fmt.Fprintf(os.Stderr, "%s, servers at %s: %.0f s\n", part.name, b.setting.name, time.Since(started).Seconds())
+	}
+	return nil
+}
+
 func (b *bench) add(what, aim, ratio, measured string, args ...any) {
-	b.rows = append(b.rows, row{what, fmt.Sprintf(measured, args...), ratio, aim})
+	b.rows = append(b.rows, row{what, b.setting.name, fmt.Sprintf(measured, args...), ratio, aim})
 	fmt.Fprintf(os.Stderr, "  %s: %s (%s)\n", what, ratio, fmt.Sprintf(measured, args...))
 }
 
 func (b *bench) print() {
-	fmt.Printf("%s, %s, nats-server %s, nats.go %s, %d CPUs, %s; servers in the same process (for the part sidecar in one of its own), file storage, S2, no fsync at each write; payload 256 B.\n\n",
+	fmt.Printf("%s, %s, nats-server %s, nats.go %s, %d CPUs, %s; each server in a process of its own, file storage, S2, no fsync at each write; payload 256 B.\n\n",
 		time.Now().UTC().Format(time.DateOnly), runtime.Version(), server.VERSION, nats.Version, runtime.NumCPU(), runtime.GOARCH)
-	fmt.Println("| what | ratio | aim | measured |\n|---|---|---|---|")
+	fmt.Println("| what | servers | ratio | aim | measured |\n|---|---|---|---|---|")
 	for _, r := range b.rows {
-		fmt.Printf("| %s | %s | %s | %s |\n", r.what, r.ratio, cmp.Or(r.aim, "-"), r.measured)
+		fmt.Printf("| %s | %s | %s | %s | %s |\n", r.what, r.servers, r.ratio, cmp.Or(r.aim, "-"), r.measured)
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		var parts []string

@@ -100,7 +100,7 @@ func (r *reader) each(ctx context.Context, times int, read func(context.Context,
 }
 
 func (b *bench) reads(ctx context.Context) (err error) {
-	s, err := start(1)
+	s, err := b.start(ctx, 1)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,8 @@ func (b *bench) reads(ctx context.Context) (err error) {
 		}
 		readers = append(readers, r)
 	}
-	const times = 20
+	// With a cold cache each read may take half a second.
+	const times = 5
 	var all []func() error
 	for _, r := range readers {
 		all = append(all, r.each(ctx, times, r.engine))
@@ -189,7 +190,7 @@ func (b *bench) readsAgainst(ctx context.Context, readers []*reader) error {
 
 // tail is the slowest of many reads on three servers.
 func (b *bench) tail(ctx context.Context) (err error) {
-	s, err := start(3)
+	s, err := b.start(ctx, 3)
 	if err != nil {
 		return err
 	}

@@ -24,13 +24,22 @@ type bare struct {
 }
 
 func (b *bare) save(ctx context.Context) error {
-	ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: b.subject, Data: payload},
-		natsjs.WithMsgID(fmt.Sprintf("6f1c4e0a-3d52-4b8e-9a77-%012d", ids.Add(1))), natsjs.WithExpectLastSequencePerSubject(b.last))
-	if err == nil {
-		b.last = ack.Sequence
+	id := natsjs.WithMsgID(fmt.Sprintf("6f1c4e0a-3d52-4b8e-9a77-%012d", ids.Add(1)))
+	for {
+		ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: b.subject, Data: payload}, id, natsjs.WithExpectLastSequencePerSubject(b.last))
+		if refused := (*natsjs.APIError)(nil); errors.As(err, &refused) && refused.ErrorCode == codeStillApplied {
+			continue
+		}
+		if err == nil {
+			b.last = ack.Sequence
+		}
+		return err
 	}
-	return err
 }
+
+// codeStillApplied is what a replicated stream answers where the publish before has been
+// acknowledged and is not yet applied everywhere; there is nobody else to conflict with.
+const codeStillApplied natsjs.ErrorCode = 10164
 
 // saver saves to one actor through the engine.
 type saver struct {
@@ -73,7 +82,7 @@ func (b *bench) saves(ctx context.Context) error {
 }
 
 func (b *bench) savesOn(ctx context.Context, replicas int) (err error) {
-	s, err := start(replicas)
+	s, err := b.start(ctx, replicas)
 	if err != nil {
 		return err
 	}
@@ -186,7 +195,7 @@ func (b *bench) batches(ctx context.Context) error {
 }
 
 func (b *bench) batchesOn(ctx context.Context, replicas int) (err error) {
-	s, err := start(replicas)
+	s, err := b.start(ctx, replicas)
 	if err != nil {
 		return err
 	}

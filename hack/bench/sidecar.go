@@ -241,7 +241,7 @@ func jsonWay(name string, dial func(ctx context.Context, network, address string
 
 // sidecars measures the sidecar against the library that it is made of.
 func (b *bench) sidecars(ctx context.Context) (err error) {
-	s, err := startApart()
+	s, err := b.start(ctx, 1)
 	if err != nil {
 		return err
 	}

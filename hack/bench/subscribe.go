@@ -23,7 +23,7 @@ func (b *bench) subscriptions(ctx context.Context) error {
 }
 
 func (b *bench) subscriptionsOn(ctx context.Context, replicas int) (err error) {
-	s, err := start(replicas)
+	s, err := b.start(ctx, replicas)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func followAll(ctx context.Context, store eventstore.Store, messages int) error 
 
 // sizes measures what an event costs beside its payload.
 func (b *bench) sizes(ctx context.Context) (err error) {
-	s, err := start(1)
+	s, err := startHere(ctx)
 	if err != nil {
 		return err
 	}

@@ -23,19 +23,42 @@ func newAllowance(burst int, every time.Duration) *allowance {
 
 // take says whether a key may once more, and counts it.
 func (a *allowance) take(key string) bool {
-	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	full := a.fullAt(key)
+	if !a.room(full) {
+		return false
+	}
+	a.full[key] = full.Add(a.every)
+	return true
+}
+
+// may says whether a key may once more, and does not count it.
+func (a *allowance) may(key string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.room(a.fullAt(key))
+}
+
+// spend counts what a key has done, whether it might or not.
+func (a *allowance) spend(key string, times int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.full[key] = a.fullAt(key).Add(time.Duration(times) * a.every)
+}
+
+// fullAt is when a key has all of its burst again. The caller has the lock.
+func (a *allowance) fullAt(key string) time.Time {
+	now := time.Now()
 	a.sweep(now)
-	full := a.full[key]
-	if full.Before(now) {
-		full = now
+	if full := a.full[key]; full.After(now) {
+		return full
 	}
-	if next := full.Add(a.every); next.Sub(now) <= time.Duration(a.burst)*a.every {
-		a.full[key] = next
-		return true
-	}
-	return false
+	return now
+}
+
+func (a *allowance) room(full time.Time) bool {
+	return time.Until(full.Add(a.every)) <= time.Duration(a.burst)*a.every
 }
 
 // sweep forgets keys that have all of their burst. The caller has the lock.

@@ -45,6 +45,9 @@ type ConsumersConfig struct {
 	MaxConsumers int
 	// Stores are the EventStores of the class that name one of these streams of events.
 	Stores func(ctx context.Context, streams []string) ([]v1alpha1.EventStore, error)
+	// Streams are those of events that the EventStores of the class name. It is asked
+	// several times a second.
+	Streams func() []string
 }
 
 // DefaultMaxConsumers is for some thousand pods with a few subscriptions each. Every
@@ -59,17 +62,17 @@ type Consumers struct {
 	log    *slog.Logger
 	conn   *nats.Conn
 	denied lastDenial
-	sub    *nats.Subscription
 	queue  *queue
-	// askings bounds how often the pods of one store ask and are answered.
-	askings *allowance
-	ctx     context.Context
-	end     context.CancelFunc
+	ctx    context.Context
+	end    context.CancelFunc
+	// received is closed when no more requests are taken, after stop.
+	stop     context.CancelFunc
+	received chan struct{}
 }
 
 // maxAskings is how many requests of one store are answered at once, and askEvery how often
-// one is after that. Nobody is told of what is more: all requests come on one connection,
-// and to answer those of a flood would keep it from those of other stores.
+// one is after that. Others do not reach the operator: all requests come on one connection,
+// and a flood would keep it from those of other stores.
 const (
 	maxAskings = 1024
 	askEvery   = 5 * time.Millisecond
@@ -79,40 +82,64 @@ const (
 // connection of its own, so that pods that ask for many hold up nothing else. An
 // error is a Fault.
 func ServeConsumers(login stream.Login, config ConsumersConfig, log *slog.Logger) (*Consumers, error) {
-	c := &Consumers{config: config, log: log.With("class", config.Class), queue: newQueue(consumerLimits), askings: newAllowance(maxAskings, askEvery)}
+	c := &Consumers{config: config, log: log.With("class", config.Class), queue: newQueue(consumerLimits), received: make(chan struct{})}
 	c.ctx, c.end = context.WithCancel(context.Background())
+	var receiving context.Context
+	receiving, c.stop = context.WithCancel(c.ctx)
 	var err error
 	if c.conn, err = stream.Dial(login, nats.ErrorHandler(c.denied.see)); err != nil {
 		c.end()
 		return nil, err
 	}
-	subject := jetstream.MakeConsumerSubject("*")
-	if c.sub, err = c.conn.QueueSubscribe(subject, queueGroup, c.receive); err == nil {
-		err = c.sub.SetPendingLimits(maxPending, maxPendingBytes)
+	if err := c.probe(); err != nil {
+		c.end()
+		c.conn.Close()
+		return nil, err
 	}
+	requests := newCredits(c.conn, queueGroup, newAllowance(maxAskings, askEvery), c.log, c.subjects, c.receive)
+	c.conn.SetDisconnectErrHandler(requests.disconnected)
+	requests.follow()
+	go func() {
+		defer close(c.received)
+		requests.run(receiving)
+	}()
+	return c, nil
+}
+
+// subjects are those on which pods ask.
+func (c *Consumers) subjects() []string {
+	streams := c.config.Streams()
+	subjects := make([]string, len(streams))
+	for i, name := range streams {
+		subjects[i] = jetstream.MakeConsumerSubject(name)
+	}
+	return subjects
+}
+
+// probe sees whether the operator may do what it has to, with a stream that is none. An
+// error is a Fault.
+func (c *Consumers) probe() error {
+	const none = "aether-probe"
+	subject := jetstream.MakeConsumerSubject(none)
+	sub, err := c.conn.QueueSubscribeSync(subject, queueGroup)
 	if err == nil {
-		// There is no such stream: it shows whether the operator may ask at all.
-		const none = "aether-probe"
-		err = c.conn.Publish(apiPrefix(config.Domain)+".CONSUMER.CREATE."+none+"."+none+"."+none, nil)
+		// It fails when the connection is closed, and then nothing arrives anyway.
+		defer func() { _ = sub.Unsubscribe() }()
+		err = c.conn.Publish(apiPrefix(c.config.Domain)+".CONSUMER.CREATE."+none+"."+none+"."+none, nil)
 	}
 	if err == nil {
 		err = c.conn.FlushTimeout(answerTimeout)
 	}
 	if err != nil {
-		c.Close()
-		return nil, stream.Retrying(v1alpha1.ReasonCalloutUnavailable, "subscribe to %s: %w", subject, err)
+		return stream.Retrying(v1alpha1.ReasonCalloutUnavailable, "subscribe to %s: %w", subject, err)
 	}
 	c.denied.see(nil, nil, c.conn.LastError())
-	if err := c.Check(); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
+	return c.Check()
 }
 
 // Check says whether consumers can be made. An error is a Fault.
 func (c *Consumers) Check() error {
-	for _, subject := range []string{jetstream.MakeConsumerSubject("*"), apiPrefix(c.config.Domain) + ".CONSUMER.CREATE"} {
+	for _, subject := range []string{jetstream.MakeConsumerSubject(""), apiPrefix(c.config.Domain) + ".CONSUMER.CREATE"} {
 		if said := c.denied.of(subject); said != "" {
 			return stream.Stalled(v1alpha1.ReasonPermissionDenied,
 				"the operator may not use %s (%s), so pods cannot subscribe: give the account of the class the permissions that the documentation of access lists", subject, said)
@@ -129,10 +156,6 @@ func (c *Consumers) receive(msg *nats.Msg) {
 	if msg.Reply == "" {
 		// Nobody would hear of it, so that nothing is made, asked for or logged.
 		made.WithLabelValues(c.config.Class, string(Refused)).Inc()
-		return
-	}
-	if !c.askings.take(msg.Subject) {
-		made.WithLabelValues(c.config.Class, string(Dropped)).Inc()
 		return
 	}
 	if msg.Size() > maxConsumerMessage {
@@ -246,10 +269,8 @@ func (c *Consumers) refuse(msg *nats.Msg, outcome Outcome, code, errCode int, de
 
 // Close makes no more consumers. What is being made comes to its end.
 func (c *Consumers) Close() {
-	if c.sub != nil {
-		// It fails when the connection is closed, and then nothing arrives anyway.
-		_ = c.sub.Unsubscribe()
-	}
+	c.stop()
+	<-c.received
 	done := c.queue.close()
 	select {
 	case <-done:

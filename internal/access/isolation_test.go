@@ -72,7 +72,8 @@ func TestReaderWritesNothing(t *testing.T) {
 				"SaveEvent": second(reader.SaveEvent(ctx, eventstore.Event{ID: "2", EventType: "Ordered", ActorID: "order-1", Version: 2})),
 				"SaveEvents": second(reader.SaveEvents(ctx, []eventstore.Event{
 					{ID: "2", EventType: "Ordered", ActorID: "order-1", Version: 2}, {ID: "3", EventType: "Ordered", ActorID: "order-2", Version: 1}})),
-				"SaveSnapshot": reader.SaveSnapshot(ctx, eventstore.Snapshot{ActorID: "order-1", Version: 2, Data: []byte("{}")}),
+				"SaveSnapshot":   reader.SaveSnapshot(ctx, eventstore.Snapshot{ActorID: "order-1", Version: 1, Data: []byte("{}")}),
+				"DeleteSnapshot": reader.DeleteSnapshot(ctx, "order-1", 0),
 			} {
 				if !errors.Is(err, eventstore.ErrPermissionDenied) {
 					t.Errorf("%s of a reader: %v, want permission denied", name, err)

@@ -172,6 +172,7 @@ func (b *bench) everyCall(t *testing.T, nc *nats.Conn, store *v1alpha1.EventStor
 		_, err := first.SaveEvent(ctx, eventstore.Event{ID: fmt.Sprint(saved), EventType: "Ordered", ActorID: "order-1"})
 		note("SaveEvent", err)
 	}
+	note("DeleteSnapshot", first.DeleteSnapshot(ctx, "order-2", 0))
 	note("SaveSnapshot", first.SaveSnapshot(ctx, eventstore.Snapshot{ActorID: "order-1", Version: 1, Data: []byte("{}")}))
 	// One that remembers nothing asks the servers.
 	for range 2 {

@@ -36,7 +36,7 @@ var (
 // configuration names. Nor does a pod hear what another store has stored or republished.
 var Table = []Call{
 	{Calls: "`SaveEvent`, `SaveEvents`", Roles: writer, Publish: []string{"{events}.events.*.*"}},
-	{Calls: "`SaveSnapshot`; the records of durable subscriptions", Roles: writer, Publish: []string{"{events}.snapshots.*.*"}},
+	{Calls: "`SaveSnapshot`, `DeleteSnapshot`; the records of durable subscriptions", Roles: writer, Publish: []string{"{events}.snapshots.*.*"}},
 	{
 		Calls: "`GetEvents`, `GetEventsWithErrors`, `Events`, `GetLatestVersion`, `GetLatestSnapshot`; the reads of a save; `/readyz`", Roles: both,
 		Publish: []string{

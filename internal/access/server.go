@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,18 @@ const (
 // after answerTimeout.
 var calloutLimits = queueLimits{atOnce: 64, perKey: 16, waiting: 4096, waitingPerKey: 512, patience: answerTimeout}
 
+// openingLimits are for callouts before it is known which address they are about: that is
+// encrypted, and to open one takes a processor some tenths of a millisecond. Each server has
+// its turn, and the latest of it comes first.
+func openingLimits() queueLimits {
+	processors := max(runtime.GOMAXPROCS(0), 2)
+	return queueLimits{atOnce: processors, perKey: processors, waiting: 4096, waitingPerKey: 512, patience: answerTimeout}
+}
+
+// maxCallout is the most that a callout has: what a client says of itself when it connects
+// is in it, and servers take 4 KiB of that where nothing else is configured.
+const maxCallout = 64 << 10
+
 // Refusal tells of a pod that is not given what it wants.
 type Refusal struct {
 	Identity Identity
@@ -53,9 +66,10 @@ type Server struct {
 	// denied is what the servers said last that the callout user may not do.
 	denied lastDenial
 	sub    *nats.Subscription
-	queue  *queue
-	ctx    context.Context
-	end    context.CancelFunc
+	// opening has callouts decrypted and read, and queue has them decided on.
+	opening, queue *queue
+	ctx            context.Context
+	end            context.CancelFunc
 }
 
 // Serve connects as the callout user of a class and answers until Close. tell is
@@ -66,7 +80,7 @@ func Serve(login stream.Login, config Config, log *slog.Logger, tell func(Refusa
 	if config.Issuer, config.XKey, err = keys(login.Credentials, login.Field); err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, log: log.With("class", config.Class), tell: tell, queue: newQueue(calloutLimits)}
+	s := &Server{config: config, log: log.With("class", config.Class), tell: tell, opening: newQueue(openingLimits()), queue: newQueue(calloutLimits)}
 	s.config.refused, s.config.comings = &refusedTokens{}, newAllowance(maxConnections, comeEvery)
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.conn, err = stream.Dial(login, nats.ErrorHandler(s.denied.see), nats.CustomInboxPrefix(calloutInbox))
@@ -139,8 +153,17 @@ func (s *Server) Check() error {
 	return nil
 }
 
-// receive reads a callout, and has it answered in its turn.
+// receive has a callout opened when it is its server's turn.
 func (s *Server) receive(msg *nats.Msg) {
+	if len(msg.Data) > maxCallout {
+		s.note(answered{outcome: Malformed, err: fmt.Errorf("a callout has %d bytes: those of servers have %d at most", len(msg.Data), maxCallout)})
+		return
+	}
+	s.opening.add(msg.Header.Get(header), func() { s.open(msg) }, func() { s.note(answered{outcome: Dropped}) })
+}
+
+// open reads a callout, and has it answered in the turn of the address that it is about.
+func (s *Server) open(msg *nats.Msg) {
 	request, err := s.config.open(msg.Data, msg.Header.Get(header))
 	if err != nil {
 		s.note(answered{outcome: Malformed, err: err})
@@ -206,6 +229,7 @@ func (s *Server) Close() {
 		// It fails when the connection is closed, and then nothing arrives anyway.
 		_ = s.sub.Unsubscribe()
 	}
+	<-s.opening.close()
 	done := s.queue.close()
 	select {
 	case <-done:

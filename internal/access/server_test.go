@@ -101,6 +101,13 @@ func (b *bench) serveConsumers(stores ...v1alpha1.EventStore) (*access.Consumers
 	login := stream.Login{Name: "test", Servers: b.servers.URLs(), Credentials: secretData(b.setup.Operator), Field: "spec.credentials"}
 	return access.ServeConsumers(login, access.ConsumersConfig{
 		Class: "bench", MaxConsumers: most, Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) { return stores, nil },
+		Streams: func() []string {
+			var streams []string
+			for _, store := range stores {
+				streams = append(streams, store.EventsStreamName())
+			}
+			return streams
+		},
 	}, slog.New(slog.DiscardHandler))
 }
 

@@ -137,7 +137,7 @@ func (c *callouts) open(ctx context.Context, class *v1alpha1.EventStoreClass, da
 	log := slog.New(logr.ToSlogHandler(ctrl.Log.WithName("callout")))
 	consumers, err := access.ServeConsumers(
 		stream.Login{Name: "aether-consumers", Servers: servers, Credentials: operator, Field: operatorField},
-		access.ConsumersConfig{Class: name, Domain: class.Spec.Domain, Stores: stores}, log)
+		access.ConsumersConfig{Class: name, Domain: class.Spec.Domain, Stores: stores, Streams: func() []string { return c.streamsOf(name) }}, log)
 	if err != nil {
 		return nil, err
 	}
@@ -188,6 +188,17 @@ func (c *callouts) storesOfStreams(class string, streams []string) []v1alpha1.Ev
 		}
 	}
 	return all
+}
+
+// streamsOf are the streams of events that the EventStores of a class name, whether they
+// have them or not.
+func (c *callouts) streamsOf(class string) []string {
+	stores := c.stores.ofClass(class)
+	streams := make([]string, len(stores))
+	for i, store := range stores {
+		streams[i] = store.EventsStreamName()
+	}
+	return streams
 }
 
 // tellPod makes an Event of a refusal: the pod itself learns from NATS that it is

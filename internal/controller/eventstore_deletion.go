@@ -24,11 +24,30 @@ func (p *pass) settleFinalizer(ctx context.Context) error {
 	case err != nil:
 		return err
 	case policy != v1alpha1.DeletionPolicyDelete:
-		return p.setFinalizer(ctx, controllerutil.RemoveFinalizer)
+		return p.letGo(ctx)
 	case len(p.store.Status.Streams) > 0:
 		return p.setFinalizer(ctx, controllerutil.AddFinalizer)
 	}
 	return nil
+}
+
+// letGo takes the finalizer off, and tells where that is because the class is gone whose
+// default the store had: from then on nothing sees it go.
+func (p *pass) letGo(ctx context.Context) error {
+	had := controllerutil.ContainsFinalizer(p.store, v1alpha1.Finalizer)
+	if err := p.setFinalizer(ctx, controllerutil.RemoveFinalizer); err != nil || !had {
+		return err
+	}
+	if recorded := p.store.Status.Effective; p.store.Spec.DeletionPolicy != "" || recorded == nil || recorded.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
+		return nil
+	}
+	err := p.Get(ctx, client.ObjectKey{Name: classInUse(p.store)}, &v1alpha1.EventStoreClass{})
+	if apierrors.IsNotFound(err) {
+		p.tell(warning, v1alpha1.ReasonStreamsNotDeleted, "KeepStreams",
+			"EventStoreClass %s is gone, and with it the default that the streams are deleted with this resource: from now on they stay; create the class again, or set spec.deletionPolicy", classInUse(p.store))
+		return nil
+	}
+	return err
 }
 
 // deletionPolicy is what becomes of the streams, by the spec or else the class, which
@@ -104,7 +123,7 @@ func (p *pass) remove(ctx context.Context) error {
 			return p.explainDeletion(err)
 		}
 	}
-	if err := p.setFinalizer(ctx, controllerutil.RemoveFinalizer); err != nil && !apierrors.IsNotFound(err) {
+	if err := p.letGo(ctx); err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
 	p.gone = true

@@ -215,6 +215,8 @@ var _ = Describe("Defaults of a class", func() {
 
 		Expect(k8s.Delete(ctx, class)).To(Succeed())
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonClassNotFound), HaveField("Finalizers", BeEmpty())))
+		Eventually(eventsAbout(ctx, store)).WithContext(ctx).Should(ContainElement(And(
+			HaveField("Type", "Warning"), HaveField("Reason", v1alpha1.ReasonStreamsNotDeleted), HaveField("Note", ContainSubstring(class.Name+" is gone")))))
 		deleteStore(ctx, store)
 		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(3))
 	})

@@ -336,6 +336,14 @@ var _ = Describe("An operator", Ordered, func() {
 			HaveField("Config.Metadata", HaveKeyWithValue(v1alpha1.MetadataSchema, "1"))))
 	})
 
+	It("writes a status again that was taken away, of which nobody tells", func(ctx context.Context) {
+		store := createReady(ctx)
+		current := readOther(ctx, store)(Default)
+		current.Status = v1alpha1.EventStoreStatus{}
+		Expect(other.Client.Status().Update(ctx, current)).To(Succeed())
+		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(beReady(), HaveField("Status.Streams", HaveLen(2))))
+	})
+
 	It("of an older version leaves what a newer one made alone, and says so", func(ctx context.Context) {
 		store := createReady(ctx)
 		api := js(servers)

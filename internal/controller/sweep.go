@@ -210,6 +210,9 @@ func (l *lookAt) prepare(ctx context.Context) {
 				homes[store.Namespace], _ = l.homes.of(ctx, store.Namespace)
 			}
 			l.waiting[store.EventsStreamName()] = &pair{store: store, home: homes[store.Namespace]}
+		} else if len(store.Status.Conditions) == 0 {
+			// Nobody has looked yet, or the status was taken away, of which no watch tells.
+			l.wake(stream.Notice{Class: l.class.Name, Stream: store.EventsStreamName()})
 		}
 	}
 }

@@ -197,6 +197,7 @@ func (f failing) Events(context.Context, string, int64, ...eventstore.ReadOption
 }
 
 func (f failing) GetLatestVersion(context.Context, string) (int64, error) { return 0, f.fail() }
+func (f failing) DeleteSnapshot(context.Context, string, int64) error     { return f.fail() }
 func (f failing) SaveSnapshot(context.Context, eventstore.Snapshot) error { return f.fail() }
 func (f failing) GetLatestSnapshot(context.Context, string) (eventstore.Snapshot, error) {
 	return eventstore.Snapshot{}, f.fail()
@@ -219,6 +220,8 @@ func TestEveryDocumentedAnswer(t *testing.T) {
 	good := serveMemory(t)
 	good.post(ordersEvents, `{"id":"e-1","eventType":"T","actorId":"order-1","version":3,"data":1.50}`)
 	good.do("PUT "+order1+"/snapshot", `{"version":3,"data":1}`)
+	good.post(ordersEvents, `{"id":"e-3","eventType":"T","actorId":"order-2","version":3,"data":1.50}`)
+	good.do("PUT /v1/stores/orders/actors/order-2/snapshot", `{"version":3,"data":1}`)
 	full := serve(t, sidecar.Config{MaxCalls: 1, MaxStreams: 1, Stores: []sidecar.Store{{Name: "orders", Store: newHeld()}}})
 	held := full.config.Stores[0].Store.(*held)
 	waiting := full.save(event)
@@ -247,6 +250,8 @@ func TestEveryDocumentedAnswer(t *testing.T) {
 		{"GET " + order1 + "/snapshot", "", map[int]string{400: "GET " + order1 + "/snapshot?x=1", 404: "GET /v1/stores/orders/actors/nobody/snapshot"}, nil, []int{200, 429}},
 		{"PUT " + order1 + "/snapshot", `{"version":3}`, map[int]string{404: "PUT " + elsewhere + "/snapshot"},
 			map[int]string{400: "{}", 409: `{"version":1}`, 413: `{"version":3}` + strings.Repeat(" ", 9<<20)}, []int{204, 429}},
+		{"DELETE " + order1 + "/snapshot", "", map[int]string{400: "DELETE " + order1 + "/snapshot?version=0", 404: "DELETE " + elsewhere + "/snapshot",
+			409: "DELETE /v1/stores/orders/actors/order-2/snapshot?version=2"}, nil, []int{204, 429}},
 	} {
 		method, path, _ := strings.Cut(c.request, " ")
 		contract, err := theContract()

@@ -211,6 +211,18 @@ func (s *Server) putSnapshot(c *call) error {
 	return nil
 }
 
+func (s *Server) deleteSnapshot(c *call) error {
+	version, err := intParameter(c, "version", 0, 1, eventstore.MaxVersion)
+	if err != nil {
+		return err
+	}
+	if err := c.store.Store.DeleteSnapshot(c.r.Context(), c.actorID, version); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
 // intParameter reads a query parameter that is a number.
 func intParameter(c *call, name string, fallback, least, most int64) (int64, error) {
 	if !c.query.Has(name) {

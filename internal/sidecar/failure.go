@@ -89,6 +89,7 @@ var sentinels = []struct {
 }{
 	{eventstore.ErrUnknownOutcome, http.StatusGatewayTimeout, connect.CodeDeadlineExceeded, eventstorev1.CodeUnknownOutcome, "Outcome unknown"},
 	{eventstore.ErrNoSnapshot, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSnapshot, "No snapshot"},
+	{eventstore.ErrNoSuchVersion, http.StatusConflict, connect.CodeFailedPrecondition, eventstorev1.CodeNoSuchVersion, "No such version"},
 	{eventstore.ErrNoDurable, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoDurable, "No durable subscription"},
 	{errNoSession, http.StatusNotFound, connect.CodeNotFound, eventstorev1.CodeNoSession, "No session"},
 	{errNoDurables, http.StatusNotImplemented, connect.CodeUnimplemented, eventstorev1.CodeNoDurables, "No durable subscriptions"},

@@ -221,6 +221,9 @@ func TestRefusedRequests(t *testing.T) {
 		{"GET " + ordersEvents + "?actorType=" + strings.Repeat("a", 4000), "", 400, "invalid_event", "actorType"},
 		{"GET " + ordersEvents + "?eventType=" + strings.Repeat("a", 4000), "", 400, "invalid_event", "eventType"},
 
+		{"DELETE " + order1 + "/snapshot?version=0", "", 400, "invalid_request", "version"},
+		{"DELETE " + order1 + "/snapshot?version=9007199254740992", "", 400, "invalid_request", "version"},
+		{"PUT " + order1 + "/snapshot", `{"version":7}`, 409, "no_such_version", ""},
 		{"PUT " + order1 + "/snapshot", `{"data":1}`, 400, "invalid_event", "version"},
 		{"PUT " + order1 + "/snapshot", `{"version":0}`, 400, "invalid_event", "version"},
 		{"PUT " + order1 + "/snapshot", `{"version":9007199254740992}`, 400, "invalid_event", "version"},
@@ -277,14 +280,26 @@ func TestConflicts(t *testing.T) {
 		t.Fatalf("snapshot: %d %s", got.status, got.body)
 	}
 	p = r.wantProblem(r.do("PUT "+order1+"/snapshot", `{"version":8,"data":1}`), 409, "version_conflict", "")
+	if *p.AttemptedVersion != 8 || *p.CurrentVersion != 9 || p.EventID != "" || !strings.Contains(p.Detail, "snapshot") {
+		t.Errorf("conflict %+v", p)
+	}
+	p = r.wantProblem(r.do("DELETE "+order1+"/snapshot?version=8", ""), 409, "version_conflict", "")
 	if *p.AttemptedVersion != 8 || *p.CurrentVersion != 9 {
 		t.Errorf("conflict %+v", p)
+	}
+	r.wantProblem(r.do("PUT "+order1+"/snapshot", `{"version":10,"data":1}`), 409, "no_such_version", "")
+	for _, query := range []string{"?version=9", "?version=9", ""} {
+		if got := r.do("DELETE "+order1+"/snapshot"+query, ""); got.status != http.StatusNoContent || got.body != "" {
+			t.Errorf("delete snapshot%s: %d %s", query, got.status, got.body)
+		}
+		r.wantProblem(r.do("GET "+order1+"/snapshot", ""), 404, "no_snapshot", "")
 	}
 }
 
 func TestSnapshots(t *testing.T) {
 	t.Parallel()
 	r := serveMemory(t)
+	r.post(ordersEvents, `{"id":"e-1","eventType":"T","actorId":"order-1"}`)
 	for body, want := range map[string]string{
 		`{"version":1,"data":{"a": 1.10},"timestamp":"2026-01-02T03:04:05Z"}`:                      `{"actorId":"order-1","version":1,"data":{"a":1.10},"timestamp":"2026-01-02T03:04:05Z"}`,
 		`{"version":1,"actorId":"order-1","dataBase64":"AP8=","timestamp":"2026-01-02T03:04:05Z"}`: `{"actorId":"order-1","version":1,"dataBase64":"AP8=","timestamp":"2026-01-02T03:04:05Z"}`,

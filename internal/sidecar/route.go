@@ -57,8 +57,9 @@ func (s *Server) httpRoutes() []route {
 			http.MethodGet: {serve: s.getVersion},
 		}},
 		{"/v1/stores/{store}/actors/{actorId}/snapshot", map[string]method{
-			http.MethodGet: {serve: s.getSnapshot},
-			http.MethodPut: {serve: s.putSnapshot},
+			http.MethodGet:    {serve: s.getSnapshot},
+			http.MethodPut:    {serve: s.putSnapshot},
+			http.MethodDelete: {serve: s.deleteSnapshot, query: []string{"version"}},
 		}},
 		{"/openapi.yaml", map[string]method{
 			http.MethodGet: {serve: getOpenAPI},

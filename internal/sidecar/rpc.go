@@ -342,6 +342,20 @@ func (s *service) GetLatestSnapshot(ctx context.Context, request *eventstorev1.G
 	return &eventstorev1.GetLatestSnapshotResponse{Snapshot: eventstorev1.FromSnapshot(&snapshot)}, nil
 }
 
+func (s *service) DeleteSnapshot(ctx context.Context, request *eventstorev1.DeleteSnapshotRequest) (*eventstorev1.DeleteSnapshotResponse, error) {
+	store, err := s.server.store(request.GetStore())
+	if err != nil {
+		return nil, err
+	}
+	if version := request.GetVersion(); version < 0 || version > eventstore.MaxVersion {
+		return nil, &requestError{field: "version", reason: fmt.Sprintf("is %d: give a number from 1 to %d, or 0 for any", version, int64(eventstore.MaxVersion))}
+	}
+	if err := store.Store.DeleteSnapshot(ctx, request.GetActorId(), request.GetVersion()); err != nil {
+		return nil, err
+	}
+	return &eventstorev1.DeleteSnapshotResponse{}, nil
+}
+
 func (s *service) Subscribe(ctx context.Context, request *eventstorev1.SubscribeRequest, stream *connect.ServerStream[eventstorev1.SubscribeResponse]) error {
 	store, err := s.server.store(request.GetStore())
 	if err != nil {

@@ -93,6 +93,10 @@ func testRPC(t *testing.T, client eventstorev1connect.EventStoreServiceClient) {
 	if got := snapshot.GetSnapshot(); got.GetVersion() != 3 || string(got.GetData()) != "\xfe" || got.GetTimestamp() == nil {
 		t.Errorf("snapshot %v", got)
 	}
+	for _, version := range []int64{3, 0} {
+		_, err = client.DeleteSnapshot(ctx, &eventstorev1.DeleteSnapshotRequest{ActorId: "order-1", Version: version})
+		must(t, err)
+	}
 	testRPCStreams(ctx, t, client)
 }
 
@@ -168,6 +172,14 @@ func rpcFailures() map[string]struct {
 			_, err := client.GetLatestSnapshot(ctx, &eventstorev1.GetLatestSnapshotRequest{ActorId: "a"})
 			return err
 		}, connect.CodeNotFound, reason("no_snapshot")},
+		"snapshot of no version": {func(ctx context.Context, client eventstorev1connect.EventStoreServiceClient) error {
+			_, err := client.SaveSnapshot(ctx, &eventstorev1.SaveSnapshotRequest{Snapshot: &eventstorev1.Snapshot{ActorId: "a", Version: 5000}})
+			return err
+		}, connect.CodeFailedPrecondition, reason("no_such_version")},
+		"version of a deletion": {func(ctx context.Context, client eventstorev1connect.EventStoreServiceClient) error {
+			_, err := client.DeleteSnapshot(ctx, &eventstorev1.DeleteSnapshotRequest{ActorId: "a", Version: -1})
+			return err
+		}, connect.CodeInvalidArgument, &eventstorev1.FieldViolation{Field: "version", Description: "is -1: give a number from 1 to 9007199254740991, or 0 for any"}},
 		"limit": {func(ctx context.Context, client eventstorev1connect.EventStoreServiceClient) error {
 			_, err := client.GetEvents(ctx, &eventstorev1.GetEventsRequest{ActorId: "a", Limit: 1001})
 			return err

@@ -53,7 +53,7 @@ func (s *Store) askOperator(ctx context.Context, request any) error {
 	err := s.askConsumer(ctx, subject, request)
 	switch {
 	case errors.Is(err, errNoResponders):
-		return fmt.Errorf("%w: no operator of Aether answers on %s, who makes the consumers of subscriptions: see that one runs", eventstore.ErrUnavailable, subject)
+		return fmt.Errorf("%w: no operator of Aether answers on %s, who makes the consumers of subscriptions: see that one runs, and that pods of the store do not ask all the time", eventstore.ErrUnavailable, subject)
 	case errCode(err) == codeBadRequest:
 		// Trying again is no use, as it is with what is unavailable.
 		return fmt.Errorf("%w: the operator of Aether makes no such consumer: %v", eventstore.ErrPermissionDenied, err)

@@ -73,6 +73,7 @@ func TestStoredFormat(t *testing.T) {
 		t.Errorf("notification is %+v, want the headers on %s", notification, want)
 	}
 
+	save(t, store, event("e-2", "order-1", 3))
 	if err := store.SaveSnapshot(ctx, eventstore.Snapshot{ActorID: "order-1", Version: 3, Data: []byte{0, 1}, Timestamp: time.Unix(1, 2)}); err != nil {
 		t.Fatal(err)
 	}

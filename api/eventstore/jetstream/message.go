@@ -32,7 +32,10 @@ const (
 	specVersion = "1.0"
 	// snapshotType and snapshotContentType mark a message as a snapshot, whose data
 	// has no content type of its own.
-	snapshotType        = "aether.snapshot"
+	snapshotType = "aether.snapshot"
+	// deletedSnapshotType marks a message that stands in the place of a snapshot which
+	// was deleted. It has no data, and the version is the actor's latest.
+	deletedSnapshotType = "aether.snapshot.deleted"
 	snapshotContentType = "application/octet-stream"
 )
 
@@ -69,6 +72,15 @@ func eventHeader(source string, e *eventstore.Event) nats.Header {
 func snapshotHeader(source, id string, s *eventstore.Snapshot) nats.Header {
 	return cloudEvent(source, snapshotContentType, id, snapshotType, s.ActorID, s.Version, s.Timestamp)
 }
+
+// deletedSnapshotHeader is the header of what remembers the version of an actor
+// whose snapshot was deleted.
+func deletedSnapshotHeader(source, id, actorID string, version int64, at time.Time) nats.Header {
+	return cloudEvent(source, snapshotContentType, id, deletedSnapshotType, actorID, version, at)
+}
+
+// isDeletedSnapshot says whether a message stands for a snapshot that was deleted.
+func isDeletedSnapshot(m *message) bool { return m.Header.Get(headerType) == deletedSnapshotType }
 
 func cloudEvent(source, contentType, id, kind, actorID string, version int64, at time.Time) nats.Header {
 	// One piece of memory for all values, and room for what is added later: this is

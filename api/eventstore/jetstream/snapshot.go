@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/outcome"
@@ -48,28 +49,141 @@ func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 // answer was lost it writes once more, which changes nothing: one of the same
 // version replaces the other.
 func (s *Store) trySnapshot(ctx context.Context, snapshot *eventstore.Snapshot) error {
-	newest, err := s.newestSnapshot(ctx, snapshot.ActorID, true)
+	stored, err := s.storedSnapshot(ctx, snapshot.ActorID)
 	if err != nil {
 		return err
 	}
-	var sequence uint64
-	if newest != nil {
-		sequence = newest.Sequence
-		// What is malformed has no version to defend.
-		if stored, err := decodeSnapshot(newest); err == nil {
-			if err := versioning.ValidateSnapshotVersion(snapshot, stored.Version); err != nil {
-				return err
-			}
-		}
+	if err := versioning.AcceptSnapshot(snapshot, stored.newest, stored.latest); err != nil {
+		return err
 	}
-	header := snapshotHeader(s.source(), rand.Text(), snapshot)
+	return s.writeSnapshot(ctx, snapshot.ActorID, stored.sequence, snapshotHeader(s.source(), rand.Text(), snapshot), snapshot.Data)
+}
+
+// writeSnapshot puts a message in the place of the one at a sequence, 0 for none.
+func (s *Store) writeSnapshot(ctx context.Context, actorID string, before uint64, header nats.Header, data []byte) error {
 	header[nats.ExpectedStreamHdr] = []string{s.config.SnapshotsStream}
-	header[nats.ExpectedLastSubjSeqHdr] = []string{strconv.FormatUint(sequence, 10)}
-	_, err = s.publish(ctx, &nats.Msg{Subject: SnapshotsSubject(s.config.EventsStream, snapshot.ActorID), Header: header, Data: snapshot.Data})
+	header[nats.ExpectedLastSubjSeqHdr] = []string{strconv.FormatUint(before, 10)}
+	_, err := s.publish(ctx, &nats.Msg{Subject: SnapshotsSubject(s.config.EventsStream, actorID), Header: header, Data: data})
 	if isConflict(err) {
 		return fmt.Errorf("%w: %w", errAgain, err)
 	}
 	return err
+}
+
+// storedSnapshot is what the leaders have of an actor where a snapshot is saved or
+// deleted.
+type storedSnapshot struct {
+	// sequence is that of the last message of the snapshots' subject, 0 for none.
+	sequence uint64
+	// newest is the version of the newest snapshot, 0 for none that can be read. For
+	// an actor without events it counts those that were deleted too.
+	newest int64
+	// latest is the actor's latest version.
+	latest int64
+	// deleted says that the last message stands for a snapshot that was deleted.
+	deleted bool
+}
+
+func (s *Store) storedSnapshot(ctx context.Context, actorID string) (storedSnapshot, error) {
+	var last, event *message
+	asking, askCtx := errgroup.WithContext(ctx)
+	asking.Go(func() (err error) {
+		last, err = s.newestSnapshot(askCtx, actorID, true)
+		return err
+	})
+	asking.Go(func() (err error) {
+		event, err = s.last(askCtx, actorID, true)
+		return err
+	})
+	if err := asking.Wait(); err != nil {
+		return storedSnapshot{}, err
+	}
+	var stored storedSnapshot
+	if last != nil {
+		stored.sequence, stored.deleted = last.Sequence, isDeletedSnapshot(last)
+		// What is malformed has no version to defend.
+		if snapshot, err := decodeSnapshot(last); err == nil {
+			stored.newest, stored.latest = snapshot.Version, snapshot.Version
+		}
+	}
+	if event == nil {
+		return stored, nil
+	}
+	if stored.deleted {
+		stored.newest = 0
+	}
+	now, err := s.headOf(ctx, actorID, event)
+	stored.latest = now.version
+	return stored, err
+}
+
+// mostSnapshots is how many snapshots of an actor a store keeps at most.
+const mostSnapshots = 64
+
+// DeleteSnapshot deletes the snapshots of an actor. Nobody may erase messages, so
+// that what takes their place says that they are deleted, as often as it takes to
+// push out all that are older. It remembers the actor's latest version.
+func (s *Store) DeleteSnapshot(ctx context.Context, actorID string, version int64) error {
+	if err := s.deleteSnapshot(ctx, actorID, version); err != nil {
+		outcome.Failed(&s.opts, err)
+		return fmt.Errorf("delete snapshot of actor %.100q in stream %s: %w", actorID, s.config.SnapshotsStream, err)
+	}
+	s.snapshotSaved.Store(true)
+	return nil
+}
+
+func (s *Store) deleteSnapshot(ctx context.Context, actorID string, version int64) error {
+	if err := eventstore.ValidateActorID(actorID); err != nil {
+		return err
+	}
+	if err := eventstore.ValidateSnapshotVersion(version); err != nil {
+		return err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var sent bool
+	for written := range mostSnapshots {
+		var done bool
+		err := retry(ctx, func() (err error) {
+			done, err = s.tryDelete(ctx, actorID, version, written > 0)
+			sent = sent || errors.Is(err, errNoAnswer)
+			return err
+		})
+		if err != nil || done {
+			return settle(err, sent)
+		}
+	}
+	return nil
+}
+
+// tryDelete puts one message more in the place of a snapshot, and says whether there
+// was no need to. begun says that one was written already.
+func (s *Store) tryDelete(ctx context.Context, actorID string, version int64, begun bool) (done bool, err error) {
+	stored, err := s.storedSnapshot(ctx, actorID)
+	if err != nil {
+		return false, err
+	}
+	if stored.deleted {
+		left, err := s.oldestSnapshot(ctx, actorID)
+		if err != nil || left == nil || isDeletedSnapshot(left) {
+			return true, err
+		}
+	} else {
+		if begun || stored.sequence == 0 || stored.latest == 0 || version > 0 && stored.newest == 0 {
+			// Somebody has saved another since, or there is none that can be read.
+			return true, nil
+		}
+		if err := versioning.AcceptDeletion(actorID, version, stored.newest); err != nil {
+			return false, err
+		}
+	}
+	header := deletedSnapshotHeader(s.source(), rand.Text(), actorID, stored.latest, s.opts.Now())
+	return false, s.writeSnapshot(ctx, actorID, stored.sequence, header, nil)
+}
+
+// oldestSnapshot is the oldest message of the snapshots' subject of an actor.
+func (s *Store) oldestSnapshot(ctx context.Context, actorID string) (*message, error) {
+	return s.leaderGet(ctx, s.config.SnapshotsStream, getRequest{Sequence: 1, NextBySubject: SnapshotsSubject(s.config.EventsStream, actorID)})
 }
 
 // GetLatestSnapshot answers the newest snapshot of an actor, from the leader.
@@ -86,7 +200,7 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	if err != nil {
 		return failed(err)
 	}
-	if newest == nil {
+	if newest == nil || isDeletedSnapshot(newest) {
 		return failed(eventstore.ErrNoSnapshot)
 	}
 	snapshot, err := decodeSnapshot(newest)

@@ -167,7 +167,7 @@ func (s *Store) latest(actorID string) int64 {
 	if indexes := s.actors[actorID]; len(indexes) > 0 {
 		return s.log[indexes[len(indexes)-1]].Version
 	}
-	return s.snapshots[actorID].Version
+	return 0
 }
 
 // GetEvents answers the events of an actor.
@@ -249,7 +249,7 @@ func (s *Store) saveSnapshot(ctx context.Context, snapshot eventstore.Snapshot) 
 	snapshot.Timestamp = snapshot.Timestamp.Round(0).UTC()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := versioning.ValidateSnapshotVersion(&snapshot, s.snapshots[snapshot.ActorID].Version); err != nil {
+	if err := versioning.AcceptSnapshot(&snapshot, s.snapshots[snapshot.ActorID].Version, s.latest(snapshot.ActorID)); err != nil {
 		return err
 	}
 	s.snapshots[snapshot.ActorID] = snapshot
@@ -269,6 +269,35 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	}
 	snapshot.Data = slices.Clone(snapshot.Data)
 	return snapshot, nil
+}
+
+// DeleteSnapshot deletes the snapshot of an actor.
+func (s *Store) DeleteSnapshot(ctx context.Context, actorID string, version int64) error {
+	if err := s.deleteSnapshot(ctx, actorID, version); err != nil {
+		outcome.Failed(&s.opts, err)
+		return fmt.Errorf("delete snapshot in memory: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) deleteSnapshot(ctx context.Context, actorID string, version int64) error {
+	if err := readable(ctx, actorID); err != nil {
+		return err
+	}
+	if err := eventstore.ValidateSnapshotVersion(version); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stored, found := s.snapshots[actorID]
+	if !found {
+		return nil
+	}
+	if err := versioning.AcceptDeletion(actorID, version, stored.Version); err != nil {
+		return err
+	}
+	delete(s.snapshots, actorID)
+	return nil
 }
 
 func readable(ctx context.Context, actorID string) error {

@@ -25,6 +25,7 @@ func (e *remoteError) Unwrap() []error { return e.is }
 var sentinels = map[string]error{
 	eventstorev1.CodeInvalidEvent:     eventstore.ErrInvalidEvent,
 	eventstorev1.CodeNoSnapshot:       eventstore.ErrNoSnapshot,
+	eventstorev1.CodeNoSuchVersion:    eventstore.ErrNoSuchVersion,
 	eventstorev1.CodeTooLarge:         eventstore.ErrTooLarge,
 	eventstorev1.CodeStoreFull:        eventstore.ErrStoreFull,
 	eventstorev1.CodePermissionDenied: eventstore.ErrPermissionDenied,

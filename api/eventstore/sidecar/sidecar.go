@@ -368,6 +368,31 @@ func (s *Store) GetLatestSnapshot(ctx context.Context, actorID string) (eventsto
 	return response.GetSnapshot().ToSnapshot()
 }
 
+// DeleteSnapshot deletes the snapshots of an actor.
+func (s *Store) DeleteSnapshot(ctx context.Context, actorID string, version int64) error {
+	if err := s.deleteSnapshot(ctx, actorID, version); err != nil {
+		outcome.Failed(&s.opts, err)
+		return fmt.Errorf("delete snapshot of actor %.100q through the sidecar: %w", actorID, err)
+	}
+	return nil
+}
+
+func (s *Store) deleteSnapshot(ctx context.Context, actorID string, version int64) error {
+	if err := readable(ctx, actorID); err != nil {
+		return err
+	}
+	if err := eventstore.ValidateSnapshotVersion(version); err != nil {
+		return err
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := s.client.DeleteSnapshot(ctx, &eventstorev1.DeleteSnapshotRequest{Store: s.name, ActorId: actorID, Version: version})
+	if err != nil {
+		return saveError(ctx, err)
+	}
+	return nil
+}
+
 // bounded gives a context a deadline that has none.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, has := ctx.Deadline(); has {

@@ -189,7 +189,8 @@ func endedContext(e *env) {
 	_, subscribeErr := store.Subscribe(ctx, eventstore.SubscribeOptions{})
 	for call, err := range map[string]error{
 		"SaveEvent": saveErr, "SaveEvents": batchErr, "GetEvents": getErr, "GetLatestVersion": versionErr, "GetLatestSnapshot": snapshotErr,
-		"SaveSnapshot": store.SaveSnapshot(ctx, eventstore.Snapshot{ActorID: "order-1", Version: 1}), "Subscribe": subscribeErr,
+		"DeleteSnapshot": store.DeleteSnapshot(ctx, "order-1", 0),
+		"SaveSnapshot":   store.SaveSnapshot(ctx, eventstore.Snapshot{ActorID: "order-1", Version: 1}), "Subscribe": subscribeErr,
 	} {
 		if !errors.Is(err, context.Canceled) {
 			e.Errorf("%s with an ended context: %v, want the context's error", call, err)

@@ -15,7 +15,8 @@ var snapshotTests = []test{
 	{"the newest wins", newestSnapshotWins},
 	{"the same version replaces", sameVersionReplaces},
 	{"an older one is refused", olderSnapshotRefused},
-	{"remembers the version", snapshotRemembersVersion},
+	{"of a version that the actor does not have is refused", noSuchVersion},
+	{"is deleted", snapshotDeleted},
 	{"is no event", snapshotIsNoEvent},
 	{"from many sides", snapshotsManySides},
 }
@@ -52,6 +53,7 @@ func noSnapshot(e *env) {
 
 func snapshotComesBack(e *env) {
 	store := e.newStore()
+	e.saveAll(store, append(newEvents("a.b *>%/ü\n", 1, 2, 3, 4), newEvent("order-1", 1)))
 	stamp := time.Date(2025, 12, 31, 23, 59, 59, 999999999, time.FixedZone("west", -3600))
 	for i, data := range [][]byte{[]byte(`{"n": 12345678901234567890.10}`), nil, {0, 255, '\r', '\n'}, []byte("no JSON {")} {
 		snapshot := eventstore.Snapshot{ActorID: "a.b *>%/ü\n", Version: int64(i + 1), Data: data, Timestamp: stamp}
@@ -64,6 +66,7 @@ func snapshotComesBack(e *env) {
 
 func newestSnapshotWins(e *env) {
 	store := e.newStore()
+	e.saveAll(store, append(newEvents("order-1", 1, 2, 10), newEvent("order-2", 99)))
 	for _, version := range []int64{1, 2, 10} {
 		snapshot := eventstore.Snapshot{ActorID: "order-1", Version: version, Data: []byte{byte(version)}}
 		e.saveSnapshot(store, snapshot)
@@ -74,6 +77,7 @@ func newestSnapshotWins(e *env) {
 
 func sameVersionReplaces(e *env) {
 	store := e.newStore()
+	e.save(store, newEvent("order-1", 3))
 	for _, data := range []string{"first", "second", "second"} {
 		snapshot := eventstore.Snapshot{ActorID: "order-1", Version: 3, Data: []byte(data)}
 		e.saveSnapshot(store, snapshot)
@@ -83,6 +87,7 @@ func sameVersionReplaces(e *env) {
 
 func olderSnapshotRefused(e *env) {
 	store := e.newStore()
+	e.save(store, newEvent("order-1", 5))
 	newest := eventstore.Snapshot{ActorID: "order-1", Version: 5, Data: []byte("newest")}
 	e.saveSnapshot(store, newest)
 	for _, version := range []int64{4, 1} {
@@ -92,34 +97,53 @@ func olderSnapshotRefused(e *env) {
 	e.wantSnapshot(store, newest)
 }
 
-// snapshotRemembersVersion: an actor whose events have all expired goes on
-// where its snapshot stands. No Store lets a test expire events, and an actor
-// with a snapshot and without events looks the same.
-func snapshotRemembersVersion(e *env) {
+// noSuchVersion: the state of a version that the actor does not have would hide the
+// events up to it.
+func noSuchVersion(e *env) {
 	store := e.newStore()
-	e.saveSnapshot(store, eventstore.Snapshot{ActorID: "order-1", Version: 41})
-	if version := e.latest(store, "order-1"); version != 41 {
-		e.Errorf("latest version is %d, want 41", version)
+	e.saveAll(store, newEvents("order-1", 1, 4))
+	for actorID, version := range map[string]int64{"order-1": 5, "unknown": 1} {
+		err := store.SaveSnapshot(e.ctx, eventstore.Snapshot{ActorID: actorID, Version: version})
+		e.wantErrorIs(err, eventstore.ErrNoSuchVersion)
+		_, err = store.GetLatestSnapshot(e.ctx, actorID)
+		e.wantErrorIs(err, eventstore.ErrNoSnapshot)
 	}
-	stale := newEvent("order-1", 41)
-	_, err := store.SaveEvent(e.ctx, stale)
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: stale.ID, AttemptedVersion: 41, CurrentVersion: 41})
-	fresh := newEvent("order-1", 0)
-	_, err = store.SaveEvent(e.ctx, fresh, eventstore.Expect("order-1", eventstore.ExpectNone))
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: fresh.ID, AttemptedVersion: 1, CurrentVersion: 41})
-	if saved := e.save(store, fresh, eventstore.Expect("order-1", 41)); saved.Version != 42 {
-		e.Errorf("the next event is saved as version %d, want 42", saved.Version)
+	e.saveSnapshot(store, eventstore.Snapshot{ActorID: "order-1", Version: 4})
+	e.wantVersions(store, "order-1", 1, 4)
+	e.wantVersions(store, "unknown")
+}
+
+func snapshotDeleted(e *env) {
+	store := e.newStore()
+	e.saveAll(store, append(newEvents("order-1", 1, 2, 3), newEvent("order-2", 1)))
+	for _, version := range []int64{1, 3} {
+		e.saveSnapshot(store, eventstore.Snapshot{ActorID: "order-1", Version: version, Data: []byte("wrong")})
 	}
-	e.wantVersions(store, "order-1", 42)
-	saved := e.saveAll(store, newEvents("order-1", 0, 50))
-	if saved[0].Version != 43 {
-		e.Errorf("the event after it is saved as version %d, want 43", saved[0].Version)
+	e.saveSnapshot(store, eventstore.Snapshot{ActorID: "order-2", Version: 1})
+	for _, version := range []int64{1, 2, 4} {
+		err := store.DeleteSnapshot(e.ctx, "order-1", version)
+		e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: version, CurrentVersion: 3})
 	}
-	e.saveSnapshot(store, eventstore.Snapshot{ActorID: "order-2", Version: 7})
-	batch := e.saveAll(store, append(newEvents("order-2", 0, 0), newEvent("order-3", 0)))
-	if batch[0].Version != 8 || batch[1].Version != 9 || batch[2].Version != 1 {
-		e.Errorf("batch after a snapshot is saved as %+v", batch)
+	e.wantSnapshot(store, eventstore.Snapshot{ActorID: "order-1", Version: 3, Data: []byte("wrong")})
+	for _, version := range []int64{3, 3, 0} {
+		if err := store.DeleteSnapshot(e.ctx, "order-1", version); err != nil {
+			e.Fatalf("delete the snapshot of version %d: %v", version, err)
+		}
+		_, err := store.GetLatestSnapshot(e.ctx, "order-1")
+		e.wantErrorIs(err, eventstore.ErrNoSnapshot)
 	}
+	e.wantVersions(store, "order-1", 1, 2, 3)
+	e.wantSnapshot(store, eventstore.Snapshot{ActorID: "order-2", Version: 1})
+	// An older one than the one that was deleted is no error: that one was wrong.
+	e.saveSnapshot(store, eventstore.Snapshot{ActorID: "order-1", Version: 2, Data: []byte("right")})
+	e.wantSnapshot(store, eventstore.Snapshot{ActorID: "order-1", Version: 2, Data: []byte("right")})
+	e.save(store, newEvent("order-1", 4))
+	if err := store.DeleteSnapshot(e.ctx, "unknown", 0); err != nil {
+		e.Errorf("delete the snapshot of an actor that has none: %v", err)
+	}
+	e.wantInvalid(store.DeleteSnapshot(e.ctx, "", 0), "actorId")
+	e.wantInvalid(store.DeleteSnapshot(e.ctx, "order-1", -1), "version")
+	e.wantInvalid(store.DeleteSnapshot(e.ctx, "order-1", eventstore.MaxVersion+1), "version")
 }
 
 func snapshotIsNoEvent(e *env) {
@@ -134,6 +158,7 @@ func snapshotIsNoEvent(e *env) {
 
 func snapshotsManySides(e *env) {
 	store := e.newStore()
+	e.save(store, newEvent("order-1", rounds*writers))
 	var mu sync.Mutex
 	var newest int64
 	together(func(writer int) {

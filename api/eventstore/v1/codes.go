@@ -16,6 +16,8 @@ const (
 	CodeUnknownStore = "unknown_store"
 	// CodeNoSnapshot: the actor has no snapshot.
 	CodeNoSnapshot = "no_snapshot"
+	// CodeNoSuchVersion: the snapshot is of a version that its actor does not have.
+	CodeNoSuchVersion = "no_such_version"
 	// CodeNoDurable: the durable subscription was deleted.
 	CodeNoDurable = "no_durable"
 	// CodeNoSession: no stream of a durable subscription has that session, or it

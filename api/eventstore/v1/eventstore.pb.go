@@ -1673,6 +1673,103 @@ func (x *GetLatestSnapshotResponse) GetSnapshot() *Snapshot {
 	return nil
 }
 
+type DeleteSnapshotRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Store   string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	ActorId string                 `protobuf:"bytes,2,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
+	// version is that of the newest snapshot, which is deleted only then; 0 is any.
+	Version       int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotRequest) Reset() {
+	*x = DeleteSnapshotRequest{}
+	mi := &file_eventstore_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotRequest) ProtoMessage() {}
+
+func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeleteSnapshotRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *DeleteSnapshotRequest) GetActorId() string {
+	if x != nil {
+		return x.ActorId
+	}
+	return ""
+}
+
+func (x *DeleteSnapshotRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type DeleteSnapshotResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotResponse) Reset() {
+	*x = DeleteSnapshotResponse{}
+	mi := &file_eventstore_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotResponse) ProtoMessage() {}
+
+func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{25}
+}
+
 type SubscribeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Store string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
@@ -1694,7 +1791,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1803,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[24]
+	mi := &file_eventstore_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1816,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{24}
+	return file_eventstore_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SubscribeRequest) GetStore() string {
@@ -1784,7 +1881,7 @@ type SubscribeResponse struct {
 
 func (x *SubscribeResponse) Reset() {
 	*x = SubscribeResponse{}
-	mi := &file_eventstore_proto_msgTypes[25]
+	mi := &file_eventstore_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1796,7 +1893,7 @@ func (x *SubscribeResponse) String() string {
 func (*SubscribeResponse) ProtoMessage() {}
 
 func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[25]
+	mi := &file_eventstore_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1809,7 +1906,7 @@ func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{25}
+	return file_eventstore_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SubscribeResponse) GetItem() isSubscribeResponse_Item {
@@ -1886,7 +1983,7 @@ type SubscribeDurableRequest struct {
 
 func (x *SubscribeDurableRequest) Reset() {
 	*x = SubscribeDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[26]
+	mi := &file_eventstore_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +1995,7 @@ func (x *SubscribeDurableRequest) String() string {
 func (*SubscribeDurableRequest) ProtoMessage() {}
 
 func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[26]
+	mi := &file_eventstore_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +2008,7 @@ func (x *SubscribeDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeDurableRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{26}
+	return file_eventstore_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SubscribeDurableRequest) GetStore() string {
@@ -2011,7 +2108,7 @@ type SubscribeDurableResponse struct {
 
 func (x *SubscribeDurableResponse) Reset() {
 	*x = SubscribeDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[27]
+	mi := &file_eventstore_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2120,7 @@ func (x *SubscribeDurableResponse) String() string {
 func (*SubscribeDurableResponse) ProtoMessage() {}
 
 func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[27]
+	mi := &file_eventstore_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2133,7 @@ func (x *SubscribeDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeDurableResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{27}
+	return file_eventstore_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SubscribeDurableResponse) GetItem() isSubscribeDurableResponse_Item {
@@ -2095,7 +2192,7 @@ type DurableSession struct {
 
 func (x *DurableSession) Reset() {
 	*x = DurableSession{}
-	mi := &file_eventstore_proto_msgTypes[28]
+	mi := &file_eventstore_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2204,7 @@ func (x *DurableSession) String() string {
 func (*DurableSession) ProtoMessage() {}
 
 func (x *DurableSession) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[28]
+	mi := &file_eventstore_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2217,7 @@ func (x *DurableSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DurableSession.ProtoReflect.Descriptor instead.
 func (*DurableSession) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{28}
+	return file_eventstore_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DurableSession) GetSession() string {
@@ -2163,7 +2260,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_eventstore_proto_msgTypes[29]
+	mi := &file_eventstore_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2272,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[29]
+	mi := &file_eventstore_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2285,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{29}
+	return file_eventstore_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Delivery) GetEvent() *Event {
@@ -2214,7 +2311,7 @@ type StartDeliveriesRequest struct {
 
 func (x *StartDeliveriesRequest) Reset() {
 	*x = StartDeliveriesRequest{}
-	mi := &file_eventstore_proto_msgTypes[30]
+	mi := &file_eventstore_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2323,7 @@ func (x *StartDeliveriesRequest) String() string {
 func (*StartDeliveriesRequest) ProtoMessage() {}
 
 func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[30]
+	mi := &file_eventstore_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2336,7 @@ func (x *StartDeliveriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartDeliveriesRequest.ProtoReflect.Descriptor instead.
 func (*StartDeliveriesRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{30}
+	return file_eventstore_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StartDeliveriesRequest) GetSession() string {
@@ -2257,7 +2354,7 @@ type StartDeliveriesResponse struct {
 
 func (x *StartDeliveriesResponse) Reset() {
 	*x = StartDeliveriesResponse{}
-	mi := &file_eventstore_proto_msgTypes[31]
+	mi := &file_eventstore_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2366,7 @@ func (x *StartDeliveriesResponse) String() string {
 func (*StartDeliveriesResponse) ProtoMessage() {}
 
 func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[31]
+	mi := &file_eventstore_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2379,7 @@ func (x *StartDeliveriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartDeliveriesResponse.ProtoReflect.Descriptor instead.
 func (*StartDeliveriesResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{31}
+	return file_eventstore_proto_rawDescGZIP(), []int{33}
 }
 
 type AcknowledgeRequest struct {
@@ -2296,7 +2393,7 @@ type AcknowledgeRequest struct {
 
 func (x *AcknowledgeRequest) Reset() {
 	*x = AcknowledgeRequest{}
-	mi := &file_eventstore_proto_msgTypes[32]
+	mi := &file_eventstore_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2405,7 @@ func (x *AcknowledgeRequest) String() string {
 func (*AcknowledgeRequest) ProtoMessage() {}
 
 func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[32]
+	mi := &file_eventstore_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2418,7 @@ func (x *AcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*AcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{32}
+	return file_eventstore_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AcknowledgeRequest) GetSession() string {
@@ -2346,7 +2443,7 @@ type AcknowledgeResponse struct {
 
 func (x *AcknowledgeResponse) Reset() {
 	*x = AcknowledgeResponse{}
-	mi := &file_eventstore_proto_msgTypes[33]
+	mi := &file_eventstore_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2455,7 @@ func (x *AcknowledgeResponse) String() string {
 func (*AcknowledgeResponse) ProtoMessage() {}
 
 func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[33]
+	mi := &file_eventstore_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2468,7 @@ func (x *AcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*AcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{33}
+	return file_eventstore_proto_rawDescGZIP(), []int{35}
 }
 
 type NegativeAcknowledgeRequest struct {
@@ -2388,7 +2485,7 @@ type NegativeAcknowledgeRequest struct {
 
 func (x *NegativeAcknowledgeRequest) Reset() {
 	*x = NegativeAcknowledgeRequest{}
-	mi := &file_eventstore_proto_msgTypes[34]
+	mi := &file_eventstore_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2497,7 @@ func (x *NegativeAcknowledgeRequest) String() string {
 func (*NegativeAcknowledgeRequest) ProtoMessage() {}
 
 func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[34]
+	mi := &file_eventstore_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2510,7 @@ func (x *NegativeAcknowledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeAcknowledgeRequest.ProtoReflect.Descriptor instead.
 func (*NegativeAcknowledgeRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{34}
+	return file_eventstore_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NegativeAcknowledgeRequest) GetSession() string {
@@ -2452,7 +2549,7 @@ type NegativeAcknowledgeResponse struct {
 
 func (x *NegativeAcknowledgeResponse) Reset() {
 	*x = NegativeAcknowledgeResponse{}
-	mi := &file_eventstore_proto_msgTypes[35]
+	mi := &file_eventstore_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2561,7 @@ func (x *NegativeAcknowledgeResponse) String() string {
 func (*NegativeAcknowledgeResponse) ProtoMessage() {}
 
 func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[35]
+	mi := &file_eventstore_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2574,7 @@ func (x *NegativeAcknowledgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NegativeAcknowledgeResponse.ProtoReflect.Descriptor instead.
 func (*NegativeAcknowledgeResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{35}
+	return file_eventstore_proto_rawDescGZIP(), []int{37}
 }
 
 type ExtendDeliveryRequest struct {
@@ -2490,7 +2587,7 @@ type ExtendDeliveryRequest struct {
 
 func (x *ExtendDeliveryRequest) Reset() {
 	*x = ExtendDeliveryRequest{}
-	mi := &file_eventstore_proto_msgTypes[36]
+	mi := &file_eventstore_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2599,7 @@ func (x *ExtendDeliveryRequest) String() string {
 func (*ExtendDeliveryRequest) ProtoMessage() {}
 
 func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[36]
+	mi := &file_eventstore_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2612,7 @@ func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryRequest.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{36}
+	return file_eventstore_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ExtendDeliveryRequest) GetSession() string {
@@ -2540,7 +2637,7 @@ type ExtendDeliveryResponse struct {
 
 func (x *ExtendDeliveryResponse) Reset() {
 	*x = ExtendDeliveryResponse{}
-	mi := &file_eventstore_proto_msgTypes[37]
+	mi := &file_eventstore_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +2649,7 @@ func (x *ExtendDeliveryResponse) String() string {
 func (*ExtendDeliveryResponse) ProtoMessage() {}
 
 func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[37]
+	mi := &file_eventstore_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +2662,7 @@ func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryResponse.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{37}
+	return file_eventstore_proto_rawDescGZIP(), []int{39}
 }
 
 type ListParkedRequest struct {
@@ -2577,7 +2674,7 @@ type ListParkedRequest struct {
 
 func (x *ListParkedRequest) Reset() {
 	*x = ListParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[38]
+	mi := &file_eventstore_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2686,7 @@ func (x *ListParkedRequest) String() string {
 func (*ListParkedRequest) ProtoMessage() {}
 
 func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[38]
+	mi := &file_eventstore_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2699,7 @@ func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
 func (*ListParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{38}
+	return file_eventstore_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListParkedRequest) GetSession() string {
@@ -2621,7 +2718,7 @@ type ListParkedResponse struct {
 
 func (x *ListParkedResponse) Reset() {
 	*x = ListParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2730,7 @@ func (x *ListParkedResponse) String() string {
 func (*ListParkedResponse) ProtoMessage() {}
 
 func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2743,7 @@ func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
 func (*ListParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{39}
+	return file_eventstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListParkedResponse) GetParked() []*ParkedEvent {
@@ -2674,7 +2771,7 @@ type ParkedEvent struct {
 
 func (x *ParkedEvent) Reset() {
 	*x = ParkedEvent{}
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2783,7 @@ func (x *ParkedEvent) String() string {
 func (*ParkedEvent) ProtoMessage() {}
 
 func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2796,7 @@ func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParkedEvent.ProtoReflect.Descriptor instead.
 func (*ParkedEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{40}
+	return file_eventstore_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ParkedEvent) GetSequence() uint64 {
@@ -2755,7 +2852,7 @@ type ReplayParkedRequest struct {
 
 func (x *ReplayParkedRequest) Reset() {
 	*x = ReplayParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2864,7 @@ func (x *ReplayParkedRequest) String() string {
 func (*ReplayParkedRequest) ProtoMessage() {}
 
 func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2877,7 @@ func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedRequest.ProtoReflect.Descriptor instead.
 func (*ReplayParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{41}
+	return file_eventstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReplayParkedRequest) GetSession() string {
@@ -2807,7 +2904,7 @@ type ReplayParkedResponse struct {
 
 func (x *ReplayParkedResponse) Reset() {
 	*x = ReplayParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +2916,7 @@ func (x *ReplayParkedResponse) String() string {
 func (*ReplayParkedResponse) ProtoMessage() {}
 
 func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +2929,7 @@ func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedResponse.ProtoReflect.Descriptor instead.
 func (*ReplayParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{42}
+	return file_eventstore_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReplayParkedResponse) GetMarked() int32 {
@@ -2852,7 +2949,7 @@ type DeleteDurableRequest struct {
 
 func (x *DeleteDurableRequest) Reset() {
 	*x = DeleteDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +2961,7 @@ func (x *DeleteDurableRequest) String() string {
 func (*DeleteDurableRequest) ProtoMessage() {}
 
 func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +2974,7 @@ func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{43}
+	return file_eventstore_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeleteDurableRequest) GetStore() string {
@@ -2902,7 +2999,7 @@ type DeleteDurableResponse struct {
 
 func (x *DeleteDurableResponse) Reset() {
 	*x = DeleteDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2914,7 +3011,7 @@ func (x *DeleteDurableResponse) String() string {
 func (*DeleteDurableResponse) ProtoMessage() {}
 
 func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2927,7 +3024,7 @@ func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{44}
+	return file_eventstore_proto_rawDescGZIP(), []int{46}
 }
 
 // VersionConflict is the detail of ABORTED.
@@ -2943,7 +3040,7 @@ type VersionConflict struct {
 
 func (x *VersionConflict) Reset() {
 	*x = VersionConflict{}
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3052,7 @@ func (x *VersionConflict) String() string {
 func (*VersionConflict) ProtoMessage() {}
 
 func (x *VersionConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3065,7 @@ func (x *VersionConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionConflict.ProtoReflect.Descriptor instead.
 func (*VersionConflict) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{45}
+	return file_eventstore_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *VersionConflict) GetActorId() string {
@@ -3012,7 +3109,7 @@ type DuplicateEvent struct {
 
 func (x *DuplicateEvent) Reset() {
 	*x = DuplicateEvent{}
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3121,7 @@ func (x *DuplicateEvent) String() string {
 func (*DuplicateEvent) ProtoMessage() {}
 
 func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3134,7 @@ func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DuplicateEvent.ProtoReflect.Descriptor instead.
 func (*DuplicateEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{46}
+	return file_eventstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DuplicateEvent) GetEventId() string {
@@ -3081,7 +3178,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3190,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3203,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{47}
+	return file_eventstore_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -3134,7 +3231,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3243,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3256,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{48}
+	return file_eventstore_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Reason) GetCode() string {
@@ -3287,7 +3384,12 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\"W\n" +
 	"\x19GetLatestSnapshotResponse\x12:\n" +
-	"\bsnapshot\x18\x01 \x01(\v2\x1e.aether.eventstore.v1.SnapshotR\bsnapshot\"\xfa\x01\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x1e.aether.eventstore.v1.SnapshotR\bsnapshot\"b\n" +
+	"\x15DeleteSnapshotRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x19\n" +
+	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x03R\aversion\"\x18\n" +
+	"\x16DeleteSnapshotResponse\"\xfa\x01\n" +
 	"\x10SubscribeRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12#\n" +
 	"\rfrom_sequence\x18\x02 \x01(\x04R\ffromSequence\x12\x19\n" +
@@ -3381,7 +3483,7 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"\x1c\n" +
 	"\x06Reason\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\tR\x04code2\x91\x0e\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code2\xfe\x0e\n" +
 	"\x11EventStoreService\x12\\\n" +
 	"\tSaveEvent\x12&.aether.eventstore.v1.SaveEventRequest\x1a'.aether.eventstore.v1.SaveEventResponse\x12_\n" +
 	"\n" +
@@ -3391,7 +3493,8 @@ const file_eventstore_proto_rawDesc = "" +
 	"\fStreamEvents\x12).aether.eventstore.v1.StreamEventsRequest\x1a*.aether.eventstore.v1.StreamEventsResponse0\x01\x12q\n" +
 	"\x10GetLatestVersion\x12-.aether.eventstore.v1.GetLatestVersionRequest\x1a..aether.eventstore.v1.GetLatestVersionResponse\x12e\n" +
 	"\fSaveSnapshot\x12).aether.eventstore.v1.SaveSnapshotRequest\x1a*.aether.eventstore.v1.SaveSnapshotResponse\x12t\n" +
-	"\x11GetLatestSnapshot\x12..aether.eventstore.v1.GetLatestSnapshotRequest\x1a/.aether.eventstore.v1.GetLatestSnapshotResponse\x12^\n" +
+	"\x11GetLatestSnapshot\x12..aether.eventstore.v1.GetLatestSnapshotRequest\x1a/.aether.eventstore.v1.GetLatestSnapshotResponse\x12k\n" +
+	"\x0eDeleteSnapshot\x12+.aether.eventstore.v1.DeleteSnapshotRequest\x1a,.aether.eventstore.v1.DeleteSnapshotResponse\x12^\n" +
 	"\tSubscribe\x12&.aether.eventstore.v1.SubscribeRequest\x1a'.aether.eventstore.v1.SubscribeResponse0\x01\x12s\n" +
 	"\x10SubscribeDurable\x12-.aether.eventstore.v1.SubscribeDurableRequest\x1a..aether.eventstore.v1.SubscribeDurableResponse0\x01\x12n\n" +
 	"\x0fStartDeliveries\x12,.aether.eventstore.v1.StartDeliveriesRequest\x1a-.aether.eventstore.v1.StartDeliveriesResponse\x12b\n" +
@@ -3416,7 +3519,7 @@ func file_eventstore_proto_rawDescGZIP() []byte {
 }
 
 var file_eventstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_eventstore_proto_goTypes = []any{
 	(ExpectedVersion_State)(0),          // 0: aether.eventstore.v1.ExpectedVersion.State
 	(*Event)(nil),                       // 1: aether.eventstore.v1.Event
@@ -3443,75 +3546,77 @@ var file_eventstore_proto_goTypes = []any{
 	(*SaveSnapshotResponse)(nil),        // 22: aether.eventstore.v1.SaveSnapshotResponse
 	(*GetLatestSnapshotRequest)(nil),    // 23: aether.eventstore.v1.GetLatestSnapshotRequest
 	(*GetLatestSnapshotResponse)(nil),   // 24: aether.eventstore.v1.GetLatestSnapshotResponse
-	(*SubscribeRequest)(nil),            // 25: aether.eventstore.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),           // 26: aether.eventstore.v1.SubscribeResponse
-	(*SubscribeDurableRequest)(nil),     // 27: aether.eventstore.v1.SubscribeDurableRequest
-	(*SubscribeDurableResponse)(nil),    // 28: aether.eventstore.v1.SubscribeDurableResponse
-	(*DurableSession)(nil),              // 29: aether.eventstore.v1.DurableSession
-	(*Delivery)(nil),                    // 30: aether.eventstore.v1.Delivery
-	(*StartDeliveriesRequest)(nil),      // 31: aether.eventstore.v1.StartDeliveriesRequest
-	(*StartDeliveriesResponse)(nil),     // 32: aether.eventstore.v1.StartDeliveriesResponse
-	(*AcknowledgeRequest)(nil),          // 33: aether.eventstore.v1.AcknowledgeRequest
-	(*AcknowledgeResponse)(nil),         // 34: aether.eventstore.v1.AcknowledgeResponse
-	(*NegativeAcknowledgeRequest)(nil),  // 35: aether.eventstore.v1.NegativeAcknowledgeRequest
-	(*NegativeAcknowledgeResponse)(nil), // 36: aether.eventstore.v1.NegativeAcknowledgeResponse
-	(*ExtendDeliveryRequest)(nil),       // 37: aether.eventstore.v1.ExtendDeliveryRequest
-	(*ExtendDeliveryResponse)(nil),      // 38: aether.eventstore.v1.ExtendDeliveryResponse
-	(*ListParkedRequest)(nil),           // 39: aether.eventstore.v1.ListParkedRequest
-	(*ListParkedResponse)(nil),          // 40: aether.eventstore.v1.ListParkedResponse
-	(*ParkedEvent)(nil),                 // 41: aether.eventstore.v1.ParkedEvent
-	(*ReplayParkedRequest)(nil),         // 42: aether.eventstore.v1.ReplayParkedRequest
-	(*ReplayParkedResponse)(nil),        // 43: aether.eventstore.v1.ReplayParkedResponse
-	(*DeleteDurableRequest)(nil),        // 44: aether.eventstore.v1.DeleteDurableRequest
-	(*DeleteDurableResponse)(nil),       // 45: aether.eventstore.v1.DeleteDurableResponse
-	(*VersionConflict)(nil),             // 46: aether.eventstore.v1.VersionConflict
-	(*DuplicateEvent)(nil),              // 47: aether.eventstore.v1.DuplicateEvent
-	(*FieldViolation)(nil),              // 48: aether.eventstore.v1.FieldViolation
-	(*Reason)(nil),                      // 49: aether.eventstore.v1.Reason
-	nil,                                 // 50: aether.eventstore.v1.Event.MetadataEntry
-	nil,                                 // 51: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	(*timestamppb.Timestamp)(nil),       // 52: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 53: google.protobuf.Duration
+	(*DeleteSnapshotRequest)(nil),       // 25: aether.eventstore.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),      // 26: aether.eventstore.v1.DeleteSnapshotResponse
+	(*SubscribeRequest)(nil),            // 27: aether.eventstore.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),           // 28: aether.eventstore.v1.SubscribeResponse
+	(*SubscribeDurableRequest)(nil),     // 29: aether.eventstore.v1.SubscribeDurableRequest
+	(*SubscribeDurableResponse)(nil),    // 30: aether.eventstore.v1.SubscribeDurableResponse
+	(*DurableSession)(nil),              // 31: aether.eventstore.v1.DurableSession
+	(*Delivery)(nil),                    // 32: aether.eventstore.v1.Delivery
+	(*StartDeliveriesRequest)(nil),      // 33: aether.eventstore.v1.StartDeliveriesRequest
+	(*StartDeliveriesResponse)(nil),     // 34: aether.eventstore.v1.StartDeliveriesResponse
+	(*AcknowledgeRequest)(nil),          // 35: aether.eventstore.v1.AcknowledgeRequest
+	(*AcknowledgeResponse)(nil),         // 36: aether.eventstore.v1.AcknowledgeResponse
+	(*NegativeAcknowledgeRequest)(nil),  // 37: aether.eventstore.v1.NegativeAcknowledgeRequest
+	(*NegativeAcknowledgeResponse)(nil), // 38: aether.eventstore.v1.NegativeAcknowledgeResponse
+	(*ExtendDeliveryRequest)(nil),       // 39: aether.eventstore.v1.ExtendDeliveryRequest
+	(*ExtendDeliveryResponse)(nil),      // 40: aether.eventstore.v1.ExtendDeliveryResponse
+	(*ListParkedRequest)(nil),           // 41: aether.eventstore.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),          // 42: aether.eventstore.v1.ListParkedResponse
+	(*ParkedEvent)(nil),                 // 43: aether.eventstore.v1.ParkedEvent
+	(*ReplayParkedRequest)(nil),         // 44: aether.eventstore.v1.ReplayParkedRequest
+	(*ReplayParkedResponse)(nil),        // 45: aether.eventstore.v1.ReplayParkedResponse
+	(*DeleteDurableRequest)(nil),        // 46: aether.eventstore.v1.DeleteDurableRequest
+	(*DeleteDurableResponse)(nil),       // 47: aether.eventstore.v1.DeleteDurableResponse
+	(*VersionConflict)(nil),             // 48: aether.eventstore.v1.VersionConflict
+	(*DuplicateEvent)(nil),              // 49: aether.eventstore.v1.DuplicateEvent
+	(*FieldViolation)(nil),              // 50: aether.eventstore.v1.FieldViolation
+	(*Reason)(nil),                      // 51: aether.eventstore.v1.Reason
+	nil,                                 // 52: aether.eventstore.v1.Event.MetadataEntry
+	nil,                                 // 53: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	(*timestamppb.Timestamp)(nil),       // 54: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 55: google.protobuf.Duration
 }
 var file_eventstore_proto_depIdxs = []int32{
-	50, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
-	52, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	52, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
+	52, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
+	54, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	54, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
 	0,  // 3: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
 	1,  // 4: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
 	5,  // 5: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
 	3,  // 6: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	1,  // 7: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
-	51, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	53, // 8: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
 	3,  // 9: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	11, // 10: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
 	8,  // 11: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
 	13, // 12: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
 	9,  // 13: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
 	14, // 14: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
-	46, // 15: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
-	47, // 16: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
-	48, // 17: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
-	49, // 18: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
+	48, // 15: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
+	49, // 16: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
+	50, // 17: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
+	51, // 18: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
 	1,  // 19: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
 	4,  // 20: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
-	52, // 21: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	54, // 21: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
 	1,  // 22: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 23: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
 	2,  // 24: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
 	2,  // 25: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	52, // 26: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	54, // 26: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
 	1,  // 27: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 28: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	52, // 29: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
-	53, // 30: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
-	29, // 31: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
-	30, // 32: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
-	53, // 33: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
+	54, // 29: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
+	55, // 30: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
+	31, // 31: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
+	32, // 32: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
+	55, // 33: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
 	1,  // 34: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
-	53, // 35: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
-	41, // 36: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
-	52, // 37: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	55, // 35: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
+	43, // 36: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
+	54, // 37: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
 	5,  // 38: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
 	6,  // 39: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
 	8,  // 40: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
@@ -3521,34 +3626,36 @@ var file_eventstore_proto_depIdxs = []int32{
 	19, // 44: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
 	21, // 45: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
 	23, // 46: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	25, // 47: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	27, // 48: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
-	31, // 49: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
-	33, // 50: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
-	35, // 51: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
-	37, // 52: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
-	39, // 53: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
-	42, // 54: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
-	44, // 55: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
-	7,  // 56: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 57: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	12, // 58: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
-	16, // 59: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	18, // 60: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	20, // 61: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	22, // 62: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	24, // 63: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	26, // 64: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	28, // 65: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
-	32, // 66: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
-	34, // 67: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
-	36, // 68: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
-	38, // 69: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
-	40, // 70: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
-	43, // 71: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
-	45, // 72: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
-	56, // [56:73] is the sub-list for method output_type
-	39, // [39:56] is the sub-list for method input_type
+	25, // 47: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
+	27, // 48: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	29, // 49: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
+	33, // 50: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
+	35, // 51: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
+	37, // 52: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
+	39, // 53: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	41, // 54: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	44, // 55: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	46, // 56: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	7,  // 57: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 58: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	12, // 59: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
+	16, // 60: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	18, // 61: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	20, // 62: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	22, // 63: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	24, // 64: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	26, // 65: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
+	28, // 66: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	30, // 67: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	34, // 68: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	36, // 69: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	38, // 70: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	40, // 71: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	42, // 72: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	45, // 73: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	47, // 74: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	57, // [57:75] is the sub-list for method output_type
+	39, // [39:57] is the sub-list for method input_type
 	39, // [39:39] is the sub-list for extension type_name
 	39, // [39:39] is the sub-list for extension extendee
 	0,  // [0:39] is the sub-list for field type_name
@@ -3577,11 +3684,11 @@ func file_eventstore_proto_init() {
 		(*StreamEventsResponse_Event)(nil),
 		(*StreamEventsResponse_Error)(nil),
 	}
-	file_eventstore_proto_msgTypes[25].OneofWrappers = []any{
+	file_eventstore_proto_msgTypes[27].OneofWrappers = []any{
 		(*SubscribeResponse_Event)(nil),
 		(*SubscribeResponse_Error)(nil),
 	}
-	file_eventstore_proto_msgTypes[27].OneofWrappers = []any{
+	file_eventstore_proto_msgTypes[29].OneofWrappers = []any{
 		(*SubscribeDurableResponse_Session)(nil),
 		(*SubscribeDurableResponse_Delivery)(nil),
 	}
@@ -3591,7 +3698,7 @@ func file_eventstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eventstore_proto_rawDesc), len(file_eventstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

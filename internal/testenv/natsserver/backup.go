@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -49,8 +50,11 @@ func TakeBackup(ctx context.Context, nc *nats.Conn, stream string) (*Backup, err
 	}
 }
 
-// Restore makes the stream again as it was, on the servers of a connection.
+// Restore makes the stream again as it was, on the servers of a connection. It takes 30 s
+// at most.
 func (b *Backup) Restore(ctx context.Context, nc *nats.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	var started struct {
 		To string `json:"deliver_subject"`
 	}
@@ -58,7 +62,7 @@ func (b *Backup) Restore(ctx context.Context, nc *nats.Conn) error {
 		return err
 	}
 	for _, chunk := range append(b.chunks, nil) {
-		answer, err := nc.RequestWithContext(ctx, started.To, chunk)
+		answer, err := b.send(ctx, nc, started.To, chunk)
 		if err != nil {
 			return fmt.Errorf("restore stream %s: %w", b.stream, err)
 		}
@@ -67,6 +71,24 @@ func (b *Backup) Restore(ctx context.Context, nc *nats.Conn) error {
 		}
 	}
 	return nil
+}
+
+// send sends a chunk to the server that restores. That one answers the request for it
+// before the others know that it listens: what nobody has received is sent again.
+func (b *Backup) send(ctx context.Context, nc *nats.Conn, to string, chunk []byte) (*nats.Msg, error) {
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for {
+		answer, err := nc.RequestWithContext(ctx, to, chunk)
+		if !errors.Is(err, nats.ErrNoResponders) {
+			return answer, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-again.C:
+		}
+	}
 }
 
 func ask(ctx context.Context, nc *nats.Conn, subject string, request, answer any) error {

@@ -131,13 +131,25 @@ func atIndex(err error, index, count int) error {
 	return fmt.Errorf("event [%d]: %w", index, err)
 }
 
-// ValidateSnapshotVersion refuses, with a *eventstore.VersionConflictError, a
-// snapshot that is older than the newest stored one.
-func ValidateSnapshotVersion(snapshot *eventstore.Snapshot, newest int64) error {
-	if snapshot.Version >= newest {
+// AcceptSnapshot refuses a snapshot that is older than the newest stored one, with a
+// *eventstore.VersionConflictError, and one of a version above the actor's latest.
+func AcceptSnapshot(snapshot *eventstore.Snapshot, newest, latest int64) error {
+	if snapshot.Version > latest {
+		return fmt.Errorf("%w: actor %.100q is at version %d, and the snapshot is of version %d: save one of a version that the actor has",
+			eventstore.ErrNoSuchVersion, snapshot.ActorID, latest, snapshot.Version)
+	}
+	return sameSnapshot(snapshot.ActorID, snapshot.Version, newest, snapshot.Version >= newest)
+}
+
+// AcceptDeletion refuses, with a *eventstore.VersionConflictError, to delete a
+// snapshot of a version while the newest is of another. Version 0 is any.
+func AcceptDeletion(actorID string, version, newest int64) error {
+	return sameSnapshot(actorID, version, newest, version == 0 || version == newest)
+}
+
+func sameSnapshot(actorID string, attempted, newest int64, accepted bool) error {
+	if accepted {
 		return nil
 	}
-	return &eventstore.VersionConflictError{
-		ActorID: snapshot.ActorID, AttemptedVersion: snapshot.Version, CurrentVersion: newest,
-	}
+	return &eventstore.VersionConflictError{ActorID: actorID, AttemptedVersion: attempted, CurrentVersion: newest}
 }

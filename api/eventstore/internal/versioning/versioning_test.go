@@ -164,14 +164,31 @@ func TestValidateBatch(t *testing.T) {
 	}
 }
 
-func TestValidateSnapshotVersion(t *testing.T) {
+func TestAcceptSnapshot(t *testing.T) {
 	t.Parallel()
 	snapshot := eventstore.Snapshot{ActorID: "order-1", Version: 5}
 	for newest, refused := range map[int64]bool{0: false, 4: false, 5: false, 6: true} {
-		err := versioning.ValidateSnapshotVersion(&snapshot, newest)
-		var conflict *eventstore.VersionConflictError
-		if errors.As(err, &conflict) != refused || refused && (conflict.CurrentVersion != newest || conflict.AttemptedVersion != 5) {
-			t.Errorf("version 5 after %d: %v", newest, err)
+		wantSnapshotConflict(t, versioning.AcceptSnapshot(&snapshot, newest, 7), newest, refused)
+	}
+	for latest, refused := range map[int64]bool{0: true, 4: true, 5: false, 6: false} {
+		if err := versioning.AcceptSnapshot(&snapshot, 0, latest); errors.Is(err, eventstore.ErrNoSuchVersion) != refused {
+			t.Errorf("version 5 of an actor at %d: %v", latest, err)
 		}
+	}
+}
+
+func TestAcceptDeletion(t *testing.T) {
+	t.Parallel()
+	for newest, refused := range map[int64]bool{1: true, 5: false, 6: true} {
+		wantSnapshotConflict(t, versioning.AcceptDeletion("order-1", 5, newest), newest, refused)
+		wantSnapshotConflict(t, versioning.AcceptDeletion("order-1", 0, newest), newest, false)
+	}
+}
+
+func wantSnapshotConflict(t *testing.T, err error, newest int64, refused bool) {
+	t.Helper()
+	var conflict *eventstore.VersionConflictError
+	if errors.As(err, &conflict) != refused || refused && (conflict.CurrentVersion != newest || conflict.AttemptedVersion != 5 || !strings.Contains(err.Error(), "snapshot")) {
+		t.Errorf("version 5 beside %d: %v", newest, err)
 	}
 }

@@ -60,6 +60,9 @@ const (
 	// EventStoreServiceGetLatestSnapshotProcedure is the fully-qualified name of the
 	// EventStoreService's GetLatestSnapshot RPC.
 	EventStoreServiceGetLatestSnapshotProcedure = "/aether.eventstore.v1.EventStoreService/GetLatestSnapshot"
+	// EventStoreServiceDeleteSnapshotProcedure is the fully-qualified name of the EventStoreService's
+	// DeleteSnapshot RPC.
+	EventStoreServiceDeleteSnapshotProcedure = "/aether.eventstore.v1.EventStoreService/DeleteSnapshot"
 	// EventStoreServiceSubscribeProcedure is the fully-qualified name of the EventStoreService's
 	// Subscribe RPC.
 	EventStoreServiceSubscribeProcedure = "/aether.eventstore.v1.EventStoreService/Subscribe"
@@ -119,11 +122,18 @@ type EventStoreServiceClient interface {
 	StreamEvents(context.Context, *v1.StreamEventsRequest) (*connect.ServerStreamForClient[v1.StreamEventsResponse], error)
 	// GetLatestVersion answers an actor's latest version, 0 for an unknown actor.
 	GetLatestVersion(context.Context, *v1.GetLatestVersionRequest) (*v1.GetLatestVersionResponse, error)
-	// SaveSnapshot stores the state of an actor at a version.
+	// SaveSnapshot stores the state of an actor at a version that the actor has.
+	//
+	// FAILED_PRECONDITION + Reason (no_such_version): the actor's latest version is
+	// lower. ABORTED + VersionConflict: there is a snapshot of a later version.
 	SaveSnapshot(context.Context, *v1.SaveSnapshotRequest) (*v1.SaveSnapshotResponse, error)
 	// GetLatestSnapshot answers an actor's newest snapshot, NOT_FOUND + Reason
 	// (no_snapshot) where there is none.
 	GetLatestSnapshot(context.Context, *v1.GetLatestSnapshotRequest) (*v1.GetLatestSnapshotResponse, error)
+	// DeleteSnapshot deletes the snapshots of an actor; none is no error.
+	//
+	// ABORTED + VersionConflict: the newest is not of the version that is given.
+	DeleteSnapshot(context.Context, *v1.DeleteSnapshotRequest) (*v1.DeleteSnapshotResponse, error)
 	// Subscribe follows the store: first what is stored, then what is saved. The
 	// first message holds neither an event nor an error: it says that the place to
 	// start is fixed.
@@ -229,6 +239,12 @@ func NewEventStoreServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(eventStoreServiceMethods.ByName("GetLatestSnapshot")),
 			connect.WithClientOptions(opts...),
 		),
+		deleteSnapshot: connect.NewClient[v1.DeleteSnapshotRequest, v1.DeleteSnapshotResponse](
+			httpClient,
+			baseURL+EventStoreServiceDeleteSnapshotProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("DeleteSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
 		subscribe: connect.NewClient[v1.SubscribeRequest, v1.SubscribeResponse](
 			httpClient,
 			baseURL+EventStoreServiceSubscribeProcedure,
@@ -296,6 +312,7 @@ type eventStoreServiceClient struct {
 	getLatestVersion    *connect.Client[v1.GetLatestVersionRequest, v1.GetLatestVersionResponse]
 	saveSnapshot        *connect.Client[v1.SaveSnapshotRequest, v1.SaveSnapshotResponse]
 	getLatestSnapshot   *connect.Client[v1.GetLatestSnapshotRequest, v1.GetLatestSnapshotResponse]
+	deleteSnapshot      *connect.Client[v1.DeleteSnapshotRequest, v1.DeleteSnapshotResponse]
 	subscribe           *connect.Client[v1.SubscribeRequest, v1.SubscribeResponse]
 	subscribeDurable    *connect.Client[v1.SubscribeDurableRequest, v1.SubscribeDurableResponse]
 	startDeliveries     *connect.Client[v1.StartDeliveriesRequest, v1.StartDeliveriesResponse]
@@ -369,6 +386,15 @@ func (c *eventStoreServiceClient) SaveSnapshot(ctx context.Context, req *v1.Save
 // GetLatestSnapshot calls aether.eventstore.v1.EventStoreService.GetLatestSnapshot.
 func (c *eventStoreServiceClient) GetLatestSnapshot(ctx context.Context, req *v1.GetLatestSnapshotRequest) (*v1.GetLatestSnapshotResponse, error) {
 	response, err := c.getLatestSnapshot.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DeleteSnapshot calls aether.eventstore.v1.EventStoreService.DeleteSnapshot.
+func (c *eventStoreServiceClient) DeleteSnapshot(ctx context.Context, req *v1.DeleteSnapshotRequest) (*v1.DeleteSnapshotResponse, error) {
+	response, err := c.deleteSnapshot.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -479,11 +505,18 @@ type EventStoreServiceHandler interface {
 	StreamEvents(context.Context, *v1.StreamEventsRequest, *connect.ServerStream[v1.StreamEventsResponse]) error
 	// GetLatestVersion answers an actor's latest version, 0 for an unknown actor.
 	GetLatestVersion(context.Context, *v1.GetLatestVersionRequest) (*v1.GetLatestVersionResponse, error)
-	// SaveSnapshot stores the state of an actor at a version.
+	// SaveSnapshot stores the state of an actor at a version that the actor has.
+	//
+	// FAILED_PRECONDITION + Reason (no_such_version): the actor's latest version is
+	// lower. ABORTED + VersionConflict: there is a snapshot of a later version.
 	SaveSnapshot(context.Context, *v1.SaveSnapshotRequest) (*v1.SaveSnapshotResponse, error)
 	// GetLatestSnapshot answers an actor's newest snapshot, NOT_FOUND + Reason
 	// (no_snapshot) where there is none.
 	GetLatestSnapshot(context.Context, *v1.GetLatestSnapshotRequest) (*v1.GetLatestSnapshotResponse, error)
+	// DeleteSnapshot deletes the snapshots of an actor; none is no error.
+	//
+	// ABORTED + VersionConflict: the newest is not of the version that is given.
+	DeleteSnapshot(context.Context, *v1.DeleteSnapshotRequest) (*v1.DeleteSnapshotResponse, error)
 	// Subscribe follows the store: first what is stored, then what is saved. The
 	// first message holds neither an event nor an error: it says that the place to
 	// start is fixed.
@@ -585,6 +618,12 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 		connect.WithSchema(eventStoreServiceMethods.ByName("GetLatestSnapshot")),
 		connect.WithHandlerOptions(opts...),
 	)
+	eventStoreServiceDeleteSnapshotHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceDeleteSnapshotProcedure,
+		svc.DeleteSnapshot,
+		connect.WithSchema(eventStoreServiceMethods.ByName("DeleteSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
 	eventStoreServiceSubscribeHandler := connect.NewServerStreamHandlerSimple(
 		EventStoreServiceSubscribeProcedure,
 		svc.Subscribe,
@@ -657,6 +696,8 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 			eventStoreServiceSaveSnapshotHandler.ServeHTTP(w, r)
 		case EventStoreServiceGetLatestSnapshotProcedure:
 			eventStoreServiceGetLatestSnapshotHandler.ServeHTTP(w, r)
+		case EventStoreServiceDeleteSnapshotProcedure:
+			eventStoreServiceDeleteSnapshotHandler.ServeHTTP(w, r)
 		case EventStoreServiceSubscribeProcedure:
 			eventStoreServiceSubscribeHandler.ServeHTTP(w, r)
 		case EventStoreServiceSubscribeDurableProcedure:
@@ -714,6 +755,10 @@ func (UnimplementedEventStoreServiceHandler) SaveSnapshot(context.Context, *v1.S
 
 func (UnimplementedEventStoreServiceHandler) GetLatestSnapshot(context.Context, *v1.GetLatestSnapshotRequest) (*v1.GetLatestSnapshotResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.GetLatestSnapshot is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) DeleteSnapshot(context.Context, *v1.DeleteSnapshotRequest) (*v1.DeleteSnapshotResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.DeleteSnapshot is not implemented"))
 }
 
 func (UnimplementedEventStoreServiceHandler) Subscribe(context.Context, *v1.SubscribeRequest, *connect.ServerStream[v1.SubscribeResponse]) error {

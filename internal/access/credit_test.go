@@ -1,0 +1,167 @@
+package access_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/callout"
+)
+
+// Pods that send the largest messages there are to where consumers are asked for, as fast as
+// they can, hold up no others: their subscriptions begin, and their events are saved. They end
+// the connection of the operator once at most, until they are known for it.
+func TestFloodOfLargeRequests(t *testing.T) {
+	for _, c := range []struct{ servers, pods, stores int }{{1, 8, 1}, {1, 8, 8}, {3, 8, 2}} {
+		t.Run(fmt.Sprintf("%d servers, %d pods, %d stores", c.servers, c.pods, c.stores), func(t *testing.T) {
+			f := newFloodBench(t, c.servers, c.stores)
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			stop := f.flood(ctx, t, c.pods)
+			const subscriptions, flooded = 16, 256 << 20
+			sub, err := f.victim.Subscribe(ctx, eventstore.SubscribeOptions{})
+			for i := 0; err == nil && (i < subscriptions || f.sent.Load() < flooded); i++ {
+				if i < subscriptions {
+					sub, err = f.victim.Subscribe(ctx, eventstore.SubscribeOptions{FromSequence: uint64(i + 1)})
+				}
+				if err == nil {
+					_, err = f.victim.SaveEvent(ctx, eventstore.Event{ID: fmt.Sprint(i), EventType: "Ordered", ActorID: "order-1"})
+				}
+				if err != nil {
+					break
+				}
+				event, failure := sub.Next(ctx)
+				if err = failure; err == nil && event.ID != fmt.Sprint(i) {
+					t.Fatalf("the subscription was handed %+v, want event %d", event, i)
+				}
+			}
+			if err != nil {
+				t.Fatalf("after %d MiB of the flood: %v", f.sent.Load()>>20, err)
+			}
+			stop()
+			ended := 0
+			for i := range c.servers {
+				ended += int(f.servers.Node(i).NumSlowConsumers())
+			}
+			if ended > 1 {
+				t.Errorf("the servers ended %d connections that read too slowly", ended)
+			}
+		})
+	}
+}
+
+// floodBench is a NATS system with a store whose pods behave, and some whose pods flood.
+type floodBench struct {
+	*bench
+	victim *jetstream.Store
+	// flooders are the streams of events of the others, and sent is what their pods sent
+	// in bytes.
+	flooders []string
+	sent     atomic.Int64
+}
+
+func newFloodBench(t *testing.T, servers, stores int) *floodBench {
+	t.Helper()
+	var all []v1alpha1.EventStore
+	for i := range stores + 1 {
+		all = append(all, *numbered(i))
+	}
+	setup, err := callout.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "nats-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := setup.Start(dir, servers, withAdministrator, withMembers(all))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cluster.Stop()
+		_ = os.RemoveAll(dir)
+	})
+	f := &floodBench{bench: &bench{system: &system{servers: cluster, setup: setup}}}
+	js, err := natsjs.New(f.administrator(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range all {
+		createStreams(t, js, &all[i])
+		f.flooders = append(f.flooders, all[i].EventsStreamName())
+	}
+	f.flooders = f.flooders[1:]
+	f.makeConsumers(t, all...)
+	f.victim, err = jetstream.New(f.member(t, 0), jetstream.Config{
+		Namespace: all[0].Namespace, Store: all[0].Name, EventsStream: all[0].EventsStreamName(), SnapshotsStream: all[0].SnapshotsStreamName(),
+		Domain: callout.Domain, OperatorMakesConsumers: true, Timeout: limit,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.victim.Close() })
+	return f
+}
+
+// withMembers lets a user in for each store, who may do what a pod of it may.
+func withMembers(stores []v1alpha1.EventStore) func(*server.Options) {
+	return func(o *server.Options) {
+		for i := range stores {
+			name := userName(i)
+			permissions := access.PermissionsFor(name, callout.Domain, []access.Grant{{
+				Stream: stores[i].EventsStreamName(), SnapshotStream: stores[i].SnapshotsStreamName(), Role: v1alpha1.RoleWriter}})
+			o.Users = append(o.Users, &server.User{
+				Username: name, Password: "p", Account: accountOf(o, callout.Account),
+				Permissions: &server.Permissions{
+					Publish: &server.SubjectPermission{Allow: permissions.Publish}, Subscribe: &server.SubjectPermission{Allow: permissions.Subscribe},
+				},
+			})
+			o.AuthCallout.AuthUsers = append(o.AuthCallout.AuthUsers, name)
+		}
+	}
+}
+
+func (f *floodBench) member(t *testing.T, store int) *nats.Conn {
+	t.Helper()
+	return f.servers.Connect(t, nats.UserInfo(userName(store), "p"), nats.CustomInboxPrefix(access.InboxPrefix(userName(store))))
+}
+
+// flood sends from so many pods until stop is called.
+func (f *floodBench) flood(ctx context.Context, t *testing.T, pods int) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	var flood sync.WaitGroup
+	for i := range pods {
+		store := i % len(f.flooders)
+		nc := f.member(t, store+1)
+		msg := &nats.Msg{Subject: jetstream.MakeConsumerSubject(f.flooders[store]), Data: make([]byte, nc.MaxPayload()-1024)}
+		if i%2 == 0 {
+			msg.Reply = nc.NewInbox()
+		}
+		flood.Go(func() {
+			for ctx.Err() == nil {
+				if err := nc.PublishMsg(msg); err != nil && !errors.Is(err, nats.ErrConnectionReconnecting) {
+					return
+				}
+				f.sent.Add(int64(len(msg.Data)))
+			}
+		})
+	}
+	return func() {
+		cancel()
+		flood.Wait()
+	}
+}
