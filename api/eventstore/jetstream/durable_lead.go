@@ -98,6 +98,7 @@ func (d *durable) win(ctx context.Context, main group.Main, sequence uint64) (*l
 	main.Revision++
 	main.Coordinator = d.id
 	l := &lead{d: d, epoch: main.Epoch, shards: map[int]uint64{}, mains: make(chan group.Main, 1), wanted: make(chan struct{}, 1), wrote: time.Now()}
+	leased := time.Now()
 	var err error
 	if l.main, err = s.replace(ctx, durableSubject(s.config.EventsStream, d.opts.Name), sequence, group.Encode(main)); err != nil {
 		return nil, err
@@ -119,7 +120,7 @@ func (d *durable) win(ctx context.Context, main group.Main, sequence uint64) (*l
 		return nil, err
 	}
 	most := min(int(s.nc.MaxPayload())-8<<10, 900<<10)
-	l.machine = group.New(group.Config{Offset: offset, MaxShardBytes: most}, main, shards, time.Now())
+	l.machine = group.New(group.Config{Offset: offset, Leased: leased, MaxShardBytes: most}, main, shards, time.Now())
 	l.life, l.stop = context.WithCancel(d.life)
 	// It fails when the connection is lost, and then they find out.
 	_ = s.nc.Publish(d.group.Subject, []byte(wordLook))

@@ -84,7 +84,7 @@ func (s *Store) newDurable(opts eventstore.DurableOptions) *durable {
 		AckWait: opts.AckWait, MaxDeliveries: opts.MaxDeliveries, Top: top,
 	}
 	return &durable{
-		opts: opts, store: s, machine: group.New(group.Config{}, main, nil, time.Now()), members: map[string]*membership{}, changed: make(chan struct{}),
+		opts: opts, store: s, machine: group.New(group.Config{Alone: true}, main, nil, time.Now()), members: map[string]*membership{}, changed: make(chan struct{}),
 	}
 }
 

@@ -19,6 +19,10 @@ type Config struct {
 	// Offset is how far the clock of the server is ahead of this one: times in
 	// records are the server's.
 	Offset time.Duration
+	// Leased is when the write that made this the coordinator was sent. Alone says
+	// that there is no other, and never will be.
+	Leased time.Time
+	Alone  bool
 }
 
 // Times that coordinators and members go by.
@@ -76,6 +80,9 @@ type Machine struct {
 	unread uint64
 	// used are the shards that the stored Main has in use, sent those of the last write.
 	used, sent Bits
+	// leased is when the last write that is stored was sent, and mainSent when the last
+	// of Main was.
+	leased, mainSent time.Time
 	// closing: no more is handed out; leaving: the last write is under way.
 	closing, leaving, closed bool
 }
@@ -116,7 +123,7 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 	}
 	m := &Machine{
 		config: config, main: main, committed: main.Revision, sentTop: main.Top, loaded: main.Top, now: now, read: main.First() - 1,
-		used: main.Shards, open: map[uint64]bool{}, tasks: map[uint64]*task{}, actors: map[string]*actor{}, peers: map[string]*peer{}, gone: map[string]bool{},
+		used: main.Shards, leased: config.Leased, open: map[uint64]bool{}, tasks: map[uint64]*task{}, actors: map[string]*actor{}, peers: map[string]*peer{}, gone: map[string]bool{},
 	}
 	for _, sequence := range main.Open {
 		m.open[sequence] = true
@@ -244,10 +251,24 @@ func (m *Machine) Tick(now time.Time) {
 		}
 	}
 	m.setApart()
+	m.renew()
 	if m.behindTop > m.sentTop && m.live > m.config.Window/4 {
 		m.record.dirty = true
 	}
 	m.schedule()
+}
+
+// renew has something written where members wait for a word that counts: they
+// hold events that no application was given.
+func (m *Machine) renew() {
+	if m.config.Alone || m.now.Sub(m.leased) < Stale/3 {
+		return
+	}
+	for _, p := range m.peers {
+		if p.unstarted > 0 {
+			m.record.dirty = true
+		}
+	}
 }
 
 // setApart moves what holds up others into a shard.

@@ -137,7 +137,9 @@ func (m *Member) Hear(now time.Time, said ToMember) bool {
 	}
 	sent := time.Time{}
 	if said.Ping+uint64(len(m.sent)) > m.ping && said.Ping <= m.ping {
-		sent = m.sent[said.Ping%uint64(len(m.sent))]
+		// The word of a coordinator counts from its last write on, which was sent later
+		// than this.
+		sent = m.sent[said.Ping%uint64(len(m.sent))].Add(-said.Age)
 	}
 	if said.Pong {
 		m.confirm(sent, said.Ping, said.Drop)

@@ -95,6 +95,9 @@ type ToMember struct {
 	// Ask are events that the member may have had of an earlier coordinator.
 	Ask     []Held        `json:"ask,omitempty"`
 	AckWait time.Duration `json:"ackWait"`
+	// Age is how long ago the coordinator sent the last write that was stored. Another
+	// may have followed since: what it says counts for so much less.
+	Age     time.Duration `json:"age"`
 	Deliver *Deliver      `json:"deliver,omitempty"`
 	Answer  *Answer       `json:"answer,omitempty"`
 }

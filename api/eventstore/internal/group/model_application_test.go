@@ -58,7 +58,7 @@ func (w *world) handOut(n *node) {
 			if other.dead || !until.After(w.now) || same.asked && sequence != d.Sequence || same.erased || same.actor != e.actor || sequence == d.Sequence && other == n {
 				continue
 			}
-			if _, aside := w.parkedNow(sequence); !aside && !replay && !e.asked {
+			if _, aside := w.parkedNow(sequence); !aside && !replay && !e.asked && !e.erased {
 				w.fail("%d of %s is given to %s, and %s has %d", d.Sequence, e.actor, n.id, other.id, sequence)
 			}
 		}

@@ -65,6 +65,7 @@ type takeover struct {
 	main   Main
 	left   []int
 	shards map[int]Shard
+	sent   time.Time
 }
 
 type truth struct {
@@ -278,7 +279,7 @@ func (w *world) stepTakeover(n *node) {
 		w.note("%s takes over from %q", n.id, record.Coordinator)
 		record.Epoch++
 		record.Coordinator = n.id
-		n.takeover = &takeover{shards: map[int]Shard{}}
+		n.takeover = &takeover{shards: map[int]Shard{}, sent: w.now}
 		n.mainVersion = w.main.version
 		w.send(n, &write{from: n, main: &record, expect: w.main.version})
 	}
@@ -289,7 +290,7 @@ func (w *world) loadShard(n *node) {
 	over := n.takeover
 	if len(over.left) == 0 {
 		n.takeover = nil
-		n.machine = New(Config{Window: modelWindow, MaxShardBytes: 1 << 20}, over.main, over.shards, w.now)
+		n.machine = New(Config{Leased: over.sent, Window: modelWindow, MaxShardBytes: 1 << 20}, over.main, over.shards, w.now)
 		w.note("%s coordinates: top %d out %v open %v", n.id, over.main.Top, over.main.Out, over.main.Open)
 		w.gather(n)
 		return

@@ -16,6 +16,8 @@ type peer struct {
 	ping  uint64
 	// seen is the number of the last message that it has had.
 	seen uint64
+	// unstarted is how many events it has that its application was not given.
+	unstarted int
 	// met: it has pinged this coordinator.
 	met bool
 }
@@ -103,6 +105,7 @@ func (m *Machine) pinged(p *peer, said *Ping) {
 	}
 	var drop []Held
 	listed := map[uint64]bool{}
+	p.unstarted = 0
 	for _, h := range said.Have {
 		t := m.tasks[h.Sequence]
 		if t == nil || t.holder != p || t.claiming || t.attempts != h.Attempt {
@@ -110,6 +113,9 @@ func (m *Machine) pinged(p *peer, said *Ping) {
 			continue
 		}
 		listed[h.Sequence] = true
+		if !h.Started {
+			p.unstarted++
+		}
 	}
 	for _, h := range said.Expired {
 		drop = append(drop, h)
@@ -151,6 +157,9 @@ func (m *Machine) say(p *peer, what ToMember) {
 	m.said++
 	what.Epoch, what.Coordinator, what.Member = m.main.Epoch, m.main.Coordinator, p.id
 	what.Number, what.Ping, what.AckWait = m.said, p.ping, m.main.AckWait
+	if !m.config.Alone {
+		what.Age = max(m.now.Sub(m.leased), 0)
+	}
 	m.messages = append(m.messages, what)
 }
 

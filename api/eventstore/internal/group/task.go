@@ -202,4 +202,6 @@ type shard struct {
 	lines    map[*actor]*line
 	parked   map[uint64]*task
 	bytes    int
+	// sent is when its last write was.
+	sent time.Time
 }

@@ -16,8 +16,10 @@ type ShardWrite struct {
 // under compare-and-set; then Committed is to be called. If another has written
 // it, the machine is over.
 func (m *Machine) Main() (Main, bool) {
-	clean := !slices.ContainsFunc(m.shards[:], func(s *shard) bool { return s.dirty || s.inFlight })
-	m.leaving = m.closing && clean && !m.record.inFlight
+	clean := func() bool {
+		return !slices.ContainsFunc(m.shards[:], func(s *shard) bool { return s.dirty || s.inFlight })
+	}
+	m.leaving = m.closing && !m.record.inFlight && clean()
 	if m.record.inFlight || m.closed || !m.record.dirty && !m.leaving {
 		return Main{}, false
 	}
@@ -67,6 +69,7 @@ func (m *Machine) Main() (Main, bool) {
 		sorted(m.main.Out[holder])
 	}
 	sorted(m.main.Open)
+	m.mainSent = m.now
 	m.sentTop, m.sent = m.main.Top, m.main.Shards
 	m.record.begin()
 	written := m.main
@@ -97,6 +100,7 @@ func (m *Machine) pass(t *task) {
 func (m *Machine) Committed(now time.Time) {
 	m.now = now
 	m.committed, m.used = m.main.Revision, m.sent
+	m.lease(m.mainSent)
 	m.record.committed()
 	lines := m.unpassed
 	m.unpassed = nil
@@ -115,6 +119,13 @@ func (m *Machine) Committed(now time.Time) {
 	m.closed = m.leaving
 }
 
+// lease notes when a write was sent that is stored: then nobody had followed.
+func (m *Machine) lease(sent time.Time) {
+	if sent.After(m.leased) {
+		m.leased = sent
+	}
+}
+
 // Shards are the next writes of shards. Those that are not in use yet are
 // written once Main says that they are.
 func (m *Machine) Shards() []ShardWrite {
@@ -130,6 +141,7 @@ func (m *Machine) Shards() []ShardWrite {
 		}
 		s.revision++
 		writes = append(writes, ShardWrite{s.number, m.encode(s)})
+		s.sent = m.now
 		s.begin()
 	}
 	return writes
@@ -167,6 +179,7 @@ func (m *Machine) ShardCommitted(now time.Time, number, bytes int) {
 	m.now = now
 	s := m.shards[number]
 	s.bytes = bytes
+	m.lease(s.sent)
 	s.committed()
 	m.schedule()
 }
