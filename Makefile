@@ -51,9 +51,15 @@ test-race: controlplane ## The tests of what is used by many at once, with the r
 OLDEST := v2.12.15
 # What is tested with it: what stands between stores, and the engine.
 OLDEST_PACKAGES ?= ./internal/access ./api/eventstore/jetstream
-# What it does not know: the second form of acknowledgements, and how many subscriptions
-# the operator allows a connection.
-OLDEST_LACKS := ^(TestEachPermissionIsNeeded|TestSubscriptionsOfOneConnection)$$
+# What it does not know: how many subscriptions the operator allows a connection.
+OLDEST_LACKS := ^TestSubscriptionsOfOneConnection$$
+
+# How many schedules the model of durable subscriptions runs.
+SCHEDULES ?= 100000
+
+.PHONY: test-model
+test-model: ## Durable subscriptions against a model, at random: SCHEDULES of them, each some seconds of faults.
+	go test -run '^TestModel$$' -timeout 2h -v ./api/eventstore/internal/group -schedules $(SCHEDULES) $(TESTFLAGS)
 
 .PHONY: test-oldest
 test-oldest: controlplane ## The tests of access and of the engine, on the oldest nats-server that is supported.

@@ -30,9 +30,6 @@ const (
 	DefaultAckWait       = 30 * time.Second
 	DefaultMaxDeliveries = 10
 	DefaultMaxInHand     = 64
-	// MaxParked is how many events a durable subscription parks. One more ends its
-	// members with ErrTooManyParked: something is wrong with more than an event.
-	MaxParked = 1000
 	// maxDurableName leaves room in a subject for the names around it.
 	maxDurableName = 64
 )
@@ -49,7 +46,8 @@ type DurableOptions struct {
 	// All members should say the same.
 	AckWait time.Duration
 	// MaxDeliveries is how often an event is delivered at most; 0 is
-	// DefaultMaxDeliveries. One that is not acknowledged then is parked.
+	// DefaultMaxDeliveries. One that is not acknowledged then is parked. What is given
+	// back counts, also where that is only to wait. All members should say the same.
 	MaxDeliveries int
 	// MaxInHand is how many events this member takes at once; 0 is
 	// DefaultMaxInHand. Those of one actor come one by one all the same.
@@ -102,8 +100,8 @@ func ValidateDurableName(name string) error {
 // Delivery is an event in the hand of a member.
 type Delivery struct {
 	Event Event
-	// Attempt counts the deliveries of the event from 1. Those that a member took
-	// and had to give back before it could hand them out count too.
+	// Attempt counts the deliveries of the event from 1: how often an application was
+	// given it, or may have been where its member is gone.
 	Attempt int
 }
 
@@ -128,15 +126,15 @@ type Parked struct {
 type DurableSubscription interface {
 	// Next waits for the next event. The caller must Ack or Nak it within AckWait,
 	// or Extend that. An error that is not the context's own ends the membership:
-	// ErrSubscriptionClosed after Close, ErrTooManyParked, or that the durable
-	// subscription is gone. Events that cannot be read are parked, and do not come.
+	// ErrSubscriptionClosed after Close, ErrNoDurable, or ErrDurableAhead. Events that cannot be read are parked, and do not come.
 	Next(ctx context.Context) (Delivery, error)
 	// Ack says that an event is done. It answers once the store knows: an event
-	// whose Ack returned nil does not come again.
+	// whose Ack returned nil does not come again. It may be said again, and after
+	// AckWait too, as long as no other member has the event; else it is ErrNotInHand.
 	Ack(ctx context.Context, sequence uint64) error
 	// Nak gives an event back. It is delivered again after the delay, to whichever
 	// member, and events of the same actor wait for it. After its last delivery it
-	// is parked at once, with the reason.
+	// is parked at once, with the first 256 bytes of the reason.
 	Nak(ctx context.Context, sequence uint64, delay time.Duration, reason string) error
 	// Extend starts the AckWait of an event anew.
 	Extend(ctx context.Context, sequence uint64) error

@@ -44,9 +44,13 @@ var (
 	// ErrNotInHand: Ack, Nak or Extend was called for an event that the member does
 	// not have: it was never delivered to it, or is settled already.
 	ErrNotInHand = errors.New("event not in hand")
-	// ErrTooManyParked: an event must be parked and MaxParked are already. Look at
-	// them, and Replay or delete the durable subscription.
+	// ErrTooManyParked: an event cannot be put aside or given back, since too many
+	// are already. Look at what is parked, and Replay or delete the durable
+	// subscription.
 	ErrTooManyParked = errors.New("too many parked events")
+	// ErrDurableAhead: the durable subscription has come further than its store,
+	// which was made again or has gone back. Delete it, and say where to begin.
+	ErrDurableAhead = errors.New("the durable subscription is ahead of its store")
 	// ErrNoDurable: the durable subscription was deleted.
 	ErrNoDurable = errors.New("no such durable subscription")
 )

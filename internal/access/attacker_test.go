@@ -85,7 +85,7 @@ func (a *attacker) wantViolation(what, subject string) {
 // pod's.
 func callsOf(stream string) []string {
 	subjects := []string{
-		stream + ".events.order.order-1", stream + ".snapshots.order.order-1", stream + ".snapshots.%parked." + durable,
+		stream + ".events.order.order-1", stream + ".snapshots.order.order-1", stream + ".snapshots.%durable." + durable, stream + ".snapshots.%waiting." + durable + "%00",
 		stream + ".work." + durable, stream + ".stored.order.order-1",
 		"$JS.ACK." + stream + "." + durable + ".1.1.1.1.0", "$JS.FC." + stream + "." + durable + ".x", "$JS.FC._.hash." + stream + "." + durable + ".x",
 		// As servers with the feature js_ack_fc_v2 have it, who take more at its end too.
@@ -188,10 +188,6 @@ func (a *attacker) misdirect(to string, sequence int) {
 		{api + "DIRECT.GET." + a.own, fmt.Sprintf(`{"seq":%d,"batch":8,"next_by_subj":">"}`, sequence)},
 		{api + "STREAM.MSG.GET." + a.own, get},
 		{api + "CONSUMER.MSG.NEXT." + a.own + "." + mine, `{"batch":8}`},
-		{api + "CONSUMER.INFO." + a.own + "." + mine, ""},
-		{api + "CONSUMER.DELETE." + a.own + ".none", ""},
-		{"$JS.ACK." + a.own + "." + mine + ".1.1.1.1.0", `+NXT {"batch":8}`},
-		{"$JS.ACK._.x." + a.own + "." + mine + ".1.1.1.1.0", `+NXT {"batch":8}`},
 		{jetstream.MakeConsumerSubject(a.own), get},
 	} {
 		a.send(&nats.Msg{Subject: ask.subject, Reply: to, Data: []byte(ask.data)})
@@ -199,15 +195,16 @@ func (a *attacker) misdirect(to string, sequence int) {
 	a.request(a.own+".events.order.order-1", nil, "{}")
 }
 
-// mine is a durable subscription of the attacker's own store.
-const mine = "mine"
+// mine is a consumer of the attacker's own store.
+const mine = "aether-MINEMINEMINEMINEMINEMINE22"
 
-// consumerFor is a request for a durable consumer, and change what is done to it.
+func newName() string { return "aether-" + rand.Text() }
+
+// consumerFor is a request for a consumer, and change what is done to it.
 func consumerFor(stream, name string, change func(request, config map[string]any)) string {
 	config := map[string]any{
-		"name": name, "durable_name": name, "deliver_policy": "by_start_sequence", "opt_start_seq": 1, "filter_subject": jetstream.EventsSubjects(stream),
-		"ack_policy": "explicit", "ack_wait": time.Minute, "max_deliver": -1, "max_ack_pending": 1000, "replay_policy": "instant", "num_replicas": 0,
-		"metadata": map[string]string{"aether.flowmade.one/event-type": "", "aether.flowmade.one/group-key": rand.Text()},
+		"name": name, "deliver_policy": "by_start_sequence", "opt_start_seq": 1, "filter_subject": jetstream.EventsSubjects(stream),
+		"ack_policy": "none", "replay_policy": "instant", "num_replicas": 1, "inactive_threshold": time.Minute, "mem_storage": true,
 	}
 	request := map[string]any{"stream_name": stream, "action": "create", "config": config}
 	change(request, config)
@@ -284,7 +281,7 @@ func (a *attacker) attackThroughAnswers() {
 			a.Fatalf("store %q: sequence %d, %v", payload.data, stored.Sequence, err)
 		}
 		for _, to := range []string{
-			a.other + ".events.order.order-1", a.other + ".snapshots.order.order-1", a.other + ".snapshots.%parked." + durable,
+			a.other + ".events.order.order-1", a.other + ".snapshots.order.order-1", a.other + ".snapshots.%durable." + durable,
 			a.other + ".stored.order.order-1", a.other + ".work." + durable, plain + "CONSUMER.RESET." + a.other + "." + durable,
 			plain + "CONSUMER.MSG.NEXT." + a.other + "." + durable, "$JS.ACK." + a.other + "." + durable + ".1.1.1.1.0",
 			jetstream.MakeConsumerSubject(a.other), "aether.owner.x",
@@ -295,7 +292,7 @@ func (a *attacker) attackThroughAnswers() {
 			a.misdirect(to, stored.Sequence)
 		}
 	}
-	a.wantRefused("a consumer of the other stream", a.request(jetstream.MakeConsumerSubject(a.own), nil, consumerFor(a.other, "theirs", unchanged)), "it is for stream")
+	a.wantRefused("a consumer of the other stream", a.request(jetstream.MakeConsumerSubject(a.own), nil, consumerFor(a.other, newName(), unchanged)), "it is for stream")
 	// All was sent before this is answered.
 	a.request(a.own+".events.order.order-3", nil, "{}")
 }

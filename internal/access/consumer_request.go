@@ -21,16 +21,6 @@ const (
 	maxConsumerMessage = maxConsumerRequest + 1<<10
 	// maxInactive bounds how long a consumer in memory is kept that nobody asks.
 	maxInactive = time.Minute
-	// maxAckPending bounds what the members of a durable subscription have in hand.
-	maxAckPending = 1000
-	// maxReplicas is the most that JetStream has.
-	maxReplicas = 5
-)
-
-// What a consumer may have in its metadata.
-const (
-	metadataEventType = "aether.flowmade.one/event-type"
-	metadataGroupKey  = "aether.flowmade.one/group-key"
 )
 
 // consumerRequest is what a pod may ask of the service that makes consumers, and
@@ -44,28 +34,19 @@ type consumerRequest struct {
 }
 
 type consumerConfig struct {
-	Name          string            `json:"name"`
-	Durable       string            `json:"durable_name,omitempty"`
-	DeliverPolicy string            `json:"deliver_policy"`
-	StartSequence uint64            `json:"opt_start_seq,omitempty"`
-	FilterSubject string            `json:"filter_subject"`
-	AckPolicy     string            `json:"ack_policy"`
-	AckWait       time.Duration     `json:"ack_wait,omitempty"`
-	MaxDeliver    int               `json:"max_deliver,omitempty"`
-	MaxAckPending int               `json:"max_ack_pending,omitempty"`
-	ReplayPolicy  string            `json:"replay_policy"`
-	Replicas      int               `json:"num_replicas"`
-	Metadata      map[string]string `json:"metadata,omitempty"`
-	Inactive      time.Duration     `json:"inactive_threshold,omitempty"`
-	Memory        bool              `json:"mem_storage,omitempty"`
+	Name          string        `json:"name"`
+	DeliverPolicy string        `json:"deliver_policy"`
+	StartSequence uint64        `json:"opt_start_seq,omitempty"`
+	FilterSubject string        `json:"filter_subject"`
+	AckPolicy     string        `json:"ack_policy"`
+	ReplayPolicy  string        `json:"replay_policy"`
+	Replicas      int           `json:"num_replicas"`
+	Inactive      time.Duration `json:"inactive_threshold,omitempty"`
+	Memory        bool          `json:"mem_storage,omitempty"`
 }
 
-var (
-	// randomText is what crypto/rand.Text gives.
-	randomText = regexp.MustCompile(`^[A-Z2-7]{26}$`)
-	// temporaryName is that of a consumer of Subscribe.
-	temporaryName = regexp.MustCompile(`^aether-[A-Z2-7]{26}$`)
-)
+// temporaryName is that of a consumer of Subscribe.
+var temporaryName = regexp.MustCompile(`^aether-[A-Z2-7]{26}$`)
 
 // readConsumerRequest says what a pod that may use a stream of events asks for. It
 // answers with a request made anew from what was found good, so that nothing else of
@@ -84,14 +65,10 @@ func readConsumerRequest(stream string, body []byte) (consumerRequest, error) {
 		return consumerRequest{}, errors.New("something comes after its end")
 	}
 	config := asked.Config
-	check := checkTemporary
-	if config.Durable != "" {
-		check = checkDurable
-	}
 	if asked.Stream != stream {
 		return consumerRequest{}, fmt.Errorf("it is for stream %q, and was sent to %q", clip(asked.Stream), stream)
 	}
-	made, err := check(asked.Action, config)
+	made, err := checkTemporary(asked.Action, config)
 	if err == nil {
 		err = checkFilter(stream, config.FilterSubject)
 	}
@@ -107,41 +84,13 @@ func checkTemporary(action string, c consumerConfig) (consumerConfig, error) {
 	}
 	switch {
 	case !temporaryName.MatchString(c.Name):
-		return made, fmt.Errorf("its name is %q: one that is not durable is called aether- and 26 random letters and digits", clip(c.Name))
+		return made, fmt.Errorf("its name is %q: one is called aether- and 26 random letters and digits", clip(c.Name))
 	case action != "create":
 		return made, fmt.Errorf("its action is %q: only create is made", clip(action))
 	case c.StartSequence == 0:
 		return made, errors.New("its opt_start_seq is 0: give 1 or more")
 	case c.Inactive <= 0 || c.Inactive > maxInactive:
 		return made, fmt.Errorf("its inactive_threshold is %s: give up to %s", c.Inactive, maxInactive)
-	}
-	return made, same(made, c)
-}
-
-// checkDurable is for the consumers of durable subscriptions.
-func checkDurable(action string, c consumerConfig) (consumerConfig, error) {
-	made := consumerConfig{
-		Name: c.Name, Durable: c.Name, DeliverPolicy: "by_start_sequence", StartSequence: c.StartSequence, FilterSubject: c.FilterSubject,
-		AckPolicy: "explicit", AckWait: c.AckWait, MaxDeliver: -1, MaxAckPending: c.MaxAckPending, ReplayPolicy: "instant", Replicas: c.Replicas,
-		Metadata: map[string]string{metadataEventType: c.Metadata[metadataEventType], metadataGroupKey: c.Metadata[metadataGroupKey]},
-	}
-	switch {
-	case eventstore.ValidateDurableName(c.Name) != nil:
-		return made, fmt.Errorf("its name is %q, which is not that of a durable subscription", clip(c.Name))
-	case action != "create" && action != "update":
-		return made, fmt.Errorf("its action is %q: give create or update", clip(action))
-	case c.StartSequence == 0:
-		return made, errors.New("its opt_start_seq is 0: give 1 or more")
-	case c.AckWait < time.Second:
-		return made, fmt.Errorf("its ack_wait is %s: give 1s or more", c.AckWait)
-	case c.MaxAckPending < 1 || c.MaxAckPending > maxAckPending:
-		return made, fmt.Errorf("its max_ack_pending is %d: give 1 to %d", c.MaxAckPending, maxAckPending)
-	case c.Replicas < 0 || c.Replicas > maxReplicas:
-		return made, fmt.Errorf("its num_replicas is %d: give 0 for as many as the stream has", c.Replicas)
-	case len(c.Metadata[metadataEventType]) > eventstore.MaxEventTypeBytes:
-		return made, fmt.Errorf("its %s has %d bytes: at most %d are allowed", metadataEventType, len(c.Metadata[metadataEventType]), eventstore.MaxEventTypeBytes)
-	case !randomText.MatchString(c.Metadata[metadataGroupKey]):
-		return made, fmt.Errorf("its %s is not 26 random letters and digits", metadataGroupKey)
 	}
 	return made, same(made, c)
 }
@@ -153,19 +102,12 @@ func same(made, asked consumerConfig) error {
 		name        string
 		made, asked any
 	}{
-		{"durable_name", made.Durable, asked.Durable}, {"deliver_policy", made.DeliverPolicy, asked.DeliverPolicy},
-		{"ack_policy", made.AckPolicy, asked.AckPolicy}, {"ack_wait", made.AckWait, asked.AckWait},
-		{"max_deliver", made.MaxDeliver, asked.MaxDeliver}, {"max_ack_pending", made.MaxAckPending, asked.MaxAckPending},
+		{"deliver_policy", made.DeliverPolicy, asked.DeliverPolicy}, {"ack_policy", made.AckPolicy, asked.AckPolicy},
 		{"replay_policy", made.ReplayPolicy, asked.ReplayPolicy}, {"num_replicas", made.Replicas, asked.Replicas},
 		{"inactive_threshold", made.Inactive, asked.Inactive}, {"mem_storage", made.Memory, asked.Memory},
 	} {
 		if field.made != field.asked {
 			return fmt.Errorf("its %s is %s: only %v is made", field.name, clip(fmt.Sprintf("%q", fmt.Sprint(field.asked))), field.made)
-		}
-	}
-	for key := range asked.Metadata {
-		if _, known := made.Metadata[key]; !known {
-			return fmt.Errorf("its metadata has %q, which is not known", clip(key))
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,7 +62,7 @@ func TestSubscriptionsWithoutOperator(t *testing.T) {
 	b, store, opened := newMember(t)
 	ctx := t.Context()
 	options := eventstore.DurableOptions{Name: durable}
-	_, err := opened.SubscribeDurable(ctx, options)
+	_, err := opened.Subscribe(ctx, eventstore.SubscribeOptions{})
 	if !errors.Is(err, eventstore.ErrUnavailable) || !strings.Contains(err.Error(), "no operator of Aether answers") {
 		t.Fatalf("without an operator: %v", err)
 	}
@@ -88,7 +89,7 @@ func TestSubscriptionsWithoutOperator(t *testing.T) {
 	if err := member.Ack(ctx, delivery.Event.Sequence); err != nil {
 		t.Error(err)
 	}
-	// Another member of what is there needs no operator either.
+	// Another member needs no operator either.
 	if _, err := opened.SubscribeDurable(ctx, options); err != nil {
 		t.Errorf("join a durable subscription that is there: %v", err)
 	}
@@ -117,8 +118,8 @@ func TestConsumersThatAreNotMade(t *testing.T) {
 	subject := jetstream.MakeConsumerSubject(a.own)
 	for body, why := range map[string]string{
 		"": "cannot be read", "{": "cannot be read", "[]": "cannot be read", "{} {}": "after its end", "{}": "it is for stream", consumerFor(a.own, mine, unchanged) + "{}": "after its end",
-		strings.Repeat(" ", 9<<10): "larger than", strings.Repeat(" ", 8<<10+1): "8193 bytes", consumerFor("shop_other", mine, unchanged): "it is for stream", consumerFor(a.own, "a.b", unchanged): "name",
-		consumerFor(a.own, strings.Repeat("x", 65), unchanged): "name", consumerFor(a.own, "*", unchanged): "name",
+		strings.Repeat(" ", 9<<10): "larger than", strings.Repeat(" ", 8<<10+1): "8193 bytes", consumerFor("shop_other", mine, unchanged): "it is for stream", consumerFor(a.own, durable, unchanged): "name",
+		consumerFor(a.own, newName()+"X", unchanged): "name", consumerFor(a.own, "*", unchanged): "name",
 	} {
 		a.wantRefused(fmt.Sprintf("%.100q", body), a.request(subject, nil, body), why)
 	}
@@ -133,15 +134,36 @@ func TestConsumersThatAreNotMade(t *testing.T) {
 	}
 	longest := strings.Repeat("%20", 255)
 	for _, filter := range []string{a.own + ".events.>", a.own + ".events.order.*", a.own + ".events.order.order-1", a.own + ".events.order.a%20b", a.own + ".events." + longest + "." + longest} {
-		a.make(consumerFor(a.own, mine+fmt.Sprint(len(filter)), func(_, config map[string]any) { config["filter_subject"] = filter }))
+		a.make(consumerFor(a.own, newName(), func(_, config map[string]any) { config["filter_subject"] = filter }))
 	}
 	// Nobody would hear of it.
-	a.send(&nats.Msg{Subject: subject, Data: []byte(consumerFor(a.own, "unheard", unchanged))})
-	for i := range 15 {
-		a.make(consumerFor(a.own, fmt.Sprint("more-", i), unchanged))
+	a.send(&nats.Msg{Subject: subject, Data: []byte(consumerFor(a.own, mine, unchanged))})
+	for range 15 {
+		a.make(consumerFor(a.own, newName(), unchanged))
 	}
-	a.wantRefused("a consumer without an answer", a.request(api+"CONSUMER.INFO."+a.own+".unheard", nil, ""), "not found")
-	a.wantRefused("one consumer more", a.request(subject, nil, consumerFor(a.own, "one-more", unchanged)), "as many consumers as it may")
+	if names, err := b.consumersOf(t, a.own); err != nil || slices.Contains(names, mine) {
+		t.Errorf("a consumer was made for who does not hear the answer: %v", err)
+	}
+	a.wantRefused("one consumer more", a.request(subject, nil, consumerFor(a.own, newName(), unchanged)), "as many consumers as it may")
+}
+
+// consumersOf are the names of the consumers of a stream.
+func (b *bench) consumersOf(t *testing.T, name string) ([]string, error) {
+	t.Helper()
+	js, err := natsjs.New(b.administrator(t))
+	if err != nil {
+		return nil, err
+	}
+	stream, err := js.Stream(t.Context(), name)
+	if err != nil {
+		return nil, err
+	}
+	list := stream.ConsumerNames(t.Context())
+	var names []string
+	for consumer := range list.Name() {
+		names = append(names, consumer)
+	}
+	return names, list.Err()
 }
 
 // A reader that asks for a consumer after the other holds up no other store, and what
@@ -161,12 +183,14 @@ func TestManyConsumers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	names := make([]string, count)
 	for i := range count {
+		names[i] = newName()
 		unanswered[fmt.Sprint(inbox, ".", i)] = i
 	}
 	ask := func() {
 		for reply, i := range unanswered {
-			body := consumerFor(own.EventsStreamName(), fmt.Sprint("c", i), unchanged)
+			body := consumerFor(own.EventsStreamName(), names[i], unchanged)
 			if err := nc.PublishRequest(jetstream.MakeConsumerSubject(own.EventsStreamName()), reply, []byte(body)); err != nil {
 				t.Fatal(err)
 			}
@@ -176,7 +200,7 @@ func TestManyConsumers(t *testing.T) {
 		}
 	}
 	ask()
-	if _, err := opened.SubscribeDurable(t.Context(), eventstore.DurableOptions{Name: durable}); err != nil {
+	if _, err := opened.Subscribe(t.Context(), eventstore.SubscribeOptions{}); err != nil {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -242,8 +266,8 @@ func TestFloodOfRequests(t *testing.T) {
 	bounded, end := context.WithTimeout(ctx, limit)
 	defer end()
 	for i := range 20 {
-		if _, err := opened.SubscribeDurable(bounded, eventstore.DurableOptions{Name: fmt.Sprint("d", i)}); err != nil {
-			t.Fatalf("after %d durable subscriptions: %v", i, err)
+		if _, err := opened.Subscribe(bounded, eventstore.SubscribeOptions{}); err != nil {
+			t.Fatalf("after %d subscriptions: %v", i, err)
 		}
 	}
 }

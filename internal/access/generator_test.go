@@ -222,20 +222,20 @@ func (a *attacker) everyField() {
 	purge := plain + "STREAM.PURGE." + a.other
 	values := []any{purge, a.other, a.other + ".events.>", 7, true, []string{purge}, map[string]any{"x": purge}, map[string]any{"subject": purge, "src": ">", "dest": purge}}
 	// What a consumer of the library may have in its own store, whatever it is.
-	mayBe := map[string]any{"opt_start_seq": 7, "max_ack_pending": 7}
+	mayBe := map[string]any{"opt_start_seq": 7, "inactive_threshold": 7, "mem_storage": true}
 	create := jetstream.MakeConsumerSubject(a.own)
 	for _, field := range fieldsOf(reflect.TypeFor[server.ConsumerConfig]()) {
 		for _, value := range values {
-			if mayBe[field] == value && value == 7 {
+			if may, is := mayBe[field]; is && may == value {
 				continue
 			}
-			body := consumerFor(a.own, "hostile", func(_, config map[string]any) { config[field] = value })
+			body := consumerFor(a.own, newName(), func(_, config map[string]any) { config[field] = value })
 			a.wantRefused(fmt.Sprintf("a consumer whose %s is %v", field, value), a.request(create, nil, body), "10003")
 		}
 	}
 	for _, field := range slices.Concat(fieldsOf(reflect.TypeFor[server.CreateConsumerRequest]()), fieldsOf(reflect.TypeFor[server.StreamConfig]())) {
 		for _, value := range values {
-			body := consumerFor(a.own, "hostile", func(request, _ map[string]any) { request[field] = value })
+			body := consumerFor(a.own, newName(), func(request, _ map[string]any) { request[field] = value })
 			a.wantRefused(fmt.Sprintf("a request whose %s is %v", field, value), a.request(create, nil, body), "10003")
 		}
 	}
@@ -256,7 +256,6 @@ func (a *attacker) everyField() {
 		for _, field := range fieldsOf(reflect.TypeFor[server.JSApiConsumerGetNextRequest]()) {
 			body := encoded(a.T, map[string]any{"batch": 1, "no_wait": true, field: value})
 			a.send(&nats.Msg{Subject: api + "CONSUMER.MSG.NEXT." + a.own + "." + mine, Reply: a.nc.NewInbox(), Data: []byte(body)})
-			a.send(&nats.Msg{Subject: "$JS.ACK." + a.own + "." + mine + ".1.1.1.1.0", Reply: a.nc.NewInbox(), Data: []byte("+NXT " + body)})
 		}
 	}
 }
@@ -274,8 +273,8 @@ func encoded(t *testing.T, value any) string {
 func (a *attacker) everyHeader(role v1alpha1.Role) {
 	a.Helper()
 	subjects := []string{
-		a.own + ".snapshots.%parked.x", a.own + ".work.x", api + "DIRECT.GET." + a.own, api + "STREAM.MSG.GET." + a.own, api + "CONSUMER.MSG.NEXT." + a.own + "." + mine,
-		api + "CONSUMER.INFO." + a.own + "." + mine, "$JS.ACK." + a.own + "." + mine + ".1.1.1.1.0", jetstream.MakeConsumerSubject(a.own),
+		a.own + ".snapshots.%durable.x", a.own + ".snapshots.%waiting.x", a.own + ".work.x", api + "DIRECT.GET." + a.own, api + "STREAM.MSG.GET." + a.own, api + "CONSUMER.MSG.NEXT." + a.own + "." + mine,
+		jetstream.MakeConsumerSubject(a.own),
 	}
 	if role == v1alpha1.RoleWriter {
 		subjects = append(subjects, a.own+".events.order.order-1")

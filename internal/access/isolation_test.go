@@ -63,7 +63,7 @@ func TestReaderWritesNothing(t *testing.T) {
 			p := newPod(t, namespace, "reader")
 			a := &attacker{T: t, nc: system.connect(t, p, store.EventsStreamName()), own: store.EventsStreamName()}
 			a.mayNotPublish(a.own+".events.order.order-1", a.own+".events.order.order-2", a.own+".snapshots.order.order-1",
-				a.own+".snapshots.other.x", a.own+".stored.order.order-1", a.own+".events.%parked."+durable)
+				a.own+".snapshots.other.x", a.own+".stored.order.order-1", a.own+".events.%durable."+durable)
 			a.mayNotPublish(administrationOf(a.own, a.own+"_snapshots")...)
 
 			reader := system.open(t, store, p)

@@ -34,15 +34,9 @@ var (
 // Nothing here lets a pod say what a consumer is: JetStream publishes what a consumer
 // delivers with all rights of the account of the streams, to any subject that its
 // configuration names. Nor does a pod hear what another store has stored or republished.
-//
-// An acknowledgement has 9 tokens, $JS.ACK.{stream}.{consumer} and five more, and with
-// the feature js_ack_fc_v2 of the servers 11, with the domain and a hash of the account
-// before the stream. Both are granted by their exact length: a consumer listens to one of
-// 9 and one of 11 and more, so that neither of a store meets that of another whose
-// stream stands where the other has its domain.
 var Table = []Call{
 	{Calls: "`SaveEvent`, `SaveEvents`", Roles: writer, Publish: []string{"{events}.events.*.*"}},
-	{Calls: "`SaveSnapshot`, `DeleteSnapshot`; what parks and replays events of a durable subscription", Roles: writer, Publish: []string{"{events}.snapshots.*.*"}},
+	{Calls: "`SaveSnapshot`, `DeleteSnapshot`; the records of durable subscriptions", Roles: writer, Publish: []string{"{events}.snapshots.*.*"}},
 	{
 		Calls: "`GetEvents`, `GetEventsWithErrors`, `Events`, `GetLatestVersion`, `GetLatestSnapshot`; the reads of a save; `/readyz`", Roles: both,
 		Publish: []string{
@@ -55,17 +49,13 @@ var Table = []Call{
 		Publish: []string{"aether.consumer.create.{events}", "{api}.CONSUMER.MSG.NEXT.{events}.*"},
 	},
 	{
-		Calls: "`SubscribeDurable`: look at the consumer, acknowledge, and tell other members", Roles: both,
-		Publish: []string{
-			"{api}.CONSUMER.INFO.{events}.*", "$JS.ACK.{events}.*.*.*.*.*.*", "$JS.ACK.*.*.{events}.*.*.*.*.*.*", "{events}.work.*",
-		},
-		Subscribe: []string{"{events}.work.*"},
+		Calls: "`SubscribeDurable`, `DeleteDurable`: speak to the other members", Roles: both,
+		Publish: []string{"{events}.work.*"}, Subscribe: []string{"{events}.work.*"},
 	},
 	{
-		Calls: "What parks and replays events of a durable subscription", Roles: reader,
-		Publish: []string{"{events}.snapshots.%parked.*"},
+		Calls: "The records of durable subscriptions", Roles: reader,
+		Publish: []string{"{events}.snapshots.%durable.*", "{events}.snapshots.%waiting.*"},
 	},
-	{Calls: "`DeleteDurable`", Roles: both, Publish: []string{"{api}.CONSUMER.DELETE.{events}.*"}},
 }
 
 // InboxPrefix is where all answers to one pod go. Nobody else may listen there.

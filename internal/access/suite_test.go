@@ -111,7 +111,7 @@ func startSystem(ctx context.Context, size int) (stop func(), err error) {
 		return nil, err
 	}
 	// Both forms of acknowledgements are in use, by one server and by three.
-	servers, err := setup.Start(dir, size, withAdministrator, withAcknowledgements(min(size, 2)))
+	servers, err := setup.Start(dir, size, withAdministrator)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package access_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
 // victim is the store that is attacked, as its administrator and a pod of its own
@@ -50,15 +52,29 @@ func (v *victim) state() string {
 		}
 		fmt.Fprintf(&all, "%s: %s\n", name, encoded)
 	}
-	consumer, err := v.js.Consumer(ctx, v.streams[0], durable)
-	if err != nil {
-		fmt.Fprintf(&all, "consumer: %v\n", err)
-		return all.String()
-	}
-	info := consumer.CachedInfo()
-	fmt.Fprintf(&all, "consumer: %+v, delivered %d, acknowledged %d, pending %d, redelivered %d, waiting %d\n",
-		info.Config, info.Delivered.Stream, info.AckFloor.Stream, info.NumAckPending, info.NumRedelivered, info.NumWaiting)
+	record, err := v.record(ctx)
+	fmt.Fprintf(&all, "durable subscription: %+v, %v\n", record, err)
 	return all.String()
+}
+
+// groupRecord is what tests look at in the record of a durable subscription.
+type groupRecord struct {
+	Coordinator string `json:"coordinator"`
+	Key         string `json:"key"`
+	Top         uint64 `json:"top"`
+	Epoch       uint64 `json:"epoch"`
+}
+
+func (v *victim) record(ctx context.Context) (record groupRecord, err error) {
+	stream, err := v.js.Stream(ctx, v.streams[1])
+	if err != nil {
+		return record, err
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, v.streams[0]+".snapshots.%durable."+durable)
+	if err != nil {
+		return record, err
+	}
+	return record, json.Unmarshal(msg.Data, &record)
 }
 
 // newVictim gives a store an event, a snapshot, a durable subscription, and a pod
@@ -86,12 +102,22 @@ func (s *system) newVictim(t *testing.T, store *v1alpha1.EventStore) (*victim, s
 	inboxes := access.InboxPrefix(string(p.UID))
 	nc := s.connect(t, p, store.EventsStreamName())
 	// The group of the durable subscription, and what it would be were it guessable.
-	consumer, err := js.Consumer(ctx, store.EventsStreamName(), durable)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := consumer.CachedInfo().Config.Metadata["aether.flowmade.one/group-key"]
-	for _, subject := range []string{inboxes + ".>", jetstream.GroupSubject(store.EventsStreamName(), key)} {
+	var record groupRecord
+	testenv.Eventually(t, limit, "the durable subscription has a coordinator, which reads", func() error {
+		var err error
+		if record, err = v.record(ctx); err == nil && record.Coordinator == "" {
+			err = errors.New("it has none")
+		}
+		if err != nil {
+			return err
+		}
+		stream, err := js.Stream(ctx, store.EventsStreamName())
+		if err == nil && stream.CachedInfo().State.Consumers == 0 {
+			err = errors.New("it does not read")
+		}
+		return err
+	})
+	for _, subject := range []string{inboxes + ".>", jetstream.GroupSubject(store.EventsStreamName(), record.Key)} {
 		heard, err := nc.SubscribeSync(subject)
 		if err != nil {
 			t.Fatal(err)

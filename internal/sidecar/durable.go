@@ -15,8 +15,14 @@ import (
 	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
 )
 
-// maxInHand is the most events that one member may ask for at once.
-const maxInHand = 1000
+const (
+	// maxInHand is the most events that one member may ask for at once.
+	maxInHand = 1000
+	// defaultInHand is how many it takes where it does not say. The time of an event
+	// runs from when it is sent, also while it waits in the client's socket; so one at a
+	// time is what a plain loop can keep up with.
+	defaultInHand = 1
+)
 
 // errNoSession: what a call names is no session, or it has ended.
 var errNoSession = errors.New("no such session")
@@ -170,6 +176,9 @@ func durableOptions(request *eventstorev1.SubscribeDurableRequest) (eventstore.D
 	opts, err := request.ToOptions()
 	if err != nil {
 		return opts, err
+	}
+	if opts.MaxInHand == 0 {
+		opts.MaxInHand = defaultInHand
 	}
 	if opts, err = opts.WithDefaults(); err != nil {
 		return opts, err

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -15,29 +14,16 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
 
-// JetStream's error codes about consumers.
-const (
-	codeConsumerNotFound   = 10014
-	codeConsumerNameExists = 10013
-	codeConsumerExists     = 10148
-	codeConsumerExistsToo  = 10105
-)
-
 // consumerConfig is what is said of a consumer when it is made, and what the
 // server says of one.
 type consumerConfig struct {
-	Name          string            `json:"name"`
-	Durable       string            `json:"durable_name,omitempty"`
-	DeliverPolicy string            `json:"deliver_policy"`
-	StartSequence uint64            `json:"opt_start_seq,omitempty"`
-	FilterSubject string            `json:"filter_subject,omitempty"`
-	AckPolicy     string            `json:"ack_policy"`
-	AckWait       time.Duration     `json:"ack_wait,omitempty"`
-	MaxDeliver    int               `json:"max_deliver,omitempty"`
-	MaxAckPending int               `json:"max_ack_pending,omitempty"`
-	ReplayPolicy  string            `json:"replay_policy"`
-	Replicas      int               `json:"num_replicas"`
-	Metadata      map[string]string `json:"metadata,omitempty"`
+	Name          string `json:"name"`
+	DeliverPolicy string `json:"deliver_policy"`
+	StartSequence uint64 `json:"opt_start_seq,omitempty"`
+	FilterSubject string `json:"filter_subject,omitempty"`
+	AckPolicy     string `json:"ack_policy"`
+	ReplayPolicy  string `json:"replay_policy"`
+	Replicas      int    `json:"num_replicas"`
 	// Inactive is how long the server keeps a consumer that nobody asks, and Memory
 	// keeps it in its memory.
 	Inactive time.Duration `json:"inactive_threshold,omitempty"`
@@ -46,32 +32,26 @@ type consumerConfig struct {
 
 // consumerInfo is what the server says of a consumer.
 type consumerInfo struct {
-	Error    *apiError      `json:"error"`
-	Config   consumerConfig `json:"config"`
-	AckFloor struct {
-		Stream uint64 `json:"stream_seq"`
-	} `json:"ack_floor"`
+	Error *apiError `json:"error"`
 	// Delivered is the place, which the server moves to before the first message there
 	// is, and Pending how many messages come after it.
 	Delivered struct {
 		Stream uint64 `json:"stream_seq"`
 	} `json:"delivered"`
-	Pending    uint64 `json:"num_pending"`
-	AckPending int    `json:"num_ack_pending"`
+	Pending uint64 `json:"num_pending"`
 }
 
-// writeConsumer makes or changes a consumer, and answers what it is then. The
-// request is the same whoever answers it, JetStream or the operator.
-func (s *Store) writeConsumer(ctx context.Context, action string, config consumerConfig) (*consumerInfo, error) {
-	config.Metadata = ownMetadata(config.Metadata)
-	request := map[string]any{"stream_name": s.config.EventsStream, "action": action, "config": config}
+// makeConsumer makes a consumer, and answers what it is then. The request is the same whoever answers it,
+// JetStream or the operator.
+func (s *Store) makeConsumer(ctx context.Context, config consumerConfig) (*consumerInfo, error) {
+	request := map[string]any{"stream_name": s.config.EventsStream, "action": "create", "config": config}
 	if s.config.OperatorMakesConsumers {
 		return s.askOperator(ctx, request)
 	}
 	return s.askConsumer(ctx, s.api+"CONSUMER.CREATE."+s.config.EventsStream+"."+config.Name+"."+config.FilterSubject, request)
 }
 
-// askOperator has the operator make or change a consumer. It answers with errors of
+// askOperator has the operator make a consumer. It answers with errors of
 // JetStream: its own are codeBadRequest, which is final, codeStreamNotFound for a
 // store that it does not have, and codeTooManyRequests.
 func (s *Store) askOperator(ctx context.Context, request any) (*consumerInfo, error) {
@@ -87,21 +67,9 @@ func (s *Store) askOperator(ctx context.Context, request any) (*consumerInfo, er
 	return info, err
 }
 
-// ownMetadata leaves out what the server adds of its own.
-func ownMetadata(metadata map[string]string) map[string]string {
-	own := maps.Clone(metadata)
-	maps.DeleteFunc(own, func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") })
-	return own
-}
-
-func (s *Store) consumer(ctx context.Context, name string) (*consumerInfo, error) {
-	return s.askConsumer(ctx, s.api+"CONSUMER.INFO."+s.config.EventsStream+"."+name, nil)
-}
-
 func (s *Store) askConsumer(ctx context.Context, subject string, request any) (*consumerInfo, error) {
-	var info *consumerInfo
+	info := &consumerInfo{}
 	err := s.ask(ctx, subject, request, func(answer *nats.Msg) error {
-		info = &consumerInfo{}
 		if err := json.Unmarshal(answer.Data, info); err != nil {
 			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
 		}

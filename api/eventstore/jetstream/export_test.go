@@ -1,6 +1,10 @@
 package jetstream
 
-import "context"
+import (
+	"context"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
 
 // StreamCheck is streamCheck.
 const StreamCheck = streamCheck
@@ -15,4 +19,10 @@ func (s *Store) GetSome(ctx context.Context, sequences []uint64) (messages, byte
 		}
 	}
 	return len(got), bytes, err
+}
+
+// KeyOf tells tests where a member listens.
+func KeyOf(member eventstore.DurableSubscription) (key, id string) {
+	d := member.(*durable)
+	return d.key, d.id
 }

@@ -73,10 +73,11 @@ func decodeLeaderAnswer(data []byte) (*message, error) {
 	var answer struct {
 		Error   *apiError `json:"error"`
 		Message *struct {
-			Subject  string `json:"subject"`
-			Sequence uint64 `json:"seq"`
-			Header   []byte `json:"hdrs"`
-			Data     []byte `json:"data"`
+			Subject  string    `json:"subject"`
+			Sequence uint64    `json:"seq"`
+			Header   []byte    `json:"hdrs"`
+			Data     []byte    `json:"data"`
+			Time     time.Time `json:"time"`
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(data, &answer); err != nil {
@@ -90,7 +91,7 @@ func decodeLeaderAnswer(data []byte) (*message, error) {
 	case answer.Message == nil:
 		return nil, fmt.Errorf("%w: the answer holds no message", eventstore.ErrUnavailable)
 	}
-	m := &message{Subject: answer.Message.Subject, Sequence: answer.Message.Sequence, Data: answer.Message.Data}
+	m := &message{Subject: answer.Message.Subject, Sequence: answer.Message.Sequence, Data: answer.Message.Data, Time: answer.Message.Time}
 	if len(answer.Message.Header) > 0 {
 		// A header that cannot be read is an empty one: the message is malformed,
 		// which is found where it is decoded.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/group"
 )
 
 // Limits of waiting.
@@ -128,6 +129,8 @@ type Store struct {
 	closed bool
 	// open are the subscriptions that are not closed.
 	open map[io.Closer]struct{}
+	// gone are members of durable subscriptions that ended and could not tell.
+	gone map[string]group.Leave
 }
 
 var _ eventstore.Store = (*Store)(nil)

@@ -23,7 +23,7 @@ const (
 // the end of the stream.
 func (s *subscription) place(ctx context.Context, info *consumerInfo) error {
 	if first := info.Delivered.Stream + 1; first > s.next {
-		if s.begun {
+		if s.begun && !s.leavesOut {
 			return errPlaceExpired(s.next, first)
 		}
 		s.next = first
@@ -54,7 +54,7 @@ func (s *Store) endOf(ctx context.Context, filter string) (uint64, error) {
 		return last.Sequence + 1, nil
 	}
 	// An empty stream tells where it ends only to a consumer, which begins there.
-	info, err := s.writeConsumer(ctx, "create", orderedConsumer(filter, 1))
+	info, err := s.makeConsumer(ctx, orderedConsumer(filter, 1))
 	if err != nil {
 		return 0, err
 	}
@@ -64,7 +64,7 @@ func (s *Store) endOf(ctx context.Context, filter string) (uint64, error) {
 // skips refuses to go on where events have expired that were to come next. Only a
 // subscription to all events knows: others have gaps by their filter.
 func (s *subscription) skips(ctx context.Context, sequence uint64) error {
-	if sequence == s.next || !s.begun || s.opts.ActorID != "" || s.opts.ActorType != "" {
+	if sequence == s.next || !s.begun || s.leavesOut || s.opts.ActorID != "" || s.opts.ActorType != "" {
 		return nil
 	}
 	first, err := s.store.leaderGet(ctx, s.store.config.EventsStream, getRequest{Sequence: 1, NextBySubject: ">"})

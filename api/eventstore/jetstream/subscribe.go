@@ -54,6 +54,8 @@ type subscription struct {
 	// be left out from there on, as may be before the first there is.
 	next  uint64
 	begun bool
+	// leavesOut: what has expired before it was delivered is left out.
+	leavesOut bool
 	// notBefore is the time to come with which the subscription begins, zero for none.
 	notBefore time.Time
 	// answers puts into arrived what arrives; nil when a consumer must be made.
@@ -72,14 +74,16 @@ type subscription struct {
 // Subscribe follows the store. Filters on actors are the server's work, one on
 // event types is done here.
 func (s *Store) Subscribe(ctx context.Context, opts eventstore.SubscribeOptions) (eventstore.Subscription, error) {
-	sub, err := s.subscribe(ctx, opts)
+	sub, err := s.subscribe(ctx, opts, false)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to stream %s: %w", s.config.EventsStream, err)
 	}
 	return sub, nil
 }
 
-func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions) (*subscription, error) {
+// subscribe begins a subscription. One that leavesOut goes on with what is left where
+// events have expired, and is not told.
+func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions, leavesOut bool) (*subscription, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
@@ -92,7 +96,7 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 	if err != nil {
 		return nil, err
 	}
-	sub := &subscription{store: s, opts: opts, filter: s.subjectsOf("events", opts), next: next, begun: opts.FromSequence > 0}
+	sub := &subscription{store: s, opts: opts, filter: s.subjectsOf("events", opts), next: next, begun: opts.FromSequence > 0, leavesOut: leavesOut}
 	if opts.FromTime.After(time.Now()) {
 		sub.notBefore = opts.FromTime
 	}
@@ -148,7 +152,7 @@ func (s *Store) startAt(ctx context.Context, at time.Time) (uint64, error) {
 func (s *subscription) start(ctx context.Context) error {
 	s.stop()
 	config := orderedConsumer(s.filter, s.next)
-	info, err := s.store.writeConsumer(ctx, "create", config)
+	info, err := s.store.makeConsumer(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -218,29 +222,10 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 // wait takes messages until one is for the subscriber.
 func (s *subscription) wait(ctx context.Context) (eventstore.Event, error) {
 	for {
-		if err := errors.Join(ctx.Err(), s.life.Err()); err != nil {
-			return eventstore.Event{}, err
-		}
-		if s.answers == nil {
-			if err := s.restart(ctx); err != nil {
-				return eventstore.Event{}, err
-			}
-		}
-		m, err := s.take(ctx)
+		m, err := s.takeNext(ctx)
 		if err != nil {
 			return eventstore.Event{}, err
 		}
-		if m == nil || m.Sequence < s.next {
-			continue
-		}
-		if err := s.skips(ctx, m.Sequence); err != nil {
-			return eventstore.Event{}, err
-		}
-		s.next, s.begun = m.Sequence+1, true
-		if s.stored.Before(s.notBefore) {
-			continue
-		}
-		s.notBefore = time.Time{}
 		event, err := decodeEvent(m)
 		if err != nil {
 			return eventstore.Event{}, m.malformed(err)
@@ -248,6 +233,54 @@ func (s *subscription) wait(ctx context.Context) (eventstore.Event, error) {
 		if s.opts.Matches(&event) {
 			return event, nil
 		}
+	}
+}
+
+// nextMessage waits for the next message that passes the filters. One that is no
+// event comes with what is wrong with it; without a message the error is that of
+// the subscription.
+func (s *subscription) nextMessage(ctx context.Context) (*message, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		m, err := s.takeNext(ctx)
+		if err != nil {
+			return nil, err
+		}
+		event, err := decodeEvent(m)
+		if err != nil || s.opts.Matches(&event) {
+			return m, err
+		}
+	}
+}
+
+// takeNext takes the next message that was not taken.
+func (s *subscription) takeNext(ctx context.Context) (*message, error) {
+	for {
+		if err := errors.Join(ctx.Err(), s.life.Err()); err != nil {
+			return nil, err
+		}
+		if s.answers == nil {
+			if err := s.restart(ctx); err != nil {
+				return nil, err
+			}
+		}
+		m, err := s.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if m == nil || m.Sequence < s.next {
+			continue
+		}
+		if err := s.skips(ctx, m.Sequence); err != nil {
+			return nil, err
+		}
+		s.next, s.begun = m.Sequence+1, true
+		if s.stored.Before(s.notBefore) {
+			continue
+		}
+		s.notBefore = time.Time{}
+		return m, nil
 	}
 }
 
@@ -304,7 +337,9 @@ func (s *subscription) take(ctx context.Context) (*message, error) {
 	s.delivered++
 	s.stored = metadata.Timestamp
 	s.wanted--
-	return &message{Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data}, s.pull()
+	return &message{
+		Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data, Time: metadata.Timestamp, Pending: metadata.NumPending,
+	}, s.pull()
 }
 
 // heed does what a message without an event asks for.

@@ -1,38 +1,27 @@
 package memory
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/group"
 )
 
-// durable is a durable subscription. The lock of its store guards it.
+// durable is a durable subscription. It decides as the engine does, and what it
+// writes is stored at once. The lock of its store guards it.
 type durable struct {
-	opts eventstore.DurableOptions
-	// next is the place in the log of what no member has had, and open what some
-	// have had and none has settled, in the order of the log.
-	next int
-	open []*delivery
-	// parked are in the order of sequences.
-	parked []eventstore.Parked
+	opts    eventstore.DurableOptions
+	store   *Store
+	machine *group.Machine
+	members map[string]*membership
+	joined  int
 	// changed is closed when a member may find something new, and replaced.
 	changed chan struct{}
 	deleted bool
-}
-
-// delivery is an event that some member has, or had.
-type delivery struct {
-	event *eventstore.Event
-	// member has it until a time; after it, and with no member, it can be had.
-	member  *membership
-	until   time.Time
-	attempt int
-	// replayed: it is one of those that are parked.
-	replayed bool
 }
 
 // membership is one member of a durable subscription.
@@ -40,10 +29,18 @@ type membership struct {
 	store   *Store
 	durable *durable
 	opts    eventstore.DurableOptions
+	id      string
+	member  *group.Member
 	closed  chan struct{}
 }
 
 var _ eventstore.DurableStore = (*Store)(nil)
+
+// Who coordinates in memory, for good.
+const (
+	epoch       = 1
+	coordinator = "memory"
+)
 
 // SubscribeDurable joins a durable subscription, which lives as long as the
 // store.
@@ -62,13 +59,33 @@ func (s *Store) SubscribeDurable(ctx context.Context, opts eventstore.DurableOpt
 	defer s.mu.Unlock()
 	d := s.durables[opts.Name]
 	if d == nil {
-		d = &durable{opts: opts, next: s.startAt(opts.SubscribeOptions), changed: make(chan struct{})}
+		d = s.newDurable(opts)
 		s.durables[opts.Name] = d
 	}
 	if d.opts.ActorType != opts.ActorType || d.opts.ActorID != opts.ActorID || d.opts.EventType != opts.EventType {
 		return failed(&eventstore.InvalidEventError{Field: "durable", Reason: fmt.Sprintf("%.100q has other filters: give other filters another name", opts.Name)})
 	}
-	return &membership{store: s, durable: d, opts: opts, closed: make(chan struct{})}, nil
+	d.joined++
+	m := &membership{store: s, durable: d, opts: opts, id: strconv.Itoa(d.joined), closed: make(chan struct{})}
+	m.member = group.NewMember(m.id, opts.MaxInHand, opts.AckWait, opts.MaxDeliveries)
+	m.member.Follow(time.Now(), epoch, coordinator)
+	d.members[m.id] = m
+	d.turn(time.Now())
+	return m, nil
+}
+
+func (s *Store) newDurable(opts eventstore.DurableOptions) *durable {
+	top := uint64(s.startAt(opts.SubscribeOptions))
+	if opts.FromSequence > 0 {
+		top = max(top, opts.FromSequence-1)
+	}
+	main := group.Main{
+		Epoch: epoch, Coordinator: coordinator, Key: opts.Name, ActorType: opts.ActorType, ActorID: opts.ActorID, EventType: opts.EventType,
+		AckWait: opts.AckWait, MaxDeliveries: opts.MaxDeliveries, Top: top,
+	}
+	return &durable{
+		opts: opts, store: s, machine: group.New(group.Config{Alone: true}, main, nil, time.Now()), members: map[string]*membership{}, changed: make(chan struct{}),
+	}
 }
 
 // DeleteDurable forgets a durable subscription.
@@ -95,8 +112,87 @@ func (d *durable) wake() {
 	d.changed = make(chan struct{})
 }
 
+// turn carries everything between the members, the machine and the log until
+// nothing is left to be carried. The lock is held.
+func (d *durable) turn(now time.Time) {
+	changed := false
+	for more := true; more; {
+		for _, m := range d.members {
+			for _, said := range m.member.Tick(now) {
+				d.machine.Hear(now, said)
+			}
+		}
+		d.machine.Tick(now)
+		d.read(now)
+		more = d.write(now)
+		for _, said := range d.machine.Messages() {
+			if m := d.members[said.Member]; m != nil {
+				m.member.Hear(now, said)
+			}
+			changed, more = true, true
+		}
+	}
+	if changed {
+		d.wake()
+	}
+}
+
+// read gives the machine what it wants of the log.
+func (d *durable) read(now time.Time) {
+	log := d.store.log
+	for d.machine.WantMore() && d.machine.Position() < uint64(len(log)) {
+		at := d.machine.Position()
+		for at < uint64(len(log)) && !d.opts.Matches(&log[at]) {
+			at++
+		}
+		if at == uint64(len(log)) {
+			d.machine.Skip(now, at)
+			break
+		}
+		e := &log[at]
+		d.machine.Arrived(now, group.Arrival{Sequence: e.Sequence, Actor: e.ActorID, At: d.store.storedAt[at], Unread: uint64(len(log)) - e.Sequence})
+	}
+	for _, find := range d.machine.Finds() {
+		d.machine.Found(now, find.Actor, find.After, d.next(find))
+	}
+}
+
+func (d *durable) next(find group.Find) uint64 {
+	indexes := d.store.actors[find.Actor]
+	at, _ := slices.BinarySearch(indexes, int(find.After))
+	for _, index := range indexes[at:] {
+		if e := &d.store.log[index]; d.opts.Matches(e) {
+			return e.Sequence
+		}
+	}
+	return 0
+}
+
+// write stores what the machine wants stored, and says whether there was any.
+func (d *durable) write(now time.Time) bool {
+	wrote := false
+	for _, w := range d.machine.Shards() {
+		// About what the record has in JSON.
+		d.machine.ShardCommitted(now, w.Number, 100*len(w.Shard.Lines)+400*len(w.Shard.Parked))
+		wrote = true
+	}
+	if _, is := d.machine.Main(); is {
+		d.machine.Committed(now)
+		wrote = true
+	}
+	return wrote
+}
+
 // Next waits for the next event.
 func (m *membership) Next(ctx context.Context) (eventstore.Delivery, error) {
+	m.store.mu.Lock()
+	m.member.Enter(time.Now())
+	m.store.mu.Unlock()
+	defer func() {
+		m.store.mu.Lock()
+		m.member.Exit(time.Now())
+		m.store.mu.Unlock()
+	}()
 	for {
 		if err := ctx.Err(); err != nil {
 			return eventstore.Delivery{}, m.failed("wait for the next event", err)
@@ -110,7 +206,7 @@ func (m *membership) Next(ctx context.Context) (eventstore.Delivery, error) {
 		}
 		if next != nil {
 			m.store.opts.Metrics.EventsRead.Add(1)
-			return eventstore.Delivery{Event: clone(next.event), Attempt: next.attempt}, nil
+			return *next, nil
 		}
 		timer := time.NewTimer(again)
 		select {
@@ -130,37 +226,19 @@ func (m *membership) failed(what string, err error) error {
 
 // take gives the member the first event that it can have, or says after how long
 // there may be one. The lock is held.
-func (m *membership) take(now time.Time) (*delivery, time.Duration, error) {
+func (m *membership) take(now time.Time) (*eventstore.Delivery, time.Duration, error) {
 	if err := m.over(); err != nil {
 		return nil, 0, err
 	}
-	d, again := m.durable, m.opts.AckWait
-	waited := map[string]bool{}
-	for i := 0; ; i++ {
-		if i == len(d.open) && !d.read(m.store.log) {
-			return nil, again, nil
-		}
-		next := d.open[i]
-		if waited[next.event.ActorID] {
-			continue
-		}
-		if next.until.After(now) {
-			waited[next.event.ActorID] = true
-			again = min(again, next.until.Sub(now))
-			continue
-		}
-		if next.attempt >= m.opts.MaxDeliveries {
-			// Its last member never acknowledged it.
-			if err := d.park(next, "it was not acknowledged in time", now); err != nil {
-				return nil, 0, err
-			}
-			i--
-			continue
-		}
-		next.member, next.until = m, now.Add(m.opts.AckWait)
-		next.attempt++
-		return next, 0, nil
+	m.durable.turn(now)
+	if next := m.member.Next(now); next != nil {
+		return &eventstore.Delivery{Event: clone(&m.store.log[next.Sequence-1]), Attempt: next.Attempt}, 0, nil
 	}
+	wake := m.member.Wake(now)
+	if of := m.durable.machine.Wake(); of.Before(wake) {
+		wake = of
+	}
+	return nil, max(wake.Sub(now), time.Millisecond), nil
 }
 
 // over is why the membership has ended.
@@ -176,91 +254,60 @@ func (m *membership) over() error {
 	return nil
 }
 
-// read opens the next event of the log that passes the filters.
-func (d *durable) read(log []eventstore.Event) bool {
-	for d.next < len(log) {
-		e := &log[d.next]
-		d.next++
-		if e.Sequence >= d.opts.FromSequence && d.opts.Matches(e) {
-			d.open = append(d.open, &delivery{event: e})
-			return true
-		}
-	}
-	return false
-}
-
-func (d *durable) drop(settled *delivery) {
-	d.open = slices.DeleteFunc(d.open, func(other *delivery) bool { return other == settled })
-	d.wake()
-}
-
-func (d *durable) park(e *delivery, reason string, now time.Time) error {
-	at, parked := slices.BinarySearchFunc(d.parked, e.event.Sequence, func(p eventstore.Parked, sequence uint64) int {
-		return cmp.Compare(p.Sequence, sequence)
-	})
-	if !parked {
-		if len(d.parked) >= eventstore.MaxParked {
-			return fmt.Errorf("%w: %d", eventstore.ErrTooManyParked, len(d.parked))
-		}
-		d.parked = slices.Insert(d.parked, at, eventstore.Parked{})
-	}
-	d.parked[at] = eventstore.Parked{Sequence: e.event.Sequence, ActorID: e.event.ActorID, Attempts: e.attempt, Reason: reason, At: now.Round(0).UTC()}
-	d.drop(e)
-	return nil
-}
-
-// settling does something with an event that the member has in hand.
-func (m *membership) settling(ctx context.Context, what string, sequence uint64, do func(*delivery) error) error {
+// ask asks the machine for something, which answers at once.
+func (m *membership) ask(ctx context.Context, what string, request group.Request) (int, error) {
 	m.store.mu.Lock()
 	defer m.store.mu.Unlock()
 	err := m.over()
 	if err == nil {
 		err = ended(ctx)
 	}
-	if err == nil {
-		err = eventstore.ErrNotInHand
-		for _, e := range m.durable.open {
-			if e.event.Sequence == sequence && e.member == m {
-				err = do(e)
-				break
-			}
-		}
-	}
 	if err != nil {
-		return m.failed(fmt.Sprintf("%s event %d", what, sequence), err)
+		return 0, m.failed(what, err)
 	}
-	return nil
+	now := time.Now()
+	m.durable.turn(now)
+	err = eventstore.ErrUnavailable
+	count := 0
+	m.member.Ask(now, request, func(answer group.Answer) {
+		count = answer.Count
+		switch answer.Code {
+		case group.CodeDone:
+			err = nil
+		case group.CodeFull:
+			err = eventstore.ErrTooManyParked
+		default:
+			err = eventstore.ErrNotInHand
+		}
+	})
+	m.durable.turn(now)
+	if err != nil {
+		return 0, m.failed(what, err)
+	}
+	return count, nil
 }
 
 // Ack says that an event is done.
 func (m *membership) Ack(ctx context.Context, sequence uint64) error {
-	return m.settling(ctx, "acknowledge", sequence, func(e *delivery) error {
-		if e.replayed {
-			m.durable.parked = slices.DeleteFunc(m.durable.parked, func(p eventstore.Parked) bool { return p.Sequence == sequence })
-		}
-		m.durable.drop(e)
-		return nil
-	})
+	_, err := m.ask(ctx, fmt.Sprintf("acknowledge event %d", sequence), group.Request{Kind: group.KindAck, Sequence: sequence})
+	return err
 }
 
 // Nak gives an event back.
 func (m *membership) Nak(ctx context.Context, sequence uint64, delay time.Duration, reason string) error {
-	return m.settling(ctx, "give back", sequence, func(e *delivery) error {
-		if e.attempt >= m.opts.MaxDeliveries {
-			return m.durable.park(e, reason, time.Now())
-		}
-		e.member, e.until = nil, time.Now().Add(delay)
-		m.durable.wake()
-		return nil
-	})
+	_, err := m.ask(ctx, fmt.Sprintf("give back event %d", sequence), group.Request{Kind: group.KindNak, Sequence: sequence, Delay: delay, Reason: reason})
+	return err
 }
 
 // Extend starts the time of an event anew.
 func (m *membership) Extend(ctx context.Context, sequence uint64) error {
-	return m.settling(ctx, "extend the time of", sequence, func(e *delivery) error {
-		e.until = time.Now().Add(m.opts.AckWait)
-		return nil
-	})
+	_, err := m.ask(ctx, fmt.Sprintf("extend the time of event %d", sequence), group.Request{Kind: group.KindExtend, Sequence: sequence})
+	return err
+}
+
+// Replay delivers parked events again.
+func (m *membership) Replay(ctx context.Context, sequences ...uint64) (int, error) {
+	return m.ask(ctx, "replay what is parked", group.Request{Kind: group.KindReplay, Sequences: sequences})
 }
 
 // Parked lists what is parked.
@@ -268,38 +315,14 @@ func (m *membership) Parked(ctx context.Context) ([]eventstore.Parked, error) {
 	if err := ended(ctx); err != nil {
 		return nil, m.failed("list what is parked", err)
 	}
-	m.store.mu.RLock()
-	defer m.store.mu.RUnlock()
-	return slices.Clone(m.durable.parked), nil
-}
-
-// Replay delivers parked events again.
-func (m *membership) Replay(ctx context.Context, sequences ...uint64) (int, error) {
-	if err := ended(ctx); err != nil {
-		return 0, m.failed("replay what is parked", err)
-	}
 	m.store.mu.Lock()
 	defer m.store.mu.Unlock()
-	marked := 0
-	for i := range m.durable.parked {
-		p := &m.durable.parked[i]
-		if len(sequences) > 0 && !slices.Contains(sequences, p.Sequence) {
-			continue
-		}
-		marked++
-		if !p.Replaying {
-			p.Replaying, p.Attempts = true, 0
-			m.durable.open = slices.Insert(m.durable.open, m.durable.placeOf(p.Sequence), &delivery{event: &m.store.log[p.Sequence-1], replayed: true})
-		}
+	m.durable.turn(time.Now())
+	var list []eventstore.Parked
+	for _, p := range m.durable.machine.Parked() {
+		list = append(list, eventstore.Parked{Sequence: p.Sequence, ActorID: p.Actor, Attempts: p.Attempts, Reason: p.Reason, At: p.At, Replaying: p.Replaying})
 	}
-	m.durable.wake()
-	return marked, nil
-}
-
-// placeOf is where an event that is not open belongs among those that are.
-func (d *durable) placeOf(sequence uint64) int {
-	at, _ := slices.BinarySearchFunc(d.open, sequence, func(e *delivery, sequence uint64) int { return cmp.Compare(e.event.Sequence, sequence) })
-	return at
+	return list, nil
 }
 
 // Close ends the membership; what it has in hand others can have at once.
@@ -312,11 +335,11 @@ func (m *membership) Close() error {
 	default:
 	}
 	close(m.closed)
-	for _, e := range m.durable.open {
-		if e.member == m {
-			e.member, e.until = nil, time.Time{}
-		}
-	}
-	m.durable.wake()
+	now := time.Now()
+	left := m.member.End()
+	m.member.Ask(now, group.Request{Kind: group.KindLeave, Have: left.Have}, func(group.Answer) {})
+	m.durable.turn(now)
+	delete(m.durable.members, m.id)
+	m.durable.turn(now)
 	return nil
 }

@@ -32,6 +32,14 @@ func RunDurable(t *testing.T, open func(t *testing.T, opts ...eventstore.Option)
 		{"members share the work, and actors stay in order", durableShares},
 		{"members come and go", durableMembersComeAndGo},
 		{"an actor that waits holds up no other", durableHoldsUpNoOther},
+		{"a member that is overtaken goes on", durableOvertaken},
+		{"what was done too late is done", durableLateAck},
+		{"nothing overtakes what is given back", durableOrderAfterNak},
+		{"an event that waits holds up no other across restarts", durableWaitsAcrossRestarts},
+		{"many events that wait hold up no other", durableManyWait},
+		{"many are settled above one that waits", durableManySettled},
+		{"parks many", durableManyParked},
+		{"delivers no more often than it may", durableAtMost},
 		{"refuses what makes no sense", durableRefuses},
 		{"close and delete end a waiting next", durableEnds},
 	} {
@@ -197,7 +205,9 @@ func durableNak(e *env, store eventstore.DurableStore) {
 	e.ack(member, events[0].Sequence)
 	e.wantDelivery(member, events[1], 1)
 	e.ack(member, events[1].Sequence)
-	e.wantErrorIs(member.Ack(e.ctx, events[1].Sequence), eventstore.ErrNotInHand)
+	// Done is done, however often it is said.
+	e.ack(member, events[1].Sequence)
+	e.wantErrorIs(member.Nak(e.ctx, events[1].Sequence, 0, ""), eventstore.ErrNotInHand)
 	e.wantErrorIs(member.Nak(e.ctx, 999_999, 0, ""), eventstore.ErrNotInHand)
 }
 

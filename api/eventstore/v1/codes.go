@@ -30,8 +30,10 @@ const (
 	// CodeNotInHand: the session does not have the event, or no longer.
 	CodeNotInHand = "not_in_hand"
 	// CodeTooManyParked: the durable subscription has no room for another event
-	// that must be parked.
+	// that waits or is parked.
 	CodeTooManyParked = "too_many_parked"
+	// CodeDurableAhead: the durable subscription has come further than its store.
+	CodeDurableAhead = "durable_ahead"
 	// CodeNoDurables: the store has no durable subscriptions.
 	CodeNoDurables = "no_durable_subscriptions"
 	// CodeNotFound: there is no such path.

@@ -2094,7 +2094,8 @@ type SubscribeDurableRequest struct {
 	// max_deliveries is how often an event is delivered before it is parked; 0 is 10.
 	MaxDeliveries int32 `protobuf:"varint,10,opt,name=max_deliveries,json=maxDeliveries,proto3" json:"max_deliveries,omitempty"`
 	// max_in_hand is how many events this member takes at once, at most 1,000; 0 is
-	// 64. An event is in hand until it is acknowledged or given back.
+	// 1. An event is in hand until it is acknowledged or given back, and its ack_wait
+	// runs from when it was sent: also while it waits to be read.
 	MaxInHand int32 `protobuf:"varint,11,opt,name=max_in_hand,json=maxInHand,proto3" json:"max_in_hand,omitempty"`
 	// paused delivers nothing before StartDeliveries: for who only looks at what is
 	// parked.
@@ -2599,7 +2600,7 @@ type NegativeAcknowledgeRequest struct {
 	Sequence uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// delay is how long the event is not delivered; absent is not at all.
 	Delay *durationpb.Duration `protobuf:"bytes,3,opt,name=delay,proto3" json:"delay,omitempty"`
-	// reason is kept with the event when it is parked.
+	// reason is kept with the event when it is parked, up to 256 bytes of it.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

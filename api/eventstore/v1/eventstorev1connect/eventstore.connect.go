@@ -150,7 +150,8 @@ type EventStoreServiceClient interface {
 	//
 	// INVALID_ARGUMENT + FieldViolation (durable: the name has other filters),
 	// NOT_FOUND + Reason (no_durable: it was deleted), FAILED_PRECONDITION + Reason
-	// (too_many_parked), UNIMPLEMENTED: the store has no durable subscriptions.
+	// (durable_ahead: the store was made again or has gone back), UNIMPLEMENTED: the
+	// store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest) (*connect.ServerStreamForClient[v1.SubscribeDurableResponse], error)
 	// StartDeliveries starts those of a session that has joined paused. It may be
 	// called again.
@@ -165,6 +166,9 @@ type EventStoreServiceClient interface {
 	Acknowledge(context.Context, *v1.AcknowledgeRequest) (*v1.AcknowledgeResponse, error)
 	// NegativeAcknowledge gives an event back. It comes again after a delay, to
 	// whichever member; after its last delivery it is parked at once.
+	//
+	// FAILED_PRECONDITION + Reason (not_in_hand), or (too_many_parked): there is no
+	// room for another event that waits or is parked.
 	NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error)
 	// ExtendDelivery starts the ack_wait of an event anew.
 	ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error)
@@ -532,7 +536,8 @@ type EventStoreServiceHandler interface {
 	//
 	// INVALID_ARGUMENT + FieldViolation (durable: the name has other filters),
 	// NOT_FOUND + Reason (no_durable: it was deleted), FAILED_PRECONDITION + Reason
-	// (too_many_parked), UNIMPLEMENTED: the store has no durable subscriptions.
+	// (durable_ahead: the store was made again or has gone back), UNIMPLEMENTED: the
+	// store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest, *connect.ServerStream[v1.SubscribeDurableResponse]) error
 	// StartDeliveries starts those of a session that has joined paused. It may be
 	// called again.
@@ -547,6 +552,9 @@ type EventStoreServiceHandler interface {
 	Acknowledge(context.Context, *v1.AcknowledgeRequest) (*v1.AcknowledgeResponse, error)
 	// NegativeAcknowledge gives an event back. It comes again after a delay, to
 	// whichever member; after its last delivery it is parked at once.
+	//
+	// FAILED_PRECONDITION + Reason (not_in_hand), or (too_many_parked): there is no
+	// room for another event that waits or is parked.
 	NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error)
 	// ExtendDelivery starts the ack_wait of an event anew.
 	ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error)

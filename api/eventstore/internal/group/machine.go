@@ -1,0 +1,356 @@
+package group
+
+import (
+	"container/heap"
+	"maps"
+	"math"
+	"slices"
+	"time"
+)
+
+// Config bounds a Machine. New fills in what is left out.
+type Config struct {
+	// Window is how many events are read ahead, and WindowBytes how much of them is
+	// kept; of the rest the sequence alone is.
+	Window, WindowBytes int
+	// ShardBytes is how large a shard may be until no more events are read, and
+	// MaxShardBytes until nothing more is put into it.
+	ShardBytes, MaxShardBytes int
+	// Offset is how far the clock of the server is ahead of this one: times in
+	// records are the server's.
+	Offset time.Duration
+	// Leased is when the write that made this the coordinator was sent. Alone says
+	// that there is no other, and never will be.
+	Leased time.Time
+	Alone  bool
+}
+
+// Times that coordinators and members go by.
+const (
+	// PingInterval is how often a member says that it is there.
+	PingInterval = 500 * time.Millisecond
+	// Stale is how long after a ping its answer counts. A member hands out nothing on
+	// the word of a coordinator that may have been followed by another.
+	Stale = 3 * time.Second
+	// fresh is how long a member counts as there after a ping.
+	fresh = Stale / 2
+	// held is how long an event holds up what is settled above it; then it is
+	// remembered apart.
+	held = 5 * time.Second
+	// patience is how long a full window waits for the actor that fills it.
+	patience = 2 * time.Second
+)
+
+// Machine is what the coordinator of a group knows. It is for one goroutine at
+// a time. Whatever it is told may make it want writes and messages: see Main,
+// Shards, Finds and Messages.
+type Machine struct {
+	config Config
+	main   Main
+	record record
+	// built and committed are revisions of Main: the last one that was written, and
+	// that is stored. sentTop is the Top of the last that was written.
+	committed, sentTop uint64
+	now                time.Time
+	// read is the last sequence that was read, loaded the Top at the start, and open
+	// and early what was outstanding then and is not read yet; early has a task.
+	read, loaded uint64
+	open         map[uint64]bool
+	early        []*task
+	// behindTop is the last sequence of an actor that waits.
+	behindTop uint64
+	window    []*task
+	live      int
+	bytes     int
+	tasks     map[uint64]*task
+	actors    map[string]*actor
+	shards    [ShardCount]*shard
+	parked    int
+	turn      byTurn
+	late      byDue
+	// unpassed are lines whose first is settled and that wait for Main.
+	unpassed []*line
+	unparked []*task
+	peers    map[string]*peer
+	gone     map[string]bool
+	finds    []Find
+	messages []ToMember
+	// said is how much was said, to all members.
+	said   uint64
+	unread uint64
+	// used are the shards that the stored Main has in use, sent those of the last write.
+	used, sent Bits
+	// leased is when the last write that is stored was sent, and mainSent when the last
+	// of Main was.
+	leased, mainSent time.Time
+	// closing: no more is handed out; leaving: the last write is under way.
+	closing, leaving, closed bool
+}
+
+// Find asks for the first event of an actor after a sequence.
+type Find struct {
+	Actor string
+	After uint64
+}
+
+// Arrival is an event that was read.
+type Arrival struct {
+	Sequence uint64
+	Actor    string
+	Payload  any
+	Size     int
+	At       time.Time
+	// Unreadable says why a message is no event.
+	Unreadable string
+	// Unread is how many come after it.
+	Unread uint64
+}
+
+// New starts a coordinator: main is its own record, stored already, and shards
+// are those in use, each written by it.
+func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine {
+	if config.Window == 0 {
+		config.Window = 4096
+	}
+	if config.WindowBytes == 0 {
+		config.WindowBytes = 16 << 20
+	}
+	if config.MaxShardBytes == 0 {
+		config.MaxShardBytes = 900 << 10
+	}
+	if config.ShardBytes == 0 {
+		config.ShardBytes = config.MaxShardBytes / 2
+	}
+	m := &Machine{
+		config: config, main: main, committed: main.Revision, sentTop: main.Top, loaded: main.Top, now: now, read: main.First() - 1,
+		used: main.Shards, leased: config.Leased, open: map[uint64]bool{}, tasks: map[uint64]*task{}, actors: map[string]*actor{}, peers: map[string]*peer{}, gone: map[string]bool{},
+	}
+	for _, sequence := range main.Open {
+		m.open[sequence] = true
+	}
+	for member, out := range main.Out {
+		for _, sequence := range out {
+			t := &task{sequence: sequence, attempts: 1, windowed: true, passed: never, read: now}
+			m.tasks[sequence] = t
+			m.early = append(m.early, t)
+			if member != "" {
+				m.peer(member).take(t)
+			}
+		}
+	}
+	slices.SortFunc(m.early, func(a, b *task) int { return compare(a.sequence, b.sequence) })
+	for number := range ShardCount {
+		m.shards[number] = &shard{number: number, lines: map[*actor]*line{}, parked: map[uint64]*task{}}
+		if stored, used := shards[number]; used {
+			m.load(m.shards[number], stored)
+		}
+	}
+	return m
+}
+
+func compare(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// load takes over what a shard says. It wins over Main: what Main does not know
+// to be passed, it passes once it is read.
+func (m *Machine) load(s *shard, stored Shard) {
+	s.revision = stored.Revision
+	for _, l := range stored.Lines {
+		a := m.actor(l.Actor)
+		t := m.adopt(l.First, a, waiting, l.Attempts, l.Due, l.Out)
+		a.line = &line{task: t, committed: true}
+		s.lines[a] = a.line
+		m.offer(t)
+	}
+	for _, p := range stored.Parked {
+		t := m.adopt(p.Sequence, m.actor(p.Actor), parked, p.Attempts, p.Due, p.Out)
+		t.reason, t.at, t.replaying = p.Reason, p.At, p.Replaying
+		s.parked[p.Sequence] = t
+		m.parked++
+		if t.replaying {
+			m.replays(t)
+		}
+	}
+}
+
+func (m *Machine) adopt(sequence uint64, a *actor, k kind, attempts int, due time.Time, out string) *task {
+	passed := uint64(0)
+	switch {
+	case sequence > m.main.Top:
+		// Once it is read.
+		passed = never
+	case m.open[sequence] || m.tasks[sequence] != nil:
+		// The next write of Main leaves it out.
+		passed = m.main.Revision + 1
+		m.record.dirty = true
+	}
+	delete(m.open, sequence)
+	if t := m.tasks[sequence]; t != nil {
+		m.release(t)
+		m.early = slices.DeleteFunc(m.early, func(e *task) bool { return e == t })
+	}
+	t := &task{sequence: sequence, actor: a, kind: k, attempts: attempts, passed: passed}
+	if !due.IsZero() {
+		t.due = due.Add(-m.config.Offset)
+	}
+	m.tasks[sequence] = t
+	if out != "" {
+		m.peer(out).take(t)
+	}
+	return t
+}
+
+func (m *Machine) actor(key string) *actor {
+	a := m.actors[key]
+	if a == nil {
+		a = &actor{key: key, shard: m.shards[ShardOf(key)]}
+		m.actors[key] = a
+	}
+	return a
+}
+
+// tidy forgets an actor of which nothing is left.
+func (m *Machine) tidy(a *actor) {
+	if a.empty() {
+		delete(m.actors, a.key)
+	}
+}
+
+// WantMore says whether more events are to be read.
+func (m *Machine) WantMore() bool {
+	return !m.closing && m.live < m.config.Window && !m.Full()
+}
+
+// Full says whether a shard has become so large that nothing more is read: too
+// many actors wait, or too much is parked.
+func (m *Machine) Full() bool {
+	for _, s := range m.shards {
+		if s.bytes > m.config.ShardBytes {
+			return true
+		}
+	}
+	return false
+}
+
+// Tick lets time pass. It is called at Wake at the latest.
+func (m *Machine) Tick(now time.Time) {
+	m.now = now
+	for len(m.late) > 0 && !m.late[0].due.After(now) {
+		m.offer(heap.Pop(&m.late).(delayed).task)
+	}
+	for _, p := range slices.Collect(maps.Values(m.peers)) {
+		if now.Sub(p.heard) > Stale+m.main.AckWait {
+			m.part(p, nil, true)
+		}
+	}
+	m.setApart()
+	m.renew()
+	if m.behindTop > m.sentTop && m.live > m.config.Window/4 {
+		m.record.dirty = true
+	}
+	m.schedule()
+}
+
+// renew has something written where members wait for a word that counts: they
+// hold events that no application was given.
+func (m *Machine) renew() {
+	if m.config.Alone || m.now.Sub(m.leased) < Stale/3 {
+		return
+	}
+	for _, p := range m.peers {
+		if p.unstarted > 0 {
+			m.record.dirty = true
+		}
+	}
+}
+
+// setApart moves what holds up others into a shard.
+func (m *Machine) setApart() {
+	for _, t := range m.window {
+		if !t.windowed {
+			continue
+		}
+		if t.kind == window && t.actor.head() == t && t.holder != nil && !t.claiming && m.now.Sub(t.read) > held && m.read-t.sequence > uint64(m.config.Window) {
+			m.makeLine(t)
+		}
+		break
+	}
+	if m.live < m.config.Window || len(m.turn) > 0 || m.room() == nil {
+		return
+	}
+	var largest *actor
+	for _, a := range m.actors {
+		if a.line == nil && (largest == nil || len(a.queue) > len(largest.queue)) {
+			largest = a
+		}
+	}
+	if largest == nil || len(largest.queue) == 0 {
+		return
+	}
+	if t := largest.head(); t != nil && t.kind == window && !t.claiming && !t.settled && m.now.Sub(t.read) > patience {
+		m.makeLine(t)
+	}
+}
+
+// Wake is when Tick is to be called at the latest, zero for not before something
+// else happens.
+func (m *Machine) Wake() time.Time {
+	wake := m.now.Add(time.Hour)
+	if len(m.late) > 0 {
+		wake = m.late[0].due
+	}
+	if len(m.peers) > 0 || m.live > 0 {
+		wake = earlier(wake, m.now.Add(PingInterval))
+	}
+	return wake
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func (m *Machine) status() *Status {
+	s := &Status{Members: len(m.peers), Parked: m.parked, Unread: m.unread, Full: m.Full()}
+	for _, p := range m.peers {
+		s.InHand += len(p.held)
+	}
+	for _, sh := range m.shards {
+		s.Waiting += len(sh.lines)
+	}
+	s.Queued = max(m.live-s.InHand, 0)
+	return s
+}
+
+// Status is how the group is doing.
+func (m *Machine) Status() Status { return *m.status() }
+
+// Position is the last sequence that was read.
+func (m *Machine) Position() uint64 { return m.read }
+
+// Mark is the record as far as it says of which stream it is.
+func (m *Machine) Mark() Main {
+	return Main{Top: m.main.Top, MarkSequence: m.main.MarkSequence, MarkTime: m.main.MarkTime}
+}
+
+// Close makes the next writes of the machine its last: all that is to be told is
+// written, and then that nobody coordinates.
+func (m *Machine) Close() {
+	m.closing = true
+}
+
+// Closed says whether nothing is left to write.
+func (m *Machine) Closed() bool { return m.closed }
+
+func (m *Machine) fits(s *shard, more int) bool {
+	return s.bytes+more <= m.config.MaxShardBytes && s.bytes < math.MaxInt32
+}

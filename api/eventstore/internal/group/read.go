@@ -1,0 +1,114 @@
+package group
+
+import (
+	"slices"
+	"time"
+)
+
+// Arrived takes an event that was read. They come in the order of sequences, from
+// Main.First on.
+func (m *Machine) Arrived(now time.Time, a Arrival) {
+	m.now, m.unread = now, a.Unread
+	if a.Sequence <= m.read {
+		return
+	}
+	m.read = a.Sequence
+	m.erased(a.Sequence)
+	t := m.tasks[a.Sequence]
+	if t == nil && a.Sequence <= m.loaded && !m.open[a.Sequence] || t != nil && t.actor == nil && t.settled {
+		return
+	}
+	delete(m.open, a.Sequence)
+	if a.Sequence > m.main.MarkSequence {
+		m.main.MarkSequence, m.main.MarkTime = a.Sequence, a.At
+	}
+	if t != nil && t.actor != nil {
+		// A shard has it, and Main is to pass it.
+		if t.passed == never {
+			m.main.Top = max(m.main.Top, a.Sequence)
+			m.record.dirty = true
+			t.passed = m.main.Revision + 1
+		}
+		return
+	}
+	if t == nil {
+		t = &task{sequence: a.Sequence, windowed: true, passed: never}
+		m.tasks[a.Sequence] = t
+	} else {
+		m.early = m.early[1:]
+	}
+	m.enter(t, a)
+	m.schedule()
+}
+
+// Skip says that nothing comes up to a sequence that was not read.
+func (m *Machine) Skip(now time.Time, through uint64) {
+	m.now, m.unread = now, 0
+	if through <= m.read {
+		return
+	}
+	m.erased(through + 1)
+	for sequence := range m.open {
+		if sequence <= through {
+			delete(m.open, sequence)
+			m.record.dirty = true
+		}
+	}
+	m.read = through
+}
+
+// erased drops what is not stored any more: what comes after it was read.
+func (m *Machine) erased(read uint64) {
+	for len(m.early) > 0 && m.early[0].sequence < read {
+		t := m.early[0]
+		m.early = m.early[1:]
+		m.release(t)
+		m.settleEarly(t)
+	}
+}
+
+// enter puts an event into the window.
+func (m *Machine) enter(t *task, a Arrival) {
+	of := m.actor(a.Actor)
+	t.actor, t.read = of, m.now
+	if m.bytes+a.Size <= m.config.WindowBytes {
+		t.payload, t.size = a.Payload, a.Size
+		m.bytes += t.size
+	}
+	of.queue = append(of.queue, t)
+	m.window = append(m.window, t)
+	m.live++
+	if of.line != nil {
+		m.behindTop = max(m.behindTop, t.sequence)
+	}
+	switch {
+	case a.Unreadable != "":
+		m.release(t)
+		m.park(t, "it is no event: "+a.Unreadable)
+	case t.holder == nil && t.attempts > 0:
+		// Its member is gone.
+		m.back(t, time.Time{}, "its member ended, and had not acknowledged it")
+	default:
+		m.offer(of.head())
+	}
+}
+
+// leave takes a task out of the window: the next write of Main passes it.
+func (m *Machine) leave(t *task) {
+	if !t.windowed {
+		return
+	}
+	t.windowed, t.passed = false, m.main.Revision+1
+	m.bytes -= t.size
+	t.size = 0
+	m.live--
+	m.main.Top = max(m.main.Top, t.sequence)
+	m.record.dirty = true
+	a := t.actor
+	if at := slices.Index(a.queue, t); at >= 0 {
+		a.queue = slices.Delete(a.queue, at, at+1)
+	}
+	if len(m.window) > 2*m.live+64 {
+		m.window = slices.DeleteFunc(m.window, func(t *task) bool { return !t.windowed })
+	}
+}
