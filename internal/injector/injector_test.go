@@ -202,7 +202,7 @@ func TestArguments(t *testing.T) {
 		"--max-body-bytes=1048576", "--max-calls=512", "--max-streams=1", "--request-timeout=1m30s", "--wait-for-stores=500ms",
 		"--log-level=warn", "--allow-host=sidecar", "--allow-origin=http://localhost:3000",
 	}
-	known := []string{"listen", "health-listen", "memory", "store", "probe", "version"}
+	known := []string{"listen", "health-listen", "memory", "duplicate-window", "store", "probe", "version"}
 	for _, example := range examples {
 		if !argument.MatchString(example) {
 			t.Errorf("%s cannot be given", example)

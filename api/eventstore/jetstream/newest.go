@@ -39,7 +39,11 @@ func (s *Store) newest(ctx context.Context, events iter.Seq2[eventstore.Event, e
 		var items []*newestItem
 		// kept is how many bytes of data there are, from items[from] on.
 		kept, from := 0, 0
+		var missing *eventstore.TruncatedError
 		for event, err := range events {
+			if errors.As(err, &missing) {
+				continue
+			}
 			item := &newestItem{event: event}
 			if err != nil && !errors.As(err, &item.malformed) {
 				yield(event, err)
@@ -60,6 +64,8 @@ func (s *Store) newest(ctx context.Context, events iter.Seq2[eventstore.Event, e
 		ctx, cancel := s.bounded(ctx)
 		defer cancel()
 		items = items[max(0, len(items)-n):]
+		// What is missing is older than what is left.
+		tells := missing != nil && len(items) < n
 		for len(items) > 0 {
 			last := items[len(items)-1]
 			if last.dropped {
@@ -76,6 +82,9 @@ func (s *Store) newest(ctx context.Context, events iter.Seq2[eventstore.Event, e
 			if !yield(last.event, err) {
 				return
 			}
+		}
+		if tells {
+			yield(eventstore.Event{}, missing)
 		}
 	}
 }
