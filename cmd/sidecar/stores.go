@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/semaphore"
@@ -33,7 +34,7 @@ func openStores(o options, logger *slog.Logger, budget *semaphore.Weighted) ([]s
 			return nil, nil, err
 		}
 	}
-	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings, budget: budget}
+	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings, budget: budget, closed: make(chan struct{})}
 	var stores []sidecar.Store
 	for i, name := range o.stores {
 		store, err := c.open(name, bindings[i])
@@ -43,6 +44,7 @@ func openStores(o options, logger *slog.Logger, budget *semaphore.Weighted) ([]s
 		}
 		stores = append(stores, store)
 	}
+	go c.follow()
 	return stores, c.close, nil
 }
 
@@ -66,6 +68,8 @@ type connections struct {
 	made     []*connection
 	// budget is the memory that stores share with the calls.
 	budget *semaphore.Weighted
+	// closed ends follow.
+	closed chan struct{}
 }
 
 // connection is one to a NATS system, and the stores that are on it.
@@ -80,6 +84,36 @@ type connection struct {
 
 	mu     sync.Mutex
 	stores []*onConnection
+	// servers are those that were dialled last.
+	servers []string
+}
+
+// lead is the binding of the connection, with the servers to which it leads now.
+func (c *connection) lead() binding.Binding {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.binding
+	if now, err := binding.Read(b.Dir); err == nil {
+		b.Servers = now.Servers
+	}
+	c.servers = b.Servers
+	return b
+}
+
+// follow connects anew where the binding leads to other servers.
+func (c *connection) follow() {
+	now, err := binding.Read(c.binding.Dir)
+	if err != nil {
+		// It is being written, or is gone: what there is goes on.
+		return
+	}
+	c.mu.Lock()
+	same := slices.Equal(now.Servers, c.servers)
+	c.mu.Unlock()
+	if !same {
+		c.logger.Info("the binding leads to other servers of NATS, and the connection to those before is ended", "binding", c.binding.Dir)
+		c.keeper.Conn().Close()
+	}
 }
 
 // serves says whether the connection does for a binding.
@@ -179,7 +213,7 @@ func (c *connections) connect(b binding.Binding) (*connection, error) {
 		if b.ServiceAccount {
 			who = &identity{tokenFile: c.tokenFile, streams: conn.streams}
 		}
-		return connect(b, who, c.logger, closed)
+		return connect(conn.lead(), who, c.logger, closed)
 	}, conn.replace)
 	if err != nil {
 		return nil, err
@@ -201,9 +235,30 @@ func (c *connections) streamsWith(b binding.Binding) []string {
 	return streams
 }
 
+// bindingEvery is how often bindings are read again: a kubelet takes a minute or two to
+// bring what has changed of a Secret into a pod.
+const bindingEvery = 5 * time.Second
+
+// follow looks where the bindings lead, until close.
+func (c *connections) follow() {
+	tick := time.NewTicker(bindingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.closed:
+			return
+		case <-tick.C:
+		}
+		for _, made := range c.made {
+			made.follow()
+		}
+	}
+}
+
 // close ends the connections. Every save has had its answer by now: there is
 // nothing to flush.
 func (c *connections) close() {
+	close(c.closed)
 	for _, made := range c.made {
 		made.keeper.Close()
 	}

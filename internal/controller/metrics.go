@@ -105,7 +105,7 @@ type storesCollector struct {
 
 var (
 	storesDesc = prometheus.NewDesc("aether_operator_eventstores",
-		"EventStores by class, empty for one that does not exist, condition, its status and its reason.", []string{"class", "condition", "status", "reason"}, nil)
+		"EventStores by class, empty for one that is not known to exist, condition, its status and its reason.", []string{"class", "condition", "status", "reason"}, nil)
 	unlistedDesc = prometheus.NewDesc("aether_operator_eventstores_without_metrics",
 		"EventStores beyond --store-metrics-limit, which have no figures of their own.", nil, nil)
 	storeLabels  = []string{"namespace", "name", "role"}

@@ -60,7 +60,7 @@ aether_eventstore_messages{name="b",namespace="shop",role="Events"} 3
 # TYPE aether_eventstore_replica_lag gauge
 aether_eventstore_replica_lag{name="a",namespace="shop",role="Events"} 2
 aether_eventstore_replica_lag{name="b",namespace="shop",role="Events"} 2
-# HELP aether_operator_eventstores EventStores by class, empty for one that does not exist, condition, its status and its reason.
+# HELP aether_operator_eventstores EventStores by class, empty for one that is not known to exist, condition, its status and its reason.
 # TYPE aether_operator_eventstores gauge
 aether_operator_eventstores{class="standard",condition="Connected",reason="Connected",status="True"} 3
 aether_operator_eventstores{class="standard",condition="Ready",reason="Ready",status="True"} 3
