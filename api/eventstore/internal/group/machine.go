@@ -56,7 +56,9 @@ type Machine struct {
 	// and early what was outstanding then and is not read yet; early has a task.
 	read, loaded uint64
 	open         map[uint64]bool
-	early        []*task
+	// unreadOpen is open in order, from read on.
+	unreadOpen Sequences
+	early      []*task
 	// behindTop is the last sequence of an actor that waits.
 	behindTop uint64
 	window    []*task
@@ -125,7 +127,8 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 		config: config, main: main, committed: main.Revision, sentTop: main.Top, loaded: main.Top, now: now, read: main.First() - 1,
 		used: main.Shards, leased: config.Leased, open: map[uint64]bool{}, tasks: map[uint64]*task{}, actors: map[string]*actor{}, peers: map[string]*peer{}, gone: map[string]bool{},
 	}
-	for _, sequence := range main.Open {
+	m.unreadOpen = sorted(slices.Clone(main.Open))
+	for _, sequence := range m.unreadOpen {
 		m.open[sequence] = true
 	}
 	for member, out := range main.Out {

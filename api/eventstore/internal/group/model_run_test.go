@@ -181,6 +181,12 @@ func (w *world) left() string {
 	return text
 }
 
+// failedOnce are seeds of schedules that found a fault, where thousands of others had not.
+var failedOnce = []uint64{
+	// An event was erased between two coordinators, and a line ended before what came after.
+	862028415236,
+}
+
 // TestModel runs schedules at random. One that fails prints its seed, which -seed
 // takes: go test -run TestModel -v -seed 17 -schedules 1.
 func TestModel(t *testing.T) {
@@ -190,6 +196,9 @@ func TestModel(t *testing.T) {
 		seed = rand.Uint64N(1 << 40)
 	}
 	t.Logf("%d schedules from seed %d", *schedules, seed)
+	for _, once := range failedOnce {
+		newWorld(t, once).run()
+	}
 	for n := range uint64(*schedules) {
 		w := newWorld(t, seed+n)
 		if w.run(); w.failed {

@@ -48,12 +48,6 @@ func (m *Machine) Skip(now time.Time, through uint64) {
 		return
 	}
 	m.erased(through + 1)
-	for sequence := range m.open {
-		if sequence <= through {
-			delete(m.open, sequence)
-			m.record.dirty = true
-		}
-	}
 	m.read = through
 }
 
@@ -64,6 +58,15 @@ func (m *Machine) erased(read uint64) {
 		m.early = m.early[1:]
 		m.release(t)
 		m.settleEarly(t)
+	}
+	for len(m.unreadOpen) > 0 && m.unreadOpen[0] < read {
+		sequence := m.unreadOpen[0]
+		m.unreadOpen = m.unreadOpen[1:]
+		if m.open[sequence] {
+			// Else a line took it for one that is still to be read, and ended before it.
+			delete(m.open, sequence)
+			m.record.dirty = true
+		}
 	}
 }
 
