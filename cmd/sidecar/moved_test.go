@@ -2,12 +2,16 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar/binding"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
@@ -42,5 +46,45 @@ func TestBindingLeadsToOtherServers(t *testing.T) {
 	before.StopNode(0)
 	if status, body := s.post("orders", `{"id":"last","eventType":"T","actorId":"last-1"}`); status != http.StatusCreated {
 		t.Errorf("without the servers of before: %d %s", status, body)
+	}
+}
+
+// Two stores of one pod are on one connection while their bindings lead to the same servers.
+// When one class is moved the other store is not led to servers that do not have it.
+func TestBindingOfOneStoreLeadsNoOther(t *testing.T) {
+	t.Parallel()
+	before, after := natsserver.Run(t, 1), natsserver.Run(t, 1)
+	root := t.TempDir()
+	bind(t, before, root, "orders", before.Connect(t), nil)
+	bind(t, before, root, "parcels", before.Connect(t), nil)
+	c := &connections{logger: slog.New(slog.DiscardHandler), closed: make(chan struct{})}
+	t.Cleanup(c.close)
+	dir := func(name string) string { return filepath.Join(root, name) }
+	for _, name := range []string{"orders", "parcels"} {
+		b, err := binding.Read(dir(name))
+		if err == nil {
+			_, err = c.open(name, b)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(c.made) != 1 {
+		t.Fatalf("%d connections to the same servers, want 1", len(c.made))
+	}
+	on := c.made[0]
+	leadsTo := func(servers *natsserver.Cluster) bool {
+		on.mu.Lock()
+		defer on.mu.Unlock()
+		return slices.Equal(on.leadsTo(), servers.URLs())
+	}
+	writeBinding(t, dir("orders"), map[string]string{"servers": after.URL()})
+	on.follow()
+	if !leadsTo(before) || on.keeper.Conn().IsClosed() {
+		t.Error("the binding of one store led the other with it")
+	}
+	writeBinding(t, dir("parcels"), map[string]string{"servers": after.URL()})
+	if !leadsTo(after) {
+		t.Error("the bindings of both stores lead nowhere else")
 	}
 }

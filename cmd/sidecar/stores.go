@@ -92,28 +92,43 @@ type connection struct {
 func (c *connection) lead() binding.Binding {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.servers = c.leadsTo()
 	b := c.binding
-	if now, err := binding.Read(b.Dir); err == nil {
-		b.Servers = now.Servers
-	}
-	c.servers = b.Servers
+	b.Servers = c.servers
 	return b
 }
 
-// follow connects anew where the binding leads to other servers.
+// follow connects anew where the bindings lead to other servers.
 func (c *connection) follow() {
-	now, err := binding.Read(c.binding.Dir)
-	if err != nil {
-		// It is being written, or is gone: what there is goes on.
-		return
-	}
 	c.mu.Lock()
-	same := slices.Equal(now.Servers, c.servers)
+	same := slices.Equal(c.leadsTo(), c.servers)
 	c.mu.Unlock()
 	if !same {
 		c.logger.Info("the binding leads to other servers of NATS, and the connection to those before is ended", "binding", c.binding.Dir)
 		c.keeper.Conn().Close()
 	}
+}
+
+// leadsTo are the servers to which the bindings of all stores on the connection lead now.
+// While they do not agree, or one is being written or is gone, what there is goes on: one
+// of the stores would be led to where its streams are not. The caller has the lock.
+func (c *connection) leadsTo() []string {
+	before := c.servers
+	if before == nil {
+		before = c.binding.Servers
+	}
+	var servers []string
+	for _, store := range c.stores {
+		now, err := binding.Read(store.dir)
+		if err != nil || servers != nil && !slices.Equal(now.Servers, servers) {
+			return before
+		}
+		servers = now.Servers
+	}
+	if servers == nil {
+		return before
+	}
+	return servers
 }
 
 // serves says whether the connection does for a binding.
@@ -145,6 +160,8 @@ func (c *connection) replace(before, now *nats.Conn) {
 
 // onConnection is a store on the connection that there is.
 type onConnection struct {
+	// dir is that of its binding.
+	dir     string
 	config  jetstream.Config
 	logger  *slog.Logger
 	metrics *eventstore.Metrics
@@ -180,7 +197,7 @@ func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error
 	if err != nil {
 		return sidecar.Store{}, err
 	}
-	store := &onConnection{logger: c.logger, metrics: &eventstore.Metrics{}, config: jetstream.Config{
+	store := &onConnection{dir: b.Dir, logger: c.logger, metrics: &eventstore.Metrics{}, config: jetstream.Config{
 		Namespace: b.Namespace, Store: name, EventsStream: b.Stream, SnapshotsStream: b.SnapshotStream, Domain: b.Domain,
 		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes, Memory: c.budget,
 	}}

@@ -152,6 +152,16 @@ func (a *attacker) ask(subject string, header nats.Header, data string) *nats.Ms
 	ctx, cancel := context.WithTimeout(a.Context(), limit)
 	defer cancel()
 	answer, err := a.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: []byte(data)})
+	for again := time.NewTicker(50 * time.Millisecond); errors.Is(err, nats.ErrNoResponders) && strings.HasPrefix(subject, jetstream.MakeConsumerSubject("")); {
+		// The operator listens a moment after a store is there, and no more requests are
+		// passed on than it has asked for.
+		select {
+		case <-ctx.Done():
+			a.Fatalf("request %s: %v", subject, ctx.Err())
+		case <-again.C:
+		}
+		answer, err = a.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: []byte(data)})
+	}
 	if err != nil {
 		a.Fatalf("request %s: %v", subject, err)
 	}

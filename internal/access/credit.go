@@ -80,6 +80,20 @@ func (d *debtor) drop(unwanted func(*nats.Subscription) bool) {
 	}
 }
 
+// count takes a message of a subscription. What is still on its way of one that was given
+// up says nothing for who sent it.
+func (d *debtor) count(sub *nats.Subscription) {
+	left, counted := d.left[sub]
+	switch {
+	case !counted:
+	case left > 1:
+		d.left[sub] = left - 1
+	default:
+		delete(d.left, sub)
+		d.credit = min(2*d.credit, maxCredit)
+	}
+}
+
 func always(*nats.Subscription) bool { return true }
 
 // lossy says that a message was dropped here, so that what is counted on never comes.
@@ -141,10 +155,7 @@ func (c *credits) beginAnew() {
 func (c *credits) take(msg *nats.Msg) {
 	c.allowed.spend(msg.Subject, 1+msg.Size()/chargedBytes)
 	if d := c.debtors[msg.Subject]; d != nil {
-		if d.left[msg.Sub]--; d.left[msg.Sub] <= 0 {
-			delete(d.left, msg.Sub)
-			d.credit = min(2*d.credit, maxCredit)
-		}
+		d.count(msg.Sub)
 		if now := time.Now(); msg.Size() > largeMessage {
 			if now.After(d.distrusted) {
 				d.drop(always)

@@ -43,9 +43,16 @@ func TestCalloutsOfOneServerDoNotHoldUpAnother(t *testing.T) {
 		}
 	}
 	close(key.gate)
-	// One more of the busy server may have its turn before.
-	if first, second := <-key.opening, <-key.opening; first != "other" && second != "other" {
-		t.Errorf("after those at once, callouts of %s and %s were opened", first, second)
+	// Some more of the busy server may have their turn before: as many as are opened at once,
+	// and tell so in any order.
+	opened := 0
+	for server := range key.opening {
+		if opened++; server == "other" {
+			break
+		}
+		if opened > 50 {
+			t.Fatalf("%d callouts of the busy server were opened before that of another", opened)
+		}
 	}
 	<-s.opening.close()
 }

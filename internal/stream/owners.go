@@ -20,13 +20,11 @@ const ownerSubject = "aether.owner."
 
 const (
 	// ownerPatience is how long the operators may take to answer: the question is one
-	// look at their API server. It is asked only where a stream of our name is another's.
+	// look at their API server. It is asked only where a stream of our name is another's,
+	// and before streams are deleted.
 	ownerPatience = 2 * time.Second
 	// answerPatience bounds that look.
 	answerPatience = 1500 * time.Millisecond
-	// keeperPatience is how long it is waited for whoever keeps a store that is deleted
-	// here: that one has to answer before anybody knows that it is there.
-	keeperPatience = 500 * time.Millisecond
 )
 
 // Standing is what is known of an EventStore that a stream names as its owner.
@@ -135,7 +133,7 @@ func (c *Conn) IsKept(ctx context.Context, owner Owner) (bool, error) {
 	if err != nil {
 		return false, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters who keeps a stream: %w", err)
 	}
-	deadline, cancel := context.WithTimeout(ctx, keeperPatience)
+	deadline, cancel := context.WithTimeout(ctx, ownerPatience)
 	defer cancel()
 	for {
 		answer, err := answers.NextMsgWithContext(deadline)

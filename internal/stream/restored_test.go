@@ -92,6 +92,10 @@ func TestOvertakenOf(t *testing.T) {
 	}
 }
 
+// patient publishes again where nobody answers: servers hear from each other of a stream that
+// was just made.
+var patient = jetstream.WithRetryAttempts(40)
+
 // What a restore keeps is what a restored stream is known by; it has another time of
 // creation.
 func TestRestoreKeepsSequencesAndTimes(t *testing.T) {
@@ -107,7 +111,7 @@ func TestRestoreKeepsSequencesAndTimes(t *testing.T) {
 			wanted := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = int32(size) }))[0]
 			create(t, conn, wanted.Config)
 			for range 5 {
-				_, err := js.Publish(t.Context(), wanted.Config.Name+".events.a.b", []byte("{}"))
+				_, err := js.Publish(t.Context(), wanted.Config.Name+".events.a.b", []byte("{}"), patient)
 				fail(t, err)
 			}
 			before, err := conn.Stream(t.Context(), wanted.Config.Name)

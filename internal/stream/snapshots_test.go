@@ -39,7 +39,7 @@ func TestFullSnapshots(t *testing.T) {
 				t.Fatal(err)
 			}
 			save := func(actor, bytes int) error {
-				_, err := api.Publish(t.Context(), fmt.Sprintf("shop_orders.snapshots.order.%d", actor), make([]byte, bytes))
+				_, err := api.Publish(t.Context(), fmt.Sprintf("shop_orders.snapshots.order.%d", actor), make([]byte, bytes), patient)
 				return err
 			}
 			const bytes = 4 << 10

@@ -26,7 +26,7 @@ import (
 
 // readyTimeout is how long a server or a cluster may take to answer: seconds on
 // an idle machine, and CI runs several packages at once on two cores.
-const readyTimeout = 60 * time.Second
+const readyTimeout = 3 * time.Minute
 
 // Cluster is one nats-server alone, or several that form a JetStream cluster.
 // Its data is on disk, below the directory given to Start.
@@ -70,6 +70,17 @@ func WithConfig(config string) (Option, error) {
 // Start runs size servers, whose data goes below dir, and returns when
 // JetStream answers.
 func Start(dir string, size int, opts ...Option) (*Cluster, error) {
+	for try := 1; ; try++ {
+		c, err := startOnce(dir, size, opts)
+		// Free a moment ago, and another process was faster.
+		if err != nil && try < 3 && strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) {
+			continue
+		}
+		return c, err
+	}
+}
+
+func startOnce(dir string, size int, opts []Option) (*Cluster, error) {
 	c := &Cluster{options: make([]*server.Options, size), nodes: make([]*server.Server, size)}
 	ports, err := ReservePorts(2 * size)
 	if err != nil {
@@ -200,14 +211,47 @@ func (c *Cluster) StartNode(index int) error {
 	if err != nil {
 		return fmt.Errorf("configure %s: %w", o.ServerName, err)
 	}
+	ended := make(fatal, 1)
+	s.SetLogger(ended, false, false)
 	s.Start()
-	if !s.ReadyForConnections(readyTimeout) {
+	if err := waitReady(s, ended); err != nil {
 		s.Shutdown()
-		return fmt.Errorf("start %s: it accepts no connection after %s", o.ServerName, readyTimeout)
+		return fmt.Errorf("start %s on port %d: %w", o.ServerName, o.Port, err)
 	}
 	c.nodes[index] = s
 	return nil
 }
+
+func waitReady(s *server.Server, ended fatal) error {
+	deadline := time.Now().Add(readyTimeout)
+	for !s.ReadyForConnections(100 * time.Millisecond) {
+		select {
+		case reason := <-ended:
+			return errors.New(reason)
+		default:
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("it accepts no connection after %s", readyTimeout)
+		}
+	}
+	return nil
+}
+
+// fatal is a log of a server that keeps only the first reason why it does not run:
+// without a log, a server that could not start looks like one that is slow.
+type fatal chan string
+
+func (f fatal) Fatalf(format string, args ...any) {
+	select {
+	case f <- fmt.Sprintf(format, args...):
+	default:
+	}
+}
+func (fatal) Noticef(string, ...any) {}
+func (fatal) Warnf(string, ...any)   {}
+func (fatal) Errorf(string, ...any)  {}
+func (fatal) Debugf(string, ...any)  {}
+func (fatal) Tracef(string, ...any)  {}
 
 // Reload gives a server other options, as a reload of its configuration does.
 func (c *Cluster) Reload(index int, change Option) error {

@@ -2,6 +2,8 @@ package natsserver_test
 
 import (
 	"context"
+	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,5 +52,23 @@ func publishUntilStored(ctx context.Context, t *testing.T, js jetstream.JetStrea
 		if ctx.Err() != nil {
 			t.Fatalf("publish: %v", err)
 		}
+	}
+}
+
+// A server that cannot start says why, at once.
+func TestStartSaysWhyNot(t *testing.T) {
+	cluster := natsserver.Run(t, 1)
+	cluster.StopNode(0)
+	taken, err := net.Listen("tcp", strings.TrimPrefix(cluster.URL(), "nats://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	if err := cluster.StartNode(0); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("start on a port that is taken: %v", err)
+	}
+	_ = taken.Close()
+	if err := cluster.StartNode(0); err != nil {
+		t.Error(err)
 	}
 }
