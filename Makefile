@@ -62,6 +62,13 @@ SCHEDULES ?= 100000
 test-model: ## Durable subscriptions against a model, at random: SCHEDULES of them, each some seconds of faults.
 	go test -run '^TestModel$$' -timeout 2h -v ./api/eventstore/internal/group -schedules $(SCHEDULES) $(TESTFLAGS)
 
+# How many subscriptions there are while every server pauses.
+SUBSCRIPTIONS ?= 1000
+
+.PHONY: test-scale
+test-scale: ## SUBSCRIPTIONS subscriptions while every server pauses: consumers before, at most and after.
+	go test -run '^TestServersPause$$' -timeout 10m -v ./api/eventstore/jetstream -subscriptions $(SUBSCRIPTIONS) $(TESTFLAGS)
+
 .PHONY: test-oldest
 test-oldest: controlplane ## The tests of access and of the engine, on the oldest nats-server that is supported.
 	@mkdir -p bin && cp go.mod bin/oldest.mod && cp go.sum bin/oldest.sum
