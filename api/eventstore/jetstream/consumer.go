@@ -32,11 +32,17 @@ type consumerConfig struct {
 // for longer on a single event is made again.
 const inactiveThreshold = 10*time.Second + pullExpires
 
-// orderedConsumer is one that nobody acknowledges to, from a sequence on. Its name
-// cannot be guessed, and who knows it can have what is delivered.
+// lookInactive is the same for one that tells something when it is made, and is not asked.
+const lookInactive = time.Second
+
+// consumerName is that of a new consumer. It cannot be guessed: who knows it can have
+// what is delivered.
+func consumerName() string { return "aether-" + rand.Text() }
+
+// orderedConsumer is one that nobody acknowledges to, from a sequence on.
 func orderedConsumer(filter string, next uint64) consumerConfig {
 	return consumerConfig{
-		Name: "aether-" + rand.Text(), DeliverPolicy: "by_start_sequence", StartSequence: next, FilterSubject: filter,
+		Name: consumerName(), DeliverPolicy: "by_start_sequence", StartSequence: next, FilterSubject: filter,
 		AckPolicy: "none", ReplayPolicy: "instant", Inactive: inactiveThreshold, Replicas: 1, Memory: true,
 	}
 }

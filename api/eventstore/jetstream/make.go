@@ -45,7 +45,7 @@ type madeConsumer struct {
 // make makes a consumer that goes on with what was not delivered, trying until the
 // context ends.
 func (s *subscription) make(ctx context.Context) madeConsumer {
-	name, info, err := s.store.makeConsumer(ctx, s.filter, s.next)
+	name, info, err := s.store.makeConsumer(ctx, orderedConsumer(s.filter, s.next))
 	if err != nil {
 		return madeConsumer{err: err}
 	}
@@ -95,10 +95,10 @@ func (s *subscription) makeAgain(to chan<- madeConsumer) {
 	}
 }
 
-// makeConsumer makes a consumer, and answers its name and what it is then.
-func (s *Store) makeConsumer(ctx context.Context, filter string, next uint64) (string, *consumerInfo, error) {
+// makeConsumer makes a consumer, trying names until the context ends, and answers the
+// name and what it is then.
+func (s *Store) makeConsumer(ctx context.Context, config consumerConfig) (string, *consumerInfo, error) {
 	for wait := otherAfter; ; wait = min(2*wait, maxOtherAfter) {
-		config := orderedConsumer(filter, next)
 		info, err := s.askForConsumer(ctx, config)
 		if !errors.Is(err, errNoAnswer) {
 			return config.Name, info, err
@@ -106,6 +106,7 @@ func (s *Store) makeConsumer(ctx context.Context, filter string, next uint64) (s
 		if pauseErr := pause(ctx, wait); pauseErr != nil {
 			return "", nil, fmt.Errorf("%w; last try: %v", pauseErr, err)
 		}
+		config.Name = consumerName()
 	}
 }
 

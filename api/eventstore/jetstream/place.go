@@ -32,7 +32,7 @@ func (s *subscription) place(ctx context.Context, info *consumerInfo) (next uint
 	if next == 1 || !s.begun || info.Pending > 0 {
 		return next, nil
 	}
-	end, err := s.store.endOf(ctx, s.filter)
+	end, err := s.store.endOf(ctx)
 	if err == nil && next > end {
 		err = fmt.Errorf("%w: the subscription is to go on with sequence %d, and the next that is saved is %d: this store is another than that of the place, or has lost events; begin anew from sequence 0",
 			eventstore.ErrPlaceAhead, next, end)
@@ -46,7 +46,7 @@ func errPlaceExpired(next, first uint64) error {
 }
 
 // endOf is the sequence of the next message that is stored.
-func (s *Store) endOf(ctx context.Context, filter string) (uint64, error) {
+func (s *Store) endOf(ctx context.Context) (uint64, error) {
 	last, err := s.leaderGet(ctx, s.config.EventsStream, getRequest{LastBySubject: ">"})
 	if err != nil {
 		return 0, err
@@ -55,7 +55,9 @@ func (s *Store) endOf(ctx context.Context, filter string) (uint64, error) {
 		return last.Sequence + 1, nil
 	}
 	// An empty stream tells where it ends only to a consumer, which begins there.
-	_, info, err := s.makeConsumer(ctx, filter, 1)
+	config := orderedConsumer("", 1)
+	config.Inactive = lookInactive
+	_, info, err := s.makeConsumer(ctx, config)
 	if err != nil {
 		return 0, err
 	}
