@@ -59,6 +59,9 @@ type Machine struct {
 	// unreadOpen is open in order, from read on.
 	unreadOpen Sequences
 	early      []*task
+	// ahead is what shards have of events after the Top at the start, in order: Main
+	// passes it once they are read, or turn out to be erased.
+	ahead []*task
 	// behindTop is the last sequence of an actor that waits.
 	behindTop uint64
 	window    []*task
@@ -148,6 +151,7 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 			m.load(m.shards[number], stored)
 		}
 	}
+	slices.SortFunc(m.ahead, func(a, b *task) int { return compare(a.sequence, b.sequence) })
 	return m
 }
 
@@ -204,6 +208,9 @@ func (m *Machine) adopt(sequence uint64, a *actor, k kind, attempts int, due tim
 		t.due = due.Add(-m.config.Offset)
 	}
 	m.tasks[sequence] = t
+	if passed == never {
+		m.ahead = append(m.ahead, t)
+	}
 	if out != "" {
 		m.peer(out).take(t)
 	}
