@@ -178,7 +178,7 @@ func (m *Machine) load(s *shard, stored Shard) {
 	}
 	for _, p := range stored.Parked {
 		t := m.adopt(p.Sequence, m.actor(p.Actor), parked, p.Attempts, p.Due, p.Out)
-		t.reason, t.at, t.replaying = p.Reason, p.At, p.Replaying
+		t.reason, t.at, t.replaying, t.request = p.Reason, p.At, p.Replaying, p.Request
 		s.parked[p.Sequence] = t
 		m.parked++
 		if t.replaying {

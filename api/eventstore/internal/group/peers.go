@@ -1,6 +1,7 @@
 package group
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -177,7 +178,7 @@ func (m *Machine) requested(p *peer, r *Request) {
 	done := func() { answer(CodeDone, 0) }
 	switch r.Kind {
 	case KindReplay:
-		m.replay(r.Sequences, func(count int) { answer(CodeDone, count) })
+		m.replay(fmt.Sprintf("%s %d", p.id, r.ID), r.Sequences, func(count int) { answer(CodeDone, count) })
 		return
 	case KindLeave:
 		m.part(p, r.Have, false)

@@ -51,6 +51,8 @@ type task struct {
 	reason    string
 	at        time.Time
 	replaying bool
+	// request is the last one that had it replayed.
+	request string
 	// at which place it is in a heap, with its turn.
 	queued bool
 }

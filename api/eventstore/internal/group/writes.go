@@ -158,7 +158,7 @@ func (m *Machine) encode(s *shard) Shard {
 		t := s.parked[sequence]
 		due, out := m.whereabouts(t)
 		stored.Parked = append(stored.Parked, Parked{
-			Sequence: sequence, Actor: t.actor.key, Attempts: t.attempts, Reason: t.reason, At: t.at.UTC().Round(0), Replaying: t.replaying, Due: due, Out: out,
+			Sequence: sequence, Actor: t.actor.key, Attempts: t.attempts, Reason: t.reason, At: t.at.UTC().Round(0), Replaying: t.replaying, Request: t.request, Due: due, Out: out,
 		})
 	}
 	return stored
