@@ -56,6 +56,8 @@ type subscription struct {
 	begun bool
 	// leavesOut: what has expired before it was delivered is left out.
 	leavesOut bool
+	// onPassed is told up to where the server has found nothing more, nil for nobody.
+	onPassed func(through uint64)
 	// notBefore is the time to come with which the subscription begins, zero for none.
 	notBefore time.Time
 	// answers puts into arrived what arrives; nil when a consumer must be made.
@@ -338,7 +340,7 @@ func (s *subscription) take(ctx context.Context) (*message, error) {
 	s.stored = metadata.Timestamp
 	s.wanted--
 	return &message{
-		Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data, Time: metadata.Timestamp, Pending: metadata.NumPending,
+		Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data, Time: metadata.Timestamp,
 	}, s.pull()
 }
 

@@ -150,7 +150,7 @@ func (d *durable) read(now time.Time) {
 			break
 		}
 		e := &log[at]
-		d.machine.Arrived(now, group.Arrival{Sequence: e.Sequence, Actor: e.ActorID, At: d.store.storedAt[at], Unread: uint64(len(log)) - e.Sequence})
+		d.machine.Arrived(now, group.Arrival{Sequence: e.Sequence, Actor: e.ActorID, At: d.store.storedAt[at]})
 	}
 	for _, find := range d.machine.Finds() {
 		d.machine.Found(now, find.Actor, find.After, d.next(find))
