@@ -21,6 +21,14 @@ type DurableStore interface {
 	// DeleteDurable forgets a durable subscription: its place, and what it has
 	// parked. One that does not exist is no error. Its members get an error.
 	DeleteDurable(ctx context.Context, name string) error
+
+	// ListDurables lists the names of the durable subscriptions that there are, in
+	// order.
+	ListDurables(ctx context.Context) ([]string, error)
+
+	// GetDurableStatus says how a durable subscription is doing. The error is
+	// ErrNoDurable where there is none of that name.
+	GetDurableStatus(ctx context.Context, name string) (DurableStatus, error)
 }
 
 // Limits of durable subscriptions.
@@ -118,6 +126,30 @@ type Parked struct {
 	At time.Time
 	// Replaying: Replay was called for it, and it is not acknowledged yet.
 	Replaying bool
+}
+
+// DurableStatus is how a durable subscription is doing, as far as its members say:
+// where none answers, as its records have it, with no members.
+type DurableStatus struct {
+	Name string
+	// Position is the sequence up to which events were read for the members, and Lag
+	// how many sequences of the store come after it. Where the filters let little
+	// through, it may take a second until both say so.
+	Position uint64
+	Lag      uint64
+	// Members are those that are there, and InHand the events that they have.
+	Members int
+	InHand  int
+	// Queued are events that were read and that no member has had yet.
+	Queued int
+	// Waiting are the actors of whom an event waits to be delivered again, and all
+	// that come after it for it.
+	Waiting int
+	// Parked are the events that were put aside.
+	Parked int
+	// Full: so many actors wait, or so much is parked, that no more events are read
+	// until some are acknowledged.
+	Full bool
 }
 
 // DurableSubscription is the membership in a durable subscription. It is safe

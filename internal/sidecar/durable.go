@@ -310,6 +310,30 @@ func (s *service) ListParked(ctx context.Context, request *eventstorev1.ListPark
 	return response, nil
 }
 
+func (s *service) ListDurables(ctx context.Context, request *eventstorev1.ListDurablesRequest) (*eventstorev1.ListDurablesResponse, error) {
+	store, err := s.server.durableStore(request.GetStore())
+	if err != nil {
+		return nil, err
+	}
+	names, err := store.ListDurables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &eventstorev1.ListDurablesResponse{Names: names}, nil
+}
+
+func (s *service) GetDurableStatus(ctx context.Context, request *eventstorev1.GetDurableStatusRequest) (*eventstorev1.GetDurableStatusResponse, error) {
+	store, err := s.server.durableStore(request.GetStore())
+	if err != nil {
+		return nil, err
+	}
+	status, err := store.GetDurableStatus(ctx, request.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &eventstorev1.GetDurableStatusResponse{Status: eventstorev1.FromDurableStatus(status)}, nil
+}
+
 func (s *service) ReplayParked(ctx context.Context, request *eventstorev1.ReplayParkedRequest) (*eventstorev1.ReplayParkedResponse, error) {
 	session, err := s.server.sessions.find(request.GetSession())
 	if err != nil {

@@ -2,7 +2,9 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -104,6 +106,37 @@ func (s *Store) DeleteDurable(ctx context.Context, name string) error {
 		delete(s.durables, name)
 	}
 	return nil
+}
+
+// ListDurables lists the durable subscriptions of the store.
+func (s *Store) ListDurables(ctx context.Context) ([]string, error) {
+	if err := ended(ctx); err != nil {
+		return nil, fmt.Errorf("list durable subscriptions in memory: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.durables)), nil
+}
+
+// GetDurableStatus says how a durable subscription is doing.
+func (s *Store) GetDurableStatus(ctx context.Context, name string) (eventstore.DurableStatus, error) {
+	failed := func(err error) (eventstore.DurableStatus, error) {
+		return eventstore.DurableStatus{}, fmt.Errorf("get the status of durable subscription %.100q in memory: %w", name, err)
+	}
+	if err := errors.Join(eventstore.ValidateDurableName(name), ended(ctx)); err != nil {
+		return failed(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.durables[name]
+	if d == nil {
+		return failed(eventstore.ErrNoDurable)
+	}
+	d.turn(time.Now())
+	of := d.machine.Status()
+	return eventstore.DurableStatus{
+		Name: name, Position: of.Position, Lag: uint64(len(s.log)) - min(of.Position, uint64(len(s.log))), Members: of.Members, InHand: of.InHand, Queued: of.Queued, Waiting: of.Waiting, Parked: of.Parked, Full: of.Full,
+	}, nil
 }
 
 // wake tells the members that something has changed. The lock is held.

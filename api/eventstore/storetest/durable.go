@@ -41,6 +41,7 @@ func RunDurable(t *testing.T, open func(t *testing.T, opts ...eventstore.Option)
 		{"parks many", durableManyParked},
 		{"delivers no more often than it may", durableAtMost},
 		{"refuses what makes no sense", durableRefuses},
+		{"says how it is doing", durableStatus},
 		{"close and delete end a waiting next", durableEnds},
 	} {
 		t.Run(c.name, func(t *testing.T) {

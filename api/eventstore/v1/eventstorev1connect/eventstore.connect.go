@@ -90,6 +90,12 @@ const (
 	// EventStoreServiceDeleteDurableProcedure is the fully-qualified name of the EventStoreService's
 	// DeleteDurable RPC.
 	EventStoreServiceDeleteDurableProcedure = "/aether.eventstore.v1.EventStoreService/DeleteDurable"
+	// EventStoreServiceListDurablesProcedure is the fully-qualified name of the EventStoreService's
+	// ListDurables RPC.
+	EventStoreServiceListDurablesProcedure = "/aether.eventstore.v1.EventStoreService/ListDurables"
+	// EventStoreServiceGetDurableStatusProcedure is the fully-qualified name of the EventStoreService's
+	// GetDurableStatus RPC.
+	EventStoreServiceGetDurableStatusProcedure = "/aether.eventstore.v1.EventStoreService/GetDurableStatus"
 )
 
 // EventStoreServiceClient is a client for the aether.eventstore.v1.EventStoreService service.
@@ -181,6 +187,13 @@ type EventStoreServiceClient interface {
 	// parked. One that does not exist is no error. Its members end with NOT_FOUND +
 	// Reason (no_durable).
 	DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error)
+	// ListDurables lists the names of the durable subscriptions that there are, in
+	// order.
+	ListDurables(context.Context, *v1.ListDurablesRequest) (*v1.ListDurablesResponse, error)
+	// GetDurableStatus says how a durable subscription is doing.
+	//
+	// NOT_FOUND + Reason (no_durable): there is none of that name.
+	GetDurableStatus(context.Context, *v1.GetDurableStatusRequest) (*v1.GetDurableStatusResponse, error)
 }
 
 // NewEventStoreServiceClient constructs a client for the aether.eventstore.v1.EventStoreService
@@ -302,6 +315,18 @@ func NewEventStoreServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(eventStoreServiceMethods.ByName("DeleteDurable")),
 			connect.WithClientOptions(opts...),
 		),
+		listDurables: connect.NewClient[v1.ListDurablesRequest, v1.ListDurablesResponse](
+			httpClient,
+			baseURL+EventStoreServiceListDurablesProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("ListDurables")),
+			connect.WithClientOptions(opts...),
+		),
+		getDurableStatus: connect.NewClient[v1.GetDurableStatusRequest, v1.GetDurableStatusResponse](
+			httpClient,
+			baseURL+EventStoreServiceGetDurableStatusProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("GetDurableStatus")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -325,6 +350,8 @@ type eventStoreServiceClient struct {
 	listParked          *connect.Client[v1.ListParkedRequest, v1.ListParkedResponse]
 	replayParked        *connect.Client[v1.ReplayParkedRequest, v1.ReplayParkedResponse]
 	deleteDurable       *connect.Client[v1.DeleteDurableRequest, v1.DeleteDurableResponse]
+	listDurables        *connect.Client[v1.ListDurablesRequest, v1.ListDurablesResponse]
+	getDurableStatus    *connect.Client[v1.GetDurableStatusRequest, v1.GetDurableStatusResponse]
 }
 
 // SaveEvent calls aether.eventstore.v1.EventStoreService.SaveEvent.
@@ -477,6 +504,24 @@ func (c *eventStoreServiceClient) DeleteDurable(ctx context.Context, req *v1.Del
 	return nil, err
 }
 
+// ListDurables calls aether.eventstore.v1.EventStoreService.ListDurables.
+func (c *eventStoreServiceClient) ListDurables(ctx context.Context, req *v1.ListDurablesRequest) (*v1.ListDurablesResponse, error) {
+	response, err := c.listDurables.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetDurableStatus calls aether.eventstore.v1.EventStoreService.GetDurableStatus.
+func (c *eventStoreServiceClient) GetDurableStatus(ctx context.Context, req *v1.GetDurableStatusRequest) (*v1.GetDurableStatusResponse, error) {
+	response, err := c.getDurableStatus.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // EventStoreServiceHandler is an implementation of the aether.eventstore.v1.EventStoreService
 // service.
 type EventStoreServiceHandler interface {
@@ -567,6 +612,13 @@ type EventStoreServiceHandler interface {
 	// parked. One that does not exist is no error. Its members end with NOT_FOUND +
 	// Reason (no_durable).
 	DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error)
+	// ListDurables lists the names of the durable subscriptions that there are, in
+	// order.
+	ListDurables(context.Context, *v1.ListDurablesRequest) (*v1.ListDurablesResponse, error)
+	// GetDurableStatus says how a durable subscription is doing.
+	//
+	// NOT_FOUND + Reason (no_durable): there is none of that name.
+	GetDurableStatus(context.Context, *v1.GetDurableStatusRequest) (*v1.GetDurableStatusResponse, error)
 }
 
 // NewEventStoreServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -684,6 +736,18 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 		connect.WithSchema(eventStoreServiceMethods.ByName("DeleteDurable")),
 		connect.WithHandlerOptions(opts...),
 	)
+	eventStoreServiceListDurablesHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceListDurablesProcedure,
+		svc.ListDurables,
+		connect.WithSchema(eventStoreServiceMethods.ByName("ListDurables")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceGetDurableStatusHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceGetDurableStatusProcedure,
+		svc.GetDurableStatus,
+		connect.WithSchema(eventStoreServiceMethods.ByName("GetDurableStatus")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/aether.eventstore.v1.EventStoreService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case EventStoreServiceSaveEventProcedure:
@@ -722,6 +786,10 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 			eventStoreServiceReplayParkedHandler.ServeHTTP(w, r)
 		case EventStoreServiceDeleteDurableProcedure:
 			eventStoreServiceDeleteDurableHandler.ServeHTTP(w, r)
+		case EventStoreServiceListDurablesProcedure:
+			eventStoreServiceListDurablesHandler.ServeHTTP(w, r)
+		case EventStoreServiceGetDurableStatusProcedure:
+			eventStoreServiceGetDurableStatusHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -801,4 +869,12 @@ func (UnimplementedEventStoreServiceHandler) ReplayParked(context.Context, *v1.R
 
 func (UnimplementedEventStoreServiceHandler) DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.DeleteDurable is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) ListDurables(context.Context, *v1.ListDurablesRequest) (*v1.ListDurablesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.ListDurables is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) GetDurableStatus(context.Context, *v1.GetDurableStatusRequest) (*v1.GetDurableStatusResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.GetDurableStatus is not implemented"))
 }
