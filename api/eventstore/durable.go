@@ -168,6 +168,9 @@ type DurableSubscription interface {
 	// member, and events of the same actor wait for it. After its last delivery it
 	// is parked at once, with the first 256 bytes of the reason.
 	Nak(ctx context.Context, sequence uint64, delay time.Duration, reason string) error
+	// Release gives events back on which nothing was begun: these deliveries do not
+	// count. What the member does not have is left out.
+	Release(ctx context.Context, sequences ...uint64) error
 	// Extend starts the AckWait of an event anew.
 	Extend(ctx context.Context, sequence uint64) error
 	// Parked lists what is parked, in the order of sequences.

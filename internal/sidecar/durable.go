@@ -35,15 +35,14 @@ type session struct {
 	id     string
 	member eventstore.DurableSubscription
 	opts   eventstore.DurableOptions
-	// started is closed when deliveries may begin.
-	started chan struct{}
-	start   sync.Once
 
 	mu sync.Mutex
+	// paused: it is delivered nothing.
+	paused bool
 	// inHand are the events that were sent and are not settled, and when their time
 	// is over: then they are delivered again, and take no room.
 	inHand map[uint64]time.Time
-	// changed is closed when inHand has shrunk, and replaced.
+	// changed is closed when there may be room, and replaced.
 	changed chan struct{}
 }
 
@@ -54,10 +53,8 @@ type sessions struct {
 	open map[string]*session
 }
 
-func (s *sessions) add(member eventstore.DurableSubscription, opts eventstore.DurableOptions) *session {
-	added := &session{
-		id: rand.Text(), member: member, opts: opts, started: make(chan struct{}), inHand: map[uint64]time.Time{}, changed: make(chan struct{}),
-	}
+func (s *sessions) add(member eventstore.DurableSubscription, opts eventstore.DurableOptions, paused bool) *session {
+	added := &session{id: rand.Text(), member: member, opts: opts, paused: paused, inHand: map[uint64]time.Time{}, changed: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open == nil {
@@ -82,7 +79,31 @@ func (s *sessions) find(id string) (*session, error) {
 	return nil, fmt.Errorf("%w: %.100q: the stream of SubscribeDurable has ended, or never began: join again", errNoSession, id)
 }
 
-func (s *session) begin() { s.start.Do(func() { close(s.started) }) }
+// begin has deliveries begin, or go on.
+func (s *session) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = false
+	s.change()
+}
+
+// change wakes who waits for room. The lock is held.
+func (s *session) change() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// release takes back what the client has not begun.
+func (s *session) release(ctx context.Context, sequences []uint64, pause bool) error {
+	s.mu.Lock()
+	s.paused = s.paused || pause
+	for _, sequence := range sequences {
+		delete(s.inHand, sequence)
+	}
+	s.change()
+	s.mu.Unlock()
+	return s.member.Release(ctx, sequences...)
+}
 
 // next waits until the session has room for an event, and then for the event.
 func (s *session) next(ctx context.Context) (eventstore.Delivery, error) {
@@ -122,7 +143,7 @@ func (s *session) room(now time.Time) (wait time.Duration, sooner chan struct{})
 		}
 		wait = min(wait, until.Sub(now))
 	}
-	if len(s.inHand) < s.opts.MaxInHand {
+	if len(s.inHand) < s.opts.MaxInHand && !s.paused {
 		return 0, s.changed
 	}
 	return wait, s.changed
@@ -145,8 +166,7 @@ func (s *session) settled(sequence uint64, err error) error {
 	defer s.mu.Unlock()
 	if _, had := s.inHand[sequence]; had {
 		delete(s.inHand, sequence)
-		close(s.changed)
-		s.changed = make(chan struct{})
+		s.change()
 	}
 	return err
 }
@@ -203,11 +223,8 @@ func (s *service) SubscribeDurable(ctx context.Context, request *eventstorev1.Su
 		return err
 	}
 	defer func() { _ = member.Close() }()
-	session := s.server.sessions.add(member, opts)
+	session := s.server.sessions.add(member, opts, request.GetPaused())
 	defer s.server.sessions.remove(session)
-	if !request.GetPaused() {
-		session.begin()
-	}
 	if err := stream.Send(session.message()); err != nil {
 		return err
 	}
@@ -223,11 +240,6 @@ func (s *session) message() *eventstorev1.SubscribeDurableResponse {
 
 // deliver sends what the member gets, until the membership or the stream ends.
 func (s *session) deliver(ctx context.Context, stream *connect.ServerStream[eventstorev1.SubscribeDurableResponse]) error {
-	select {
-	case <-s.started:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 	account := accountOf(ctx)
 	for {
 		delivery, err := s.next(ctx)
@@ -280,6 +292,17 @@ func (s *service) NegativeAcknowledge(ctx context.Context, request *eventstorev1
 		return nil, err
 	}
 	return &eventstorev1.NegativeAcknowledgeResponse{}, nil
+}
+
+func (s *service) ReleaseDeliveries(ctx context.Context, request *eventstorev1.ReleaseDeliveriesRequest) (*eventstorev1.ReleaseDeliveriesResponse, error) {
+	session, err := s.server.sessions.find(request.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	if err := session.release(ctx, request.GetSequences(), request.GetPause()); err != nil {
+		return nil, err
+	}
+	return &eventstorev1.ReleaseDeliveriesResponse{}, nil
 }
 
 func (s *service) ExtendDelivery(ctx context.Context, request *eventstorev1.ExtendDeliveryRequest) (*eventstorev1.ExtendDeliveryResponse, error) {

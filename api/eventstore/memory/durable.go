@@ -332,6 +332,20 @@ func (m *membership) Nak(ctx context.Context, sequence uint64, delay time.Durati
 	return err
 }
 
+// Release gives events back that were not begun.
+func (m *membership) Release(_ context.Context, sequences ...uint64) error {
+	m.store.mu.Lock()
+	defer m.store.mu.Unlock()
+	if err := m.over(); err != nil {
+		return m.failed("release events", err)
+	}
+	for _, sequence := range sequences {
+		m.member.Release(sequence)
+	}
+	m.durable.turn(time.Now())
+	return nil
+}
+
 // Extend starts the time of an event anew.
 func (m *membership) Extend(ctx context.Context, sequence uint64) error {
 	_, err := m.ask(ctx, fmt.Sprintf("extend the time of event %d", sequence), group.Request{Kind: group.KindExtend, Sequence: sequence})

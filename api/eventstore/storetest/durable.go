@@ -33,6 +33,8 @@ func RunDurable(t *testing.T, open func(t *testing.T, opts ...eventstore.Option)
 		{"members come and go", durableMembersComeAndGo},
 		{"an actor that waits holds up no other", durableHoldsUpNoOther},
 		{"a member that is overtaken goes on", durableOvertaken},
+		{"an application that hangs holds up what it has alone", durableHangs},
+		{"what was released comes again", durableReleases},
 		{"what was done too late is done", durableLateAck},
 		{"nothing overtakes what is given back", durableOrderAfterNak},
 		{"an event that waits holds up no other across restarts", durableWaitsAcrossRestarts},

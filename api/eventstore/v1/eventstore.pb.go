@@ -2700,6 +2700,105 @@ func (*NegativeAcknowledgeResponse) Descriptor() ([]byte, []int) {
 	return file_eventstore_proto_rawDescGZIP(), []int{38}
 }
 
+type ReleaseDeliveriesRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// sequences are those of the events; others than those in hand are left out.
+	Sequences []uint64 `protobuf:"varint,2,rep,packed,name=sequences,proto3" json:"sequences,omitempty"`
+	// pause delivers nothing more until StartDeliveries, but for one event that may be
+	// on its way.
+	Pause         bool `protobuf:"varint,3,opt,name=pause,proto3" json:"pause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseDeliveriesRequest) Reset() {
+	*x = ReleaseDeliveriesRequest{}
+	mi := &file_eventstore_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseDeliveriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseDeliveriesRequest) ProtoMessage() {}
+
+func (x *ReleaseDeliveriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseDeliveriesRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseDeliveriesRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReleaseDeliveriesRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ReleaseDeliveriesRequest) GetSequences() []uint64 {
+	if x != nil {
+		return x.Sequences
+	}
+	return nil
+}
+
+func (x *ReleaseDeliveriesRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
+}
+
+type ReleaseDeliveriesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseDeliveriesResponse) Reset() {
+	*x = ReleaseDeliveriesResponse{}
+	mi := &file_eventstore_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseDeliveriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseDeliveriesResponse) ProtoMessage() {}
+
+func (x *ReleaseDeliveriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseDeliveriesResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseDeliveriesResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{40}
+}
+
 type ExtendDeliveryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -2710,7 +2809,7 @@ type ExtendDeliveryRequest struct {
 
 func (x *ExtendDeliveryRequest) Reset() {
 	*x = ExtendDeliveryRequest{}
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2821,7 @@ func (x *ExtendDeliveryRequest) String() string {
 func (*ExtendDeliveryRequest) ProtoMessage() {}
 
 func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +2834,7 @@ func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryRequest.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{39}
+	return file_eventstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExtendDeliveryRequest) GetSession() string {
@@ -2760,7 +2859,7 @@ type ExtendDeliveryResponse struct {
 
 func (x *ExtendDeliveryResponse) Reset() {
 	*x = ExtendDeliveryResponse{}
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2871,7 @@ func (x *ExtendDeliveryResponse) String() string {
 func (*ExtendDeliveryResponse) ProtoMessage() {}
 
 func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2884,7 @@ func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryResponse.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{40}
+	return file_eventstore_proto_rawDescGZIP(), []int{42}
 }
 
 type ListParkedRequest struct {
@@ -2797,7 +2896,7 @@ type ListParkedRequest struct {
 
 func (x *ListParkedRequest) Reset() {
 	*x = ListParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2908,7 @@ func (x *ListParkedRequest) String() string {
 func (*ListParkedRequest) ProtoMessage() {}
 
 func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2921,7 @@ func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
 func (*ListParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{41}
+	return file_eventstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListParkedRequest) GetSession() string {
@@ -2841,7 +2940,7 @@ type ListParkedResponse struct {
 
 func (x *ListParkedResponse) Reset() {
 	*x = ListParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +2952,7 @@ func (x *ListParkedResponse) String() string {
 func (*ListParkedResponse) ProtoMessage() {}
 
 func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +2965,7 @@ func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
 func (*ListParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{42}
+	return file_eventstore_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListParkedResponse) GetParked() []*ParkedEvent {
@@ -2894,7 +2993,7 @@ type ParkedEvent struct {
 
 func (x *ParkedEvent) Reset() {
 	*x = ParkedEvent{}
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +3005,7 @@ func (x *ParkedEvent) String() string {
 func (*ParkedEvent) ProtoMessage() {}
 
 func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2919,7 +3018,7 @@ func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParkedEvent.ProtoReflect.Descriptor instead.
 func (*ParkedEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{43}
+	return file_eventstore_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ParkedEvent) GetSequence() uint64 {
@@ -2975,7 +3074,7 @@ type ReplayParkedRequest struct {
 
 func (x *ReplayParkedRequest) Reset() {
 	*x = ReplayParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3086,7 @@ func (x *ReplayParkedRequest) String() string {
 func (*ReplayParkedRequest) ProtoMessage() {}
 
 func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3099,7 @@ func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedRequest.ProtoReflect.Descriptor instead.
 func (*ReplayParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{44}
+	return file_eventstore_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReplayParkedRequest) GetSession() string {
@@ -3027,7 +3126,7 @@ type ReplayParkedResponse struct {
 
 func (x *ReplayParkedResponse) Reset() {
 	*x = ReplayParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3138,7 @@ func (x *ReplayParkedResponse) String() string {
 func (*ReplayParkedResponse) ProtoMessage() {}
 
 func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3151,7 @@ func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedResponse.ProtoReflect.Descriptor instead.
 func (*ReplayParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{45}
+	return file_eventstore_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReplayParkedResponse) GetMarked() int32 {
@@ -3072,7 +3171,7 @@ type DeleteDurableRequest struct {
 
 func (x *DeleteDurableRequest) Reset() {
 	*x = DeleteDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3183,7 @@ func (x *DeleteDurableRequest) String() string {
 func (*DeleteDurableRequest) ProtoMessage() {}
 
 func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3196,7 @@ func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{46}
+	return file_eventstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DeleteDurableRequest) GetStore() string {
@@ -3122,7 +3221,7 @@ type DeleteDurableResponse struct {
 
 func (x *DeleteDurableResponse) Reset() {
 	*x = DeleteDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3134,7 +3233,7 @@ func (x *DeleteDurableResponse) String() string {
 func (*DeleteDurableResponse) ProtoMessage() {}
 
 func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3147,7 +3246,7 @@ func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{47}
+	return file_eventstore_proto_rawDescGZIP(), []int{49}
 }
 
 type ListDurablesRequest struct {
@@ -3159,7 +3258,7 @@ type ListDurablesRequest struct {
 
 func (x *ListDurablesRequest) Reset() {
 	*x = ListDurablesRequest{}
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3270,7 @@ func (x *ListDurablesRequest) String() string {
 func (*ListDurablesRequest) ProtoMessage() {}
 
 func (x *ListDurablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3283,7 @@ func (x *ListDurablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDurablesRequest.ProtoReflect.Descriptor instead.
 func (*ListDurablesRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{48}
+	return file_eventstore_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListDurablesRequest) GetStore() string {
@@ -3203,7 +3302,7 @@ type ListDurablesResponse struct {
 
 func (x *ListDurablesResponse) Reset() {
 	*x = ListDurablesResponse{}
-	mi := &file_eventstore_proto_msgTypes[49]
+	mi := &file_eventstore_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3314,7 @@ func (x *ListDurablesResponse) String() string {
 func (*ListDurablesResponse) ProtoMessage() {}
 
 func (x *ListDurablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[49]
+	mi := &file_eventstore_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3327,7 @@ func (x *ListDurablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDurablesResponse.ProtoReflect.Descriptor instead.
 func (*ListDurablesResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{49}
+	return file_eventstore_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListDurablesResponse) GetNames() []string {
@@ -3248,7 +3347,7 @@ type GetDurableStatusRequest struct {
 
 func (x *GetDurableStatusRequest) Reset() {
 	*x = GetDurableStatusRequest{}
-	mi := &file_eventstore_proto_msgTypes[50]
+	mi := &file_eventstore_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3359,7 @@ func (x *GetDurableStatusRequest) String() string {
 func (*GetDurableStatusRequest) ProtoMessage() {}
 
 func (x *GetDurableStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[50]
+	mi := &file_eventstore_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3372,7 @@ func (x *GetDurableStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDurableStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetDurableStatusRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{50}
+	return file_eventstore_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetDurableStatusRequest) GetStore() string {
@@ -3299,7 +3398,7 @@ type GetDurableStatusResponse struct {
 
 func (x *GetDurableStatusResponse) Reset() {
 	*x = GetDurableStatusResponse{}
-	mi := &file_eventstore_proto_msgTypes[51]
+	mi := &file_eventstore_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3311,7 +3410,7 @@ func (x *GetDurableStatusResponse) String() string {
 func (*GetDurableStatusResponse) ProtoMessage() {}
 
 func (x *GetDurableStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[51]
+	mi := &file_eventstore_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3324,7 +3423,7 @@ func (x *GetDurableStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDurableStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetDurableStatusResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{51}
+	return file_eventstore_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetDurableStatusResponse) GetStatus() *DurableStatus {
@@ -3362,7 +3461,7 @@ type DurableStatus struct {
 
 func (x *DurableStatus) Reset() {
 	*x = DurableStatus{}
-	mi := &file_eventstore_proto_msgTypes[52]
+	mi := &file_eventstore_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3374,7 +3473,7 @@ func (x *DurableStatus) String() string {
 func (*DurableStatus) ProtoMessage() {}
 
 func (x *DurableStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[52]
+	mi := &file_eventstore_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3387,7 +3486,7 @@ func (x *DurableStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DurableStatus.ProtoReflect.Descriptor instead.
 func (*DurableStatus) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{52}
+	return file_eventstore_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DurableStatus) GetName() string {
@@ -3466,7 +3565,7 @@ type VersionConflict struct {
 
 func (x *VersionConflict) Reset() {
 	*x = VersionConflict{}
-	mi := &file_eventstore_proto_msgTypes[53]
+	mi := &file_eventstore_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3478,7 +3577,7 @@ func (x *VersionConflict) String() string {
 func (*VersionConflict) ProtoMessage() {}
 
 func (x *VersionConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[53]
+	mi := &file_eventstore_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3491,7 +3590,7 @@ func (x *VersionConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionConflict.ProtoReflect.Descriptor instead.
 func (*VersionConflict) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{53}
+	return file_eventstore_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *VersionConflict) GetActorId() string {
@@ -3535,7 +3634,7 @@ type DuplicateEvent struct {
 
 func (x *DuplicateEvent) Reset() {
 	*x = DuplicateEvent{}
-	mi := &file_eventstore_proto_msgTypes[54]
+	mi := &file_eventstore_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3547,7 +3646,7 @@ func (x *DuplicateEvent) String() string {
 func (*DuplicateEvent) ProtoMessage() {}
 
 func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[54]
+	mi := &file_eventstore_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3560,7 +3659,7 @@ func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DuplicateEvent.ProtoReflect.Descriptor instead.
 func (*DuplicateEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{54}
+	return file_eventstore_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DuplicateEvent) GetEventId() string {
@@ -3604,7 +3703,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_eventstore_proto_msgTypes[55]
+	mi := &file_eventstore_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3616,7 +3715,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[55]
+	mi := &file_eventstore_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3629,7 +3728,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{55}
+	return file_eventstore_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -3657,7 +3756,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_eventstore_proto_msgTypes[56]
+	mi := &file_eventstore_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3669,7 +3768,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[56]
+	mi := &file_eventstore_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +3781,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{56}
+	return file_eventstore_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Reason) GetCode() string {
@@ -3883,7 +3982,12 @@ const file_eventstore_proto_rawDesc = "" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12/\n" +
 	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x1d\n" +
-	"\x1bNegativeAcknowledgeResponse\"M\n" +
+	"\x1bNegativeAcknowledgeResponse\"h\n" +
+	"\x18ReleaseDeliveriesRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1c\n" +
+	"\tsequences\x18\x02 \x03(\x04R\tsequences\x12\x14\n" +
+	"\x05pause\x18\x03 \x01(\bR\x05pause\"\x1b\n" +
+	"\x19ReleaseDeliveriesResponse\"M\n" +
 	"\x15ExtendDeliveryRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\x18\n" +
@@ -3941,7 +4045,7 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"\x1c\n" +
 	"\x06Reason\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\tR\x04code2\xd8\x10\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code2\xce\x11\n" +
 	"\x11EventStoreService\x12\\\n" +
 	"\tSaveEvent\x12&.aether.eventstore.v1.SaveEventRequest\x1a'.aether.eventstore.v1.SaveEventResponse\x12_\n" +
 	"\n" +
@@ -3957,7 +4061,8 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x10SubscribeDurable\x12-.aether.eventstore.v1.SubscribeDurableRequest\x1a..aether.eventstore.v1.SubscribeDurableResponse0\x01\x12n\n" +
 	"\x0fStartDeliveries\x12,.aether.eventstore.v1.StartDeliveriesRequest\x1a-.aether.eventstore.v1.StartDeliveriesResponse\x12b\n" +
 	"\vAcknowledge\x12(.aether.eventstore.v1.AcknowledgeRequest\x1a).aether.eventstore.v1.AcknowledgeResponse\x12z\n" +
-	"\x13NegativeAcknowledge\x120.aether.eventstore.v1.NegativeAcknowledgeRequest\x1a1.aether.eventstore.v1.NegativeAcknowledgeResponse\x12k\n" +
+	"\x13NegativeAcknowledge\x120.aether.eventstore.v1.NegativeAcknowledgeRequest\x1a1.aether.eventstore.v1.NegativeAcknowledgeResponse\x12t\n" +
+	"\x11ReleaseDeliveries\x12..aether.eventstore.v1.ReleaseDeliveriesRequest\x1a/.aether.eventstore.v1.ReleaseDeliveriesResponse\x12k\n" +
 	"\x0eExtendDelivery\x12+.aether.eventstore.v1.ExtendDeliveryRequest\x1a,.aether.eventstore.v1.ExtendDeliveryResponse\x12_\n" +
 	"\n" +
 	"ListParked\x12'.aether.eventstore.v1.ListParkedRequest\x1a(.aether.eventstore.v1.ListParkedResponse\x12e\n" +
@@ -3979,7 +4084,7 @@ func file_eventstore_proto_rawDescGZIP() []byte {
 }
 
 var file_eventstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_eventstore_proto_goTypes = []any{
 	(ExpectedVersion_State)(0),          // 0: aether.eventstore.v1.ExpectedVersion.State
 	(*Event)(nil),                       // 1: aether.eventstore.v1.Event
@@ -4021,72 +4126,74 @@ var file_eventstore_proto_goTypes = []any{
 	(*AcknowledgeResponse)(nil),         // 37: aether.eventstore.v1.AcknowledgeResponse
 	(*NegativeAcknowledgeRequest)(nil),  // 38: aether.eventstore.v1.NegativeAcknowledgeRequest
 	(*NegativeAcknowledgeResponse)(nil), // 39: aether.eventstore.v1.NegativeAcknowledgeResponse
-	(*ExtendDeliveryRequest)(nil),       // 40: aether.eventstore.v1.ExtendDeliveryRequest
-	(*ExtendDeliveryResponse)(nil),      // 41: aether.eventstore.v1.ExtendDeliveryResponse
-	(*ListParkedRequest)(nil),           // 42: aether.eventstore.v1.ListParkedRequest
-	(*ListParkedResponse)(nil),          // 43: aether.eventstore.v1.ListParkedResponse
-	(*ParkedEvent)(nil),                 // 44: aether.eventstore.v1.ParkedEvent
-	(*ReplayParkedRequest)(nil),         // 45: aether.eventstore.v1.ReplayParkedRequest
-	(*ReplayParkedResponse)(nil),        // 46: aether.eventstore.v1.ReplayParkedResponse
-	(*DeleteDurableRequest)(nil),        // 47: aether.eventstore.v1.DeleteDurableRequest
-	(*DeleteDurableResponse)(nil),       // 48: aether.eventstore.v1.DeleteDurableResponse
-	(*ListDurablesRequest)(nil),         // 49: aether.eventstore.v1.ListDurablesRequest
-	(*ListDurablesResponse)(nil),        // 50: aether.eventstore.v1.ListDurablesResponse
-	(*GetDurableStatusRequest)(nil),     // 51: aether.eventstore.v1.GetDurableStatusRequest
-	(*GetDurableStatusResponse)(nil),    // 52: aether.eventstore.v1.GetDurableStatusResponse
-	(*DurableStatus)(nil),               // 53: aether.eventstore.v1.DurableStatus
-	(*VersionConflict)(nil),             // 54: aether.eventstore.v1.VersionConflict
-	(*DuplicateEvent)(nil),              // 55: aether.eventstore.v1.DuplicateEvent
-	(*FieldViolation)(nil),              // 56: aether.eventstore.v1.FieldViolation
-	(*Reason)(nil),                      // 57: aether.eventstore.v1.Reason
-	nil,                                 // 58: aether.eventstore.v1.Event.MetadataEntry
-	nil,                                 // 59: aether.eventstore.v1.Snapshot.MetadataEntry
-	nil,                                 // 60: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	(*timestamppb.Timestamp)(nil),       // 61: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 62: google.protobuf.Duration
+	(*ReleaseDeliveriesRequest)(nil),    // 40: aether.eventstore.v1.ReleaseDeliveriesRequest
+	(*ReleaseDeliveriesResponse)(nil),   // 41: aether.eventstore.v1.ReleaseDeliveriesResponse
+	(*ExtendDeliveryRequest)(nil),       // 42: aether.eventstore.v1.ExtendDeliveryRequest
+	(*ExtendDeliveryResponse)(nil),      // 43: aether.eventstore.v1.ExtendDeliveryResponse
+	(*ListParkedRequest)(nil),           // 44: aether.eventstore.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),          // 45: aether.eventstore.v1.ListParkedResponse
+	(*ParkedEvent)(nil),                 // 46: aether.eventstore.v1.ParkedEvent
+	(*ReplayParkedRequest)(nil),         // 47: aether.eventstore.v1.ReplayParkedRequest
+	(*ReplayParkedResponse)(nil),        // 48: aether.eventstore.v1.ReplayParkedResponse
+	(*DeleteDurableRequest)(nil),        // 49: aether.eventstore.v1.DeleteDurableRequest
+	(*DeleteDurableResponse)(nil),       // 50: aether.eventstore.v1.DeleteDurableResponse
+	(*ListDurablesRequest)(nil),         // 51: aether.eventstore.v1.ListDurablesRequest
+	(*ListDurablesResponse)(nil),        // 52: aether.eventstore.v1.ListDurablesResponse
+	(*GetDurableStatusRequest)(nil),     // 53: aether.eventstore.v1.GetDurableStatusRequest
+	(*GetDurableStatusResponse)(nil),    // 54: aether.eventstore.v1.GetDurableStatusResponse
+	(*DurableStatus)(nil),               // 55: aether.eventstore.v1.DurableStatus
+	(*VersionConflict)(nil),             // 56: aether.eventstore.v1.VersionConflict
+	(*DuplicateEvent)(nil),              // 57: aether.eventstore.v1.DuplicateEvent
+	(*FieldViolation)(nil),              // 58: aether.eventstore.v1.FieldViolation
+	(*Reason)(nil),                      // 59: aether.eventstore.v1.Reason
+	nil,                                 // 60: aether.eventstore.v1.Event.MetadataEntry
+	nil,                                 // 61: aether.eventstore.v1.Snapshot.MetadataEntry
+	nil,                                 // 62: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	(*timestamppb.Timestamp)(nil),       // 63: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 64: google.protobuf.Duration
 }
 var file_eventstore_proto_depIdxs = []int32{
-	58, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
-	61, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	61, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
-	59, // 3: aether.eventstore.v1.Snapshot.metadata:type_name -> aether.eventstore.v1.Snapshot.MetadataEntry
+	60, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
+	63, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	63, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
+	61, // 3: aether.eventstore.v1.Snapshot.metadata:type_name -> aether.eventstore.v1.Snapshot.MetadataEntry
 	0,  // 4: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
 	1,  // 5: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
 	5,  // 6: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
 	3,  // 7: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	1,  // 8: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
-	60, // 9: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	62, // 9: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
 	3,  // 10: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	11, // 11: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
 	8,  // 12: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
 	13, // 13: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
 	9,  // 14: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
 	14, // 15: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
-	54, // 16: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
-	55, // 17: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
-	56, // 18: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
-	57, // 19: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
+	56, // 16: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
+	57, // 17: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
+	58, // 18: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
+	59, // 19: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
 	1,  // 20: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
 	4,  // 21: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
-	61, // 22: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	63, // 22: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
 	1,  // 23: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 24: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
 	19, // 25: aether.eventstore.v1.StreamEventsResponse.truncated:type_name -> aether.eventstore.v1.Truncated
 	2,  // 26: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
 	2,  // 27: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	61, // 28: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	63, // 28: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
 	1,  // 29: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 30: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	61, // 31: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
-	62, // 32: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
+	63, // 31: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
+	64, // 32: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
 	32, // 33: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
 	33, // 34: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
-	62, // 35: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
+	64, // 35: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
 	1,  // 36: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
-	62, // 37: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
-	44, // 38: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
-	61, // 39: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
-	53, // 40: aether.eventstore.v1.GetDurableStatusResponse.status:type_name -> aether.eventstore.v1.DurableStatus
+	64, // 37: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
+	46, // 38: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
+	63, // 39: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	55, // 40: aether.eventstore.v1.GetDurableStatusResponse.status:type_name -> aether.eventstore.v1.DurableStatus
 	5,  // 41: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
 	6,  // 42: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
 	8,  // 43: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
@@ -4102,34 +4209,36 @@ var file_eventstore_proto_depIdxs = []int32{
 	34, // 53: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
 	36, // 54: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
 	38, // 55: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
-	40, // 56: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
-	42, // 57: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
-	45, // 58: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
-	47, // 59: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
-	49, // 60: aether.eventstore.v1.EventStoreService.ListDurables:input_type -> aether.eventstore.v1.ListDurablesRequest
-	51, // 61: aether.eventstore.v1.EventStoreService.GetDurableStatus:input_type -> aether.eventstore.v1.GetDurableStatusRequest
-	7,  // 62: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 63: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	12, // 64: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
-	16, // 65: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	18, // 66: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	21, // 67: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	23, // 68: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	25, // 69: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	27, // 70: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
-	29, // 71: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	31, // 72: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
-	35, // 73: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
-	37, // 74: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
-	39, // 75: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
-	41, // 76: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
-	43, // 77: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
-	46, // 78: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
-	48, // 79: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
-	50, // 80: aether.eventstore.v1.EventStoreService.ListDurables:output_type -> aether.eventstore.v1.ListDurablesResponse
-	52, // 81: aether.eventstore.v1.EventStoreService.GetDurableStatus:output_type -> aether.eventstore.v1.GetDurableStatusResponse
-	62, // [62:82] is the sub-list for method output_type
-	42, // [42:62] is the sub-list for method input_type
+	40, // 56: aether.eventstore.v1.EventStoreService.ReleaseDeliveries:input_type -> aether.eventstore.v1.ReleaseDeliveriesRequest
+	42, // 57: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	44, // 58: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	47, // 59: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	49, // 60: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	51, // 61: aether.eventstore.v1.EventStoreService.ListDurables:input_type -> aether.eventstore.v1.ListDurablesRequest
+	53, // 62: aether.eventstore.v1.EventStoreService.GetDurableStatus:input_type -> aether.eventstore.v1.GetDurableStatusRequest
+	7,  // 63: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 64: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	12, // 65: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
+	16, // 66: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	18, // 67: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	21, // 68: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	23, // 69: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	25, // 70: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	27, // 71: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
+	29, // 72: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	31, // 73: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	35, // 74: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	37, // 75: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	39, // 76: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	41, // 77: aether.eventstore.v1.EventStoreService.ReleaseDeliveries:output_type -> aether.eventstore.v1.ReleaseDeliveriesResponse
+	43, // 78: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	45, // 79: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	48, // 80: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	50, // 81: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	52, // 82: aether.eventstore.v1.EventStoreService.ListDurables:output_type -> aether.eventstore.v1.ListDurablesResponse
+	54, // 83: aether.eventstore.v1.EventStoreService.GetDurableStatus:output_type -> aether.eventstore.v1.GetDurableStatusResponse
+	63, // [63:84] is the sub-list for method output_type
+	42, // [42:63] is the sub-list for method input_type
 	42, // [42:42] is the sub-list for extension type_name
 	42, // [42:42] is the sub-list for extension extendee
 	0,  // [0:42] is the sub-list for field type_name
@@ -4173,7 +4282,7 @@ func file_eventstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eventstore_proto_rawDesc), len(file_eventstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   60,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

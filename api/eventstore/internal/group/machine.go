@@ -289,7 +289,7 @@ func (m *Machine) setApart() {
 		}
 		break
 	}
-	if m.live < m.config.Window || len(m.turn) > 0 || m.room() == nil {
+	if m.live < m.config.Window || len(m.turn) > 0 || m.room("") == nil {
 		return
 	}
 	var largest *actor

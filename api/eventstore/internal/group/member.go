@@ -224,6 +224,14 @@ func (m *Member) PutBack(sequence uint64) {
 	}
 }
 
+// Release gives an event back that the application has not begun.
+func (m *Member) Release(sequence uint64) {
+	if m.hand[sequence] != nil {
+		delete(m.hand, sequence)
+		m.hurry = true
+	}
+}
+
 // InHand says whether the application has an event.
 func (m *Member) InHand(sequence uint64) bool { return m.hand[sequence] != nil }
 

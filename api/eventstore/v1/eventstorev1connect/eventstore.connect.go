@@ -78,6 +78,9 @@ const (
 	// EventStoreServiceNegativeAcknowledgeProcedure is the fully-qualified name of the
 	// EventStoreService's NegativeAcknowledge RPC.
 	EventStoreServiceNegativeAcknowledgeProcedure = "/aether.eventstore.v1.EventStoreService/NegativeAcknowledge"
+	// EventStoreServiceReleaseDeliveriesProcedure is the fully-qualified name of the
+	// EventStoreService's ReleaseDeliveries RPC.
+	EventStoreServiceReleaseDeliveriesProcedure = "/aether.eventstore.v1.EventStoreService/ReleaseDeliveries"
 	// EventStoreServiceExtendDeliveryProcedure is the fully-qualified name of the EventStoreService's
 	// ExtendDelivery RPC.
 	EventStoreServiceExtendDeliveryProcedure = "/aether.eventstore.v1.EventStoreService/ExtendDelivery"
@@ -159,8 +162,8 @@ type EventStoreServiceClient interface {
 	// (durable_ahead: the store was made again or has gone back), UNIMPLEMENTED: the
 	// store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest) (*connect.ServerStreamForClient[v1.SubscribeDurableResponse], error)
-	// StartDeliveries starts those of a session that has joined paused. It may be
-	// called again.
+	// StartDeliveries starts those of a session that has joined paused, or has
+	// paused since. It may be called again.
 	//
 	// Like all calls that name a session: NOT_FOUND + Reason (no_session): the
 	// stream of the session has ended.
@@ -176,6 +179,9 @@ type EventStoreServiceClient interface {
 	// FAILED_PRECONDITION + Reason (not_in_hand), or (too_many_parked): there is no
 	// room for another event that waits or is parked.
 	NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error)
+	// ReleaseDeliveries gives events back on which nothing was begun: these deliveries
+	// do not count.
+	ReleaseDeliveries(context.Context, *v1.ReleaseDeliveriesRequest) (*v1.ReleaseDeliveriesResponse, error)
 	// ExtendDelivery starts the ack_wait of an event anew.
 	ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error)
 	// ListParked lists the events that the durable subscription has put aside, in
@@ -291,6 +297,12 @@ func NewEventStoreServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(eventStoreServiceMethods.ByName("NegativeAcknowledge")),
 			connect.WithClientOptions(opts...),
 		),
+		releaseDeliveries: connect.NewClient[v1.ReleaseDeliveriesRequest, v1.ReleaseDeliveriesResponse](
+			httpClient,
+			baseURL+EventStoreServiceReleaseDeliveriesProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("ReleaseDeliveries")),
+			connect.WithClientOptions(opts...),
+		),
 		extendDelivery: connect.NewClient[v1.ExtendDeliveryRequest, v1.ExtendDeliveryResponse](
 			httpClient,
 			baseURL+EventStoreServiceExtendDeliveryProcedure,
@@ -346,6 +358,7 @@ type eventStoreServiceClient struct {
 	startDeliveries     *connect.Client[v1.StartDeliveriesRequest, v1.StartDeliveriesResponse]
 	acknowledge         *connect.Client[v1.AcknowledgeRequest, v1.AcknowledgeResponse]
 	negativeAcknowledge *connect.Client[v1.NegativeAcknowledgeRequest, v1.NegativeAcknowledgeResponse]
+	releaseDeliveries   *connect.Client[v1.ReleaseDeliveriesRequest, v1.ReleaseDeliveriesResponse]
 	extendDelivery      *connect.Client[v1.ExtendDeliveryRequest, v1.ExtendDeliveryResponse]
 	listParked          *connect.Client[v1.ListParkedRequest, v1.ListParkedResponse]
 	replayParked        *connect.Client[v1.ReplayParkedRequest, v1.ReplayParkedResponse]
@@ -468,6 +481,15 @@ func (c *eventStoreServiceClient) NegativeAcknowledge(ctx context.Context, req *
 	return nil, err
 }
 
+// ReleaseDeliveries calls aether.eventstore.v1.EventStoreService.ReleaseDeliveries.
+func (c *eventStoreServiceClient) ReleaseDeliveries(ctx context.Context, req *v1.ReleaseDeliveriesRequest) (*v1.ReleaseDeliveriesResponse, error) {
+	response, err := c.releaseDeliveries.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ExtendDelivery calls aether.eventstore.v1.EventStoreService.ExtendDelivery.
 func (c *eventStoreServiceClient) ExtendDelivery(ctx context.Context, req *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error) {
 	response, err := c.extendDelivery.CallUnary(ctx, connect.NewRequest(req))
@@ -584,8 +606,8 @@ type EventStoreServiceHandler interface {
 	// (durable_ahead: the store was made again or has gone back), UNIMPLEMENTED: the
 	// store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest, *connect.ServerStream[v1.SubscribeDurableResponse]) error
-	// StartDeliveries starts those of a session that has joined paused. It may be
-	// called again.
+	// StartDeliveries starts those of a session that has joined paused, or has
+	// paused since. It may be called again.
 	//
 	// Like all calls that name a session: NOT_FOUND + Reason (no_session): the
 	// stream of the session has ended.
@@ -601,6 +623,9 @@ type EventStoreServiceHandler interface {
 	// FAILED_PRECONDITION + Reason (not_in_hand), or (too_many_parked): there is no
 	// room for another event that waits or is parked.
 	NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error)
+	// ReleaseDeliveries gives events back on which nothing was begun: these deliveries
+	// do not count.
+	ReleaseDeliveries(context.Context, *v1.ReleaseDeliveriesRequest) (*v1.ReleaseDeliveriesResponse, error)
 	// ExtendDelivery starts the ack_wait of an event anew.
 	ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error)
 	// ListParked lists the events that the durable subscription has put aside, in
@@ -712,6 +737,12 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 		connect.WithSchema(eventStoreServiceMethods.ByName("NegativeAcknowledge")),
 		connect.WithHandlerOptions(opts...),
 	)
+	eventStoreServiceReleaseDeliveriesHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceReleaseDeliveriesProcedure,
+		svc.ReleaseDeliveries,
+		connect.WithSchema(eventStoreServiceMethods.ByName("ReleaseDeliveries")),
+		connect.WithHandlerOptions(opts...),
+	)
 	eventStoreServiceExtendDeliveryHandler := connect.NewUnaryHandlerSimple(
 		EventStoreServiceExtendDeliveryProcedure,
 		svc.ExtendDelivery,
@@ -778,6 +809,8 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 			eventStoreServiceAcknowledgeHandler.ServeHTTP(w, r)
 		case EventStoreServiceNegativeAcknowledgeProcedure:
 			eventStoreServiceNegativeAcknowledgeHandler.ServeHTTP(w, r)
+		case EventStoreServiceReleaseDeliveriesProcedure:
+			eventStoreServiceReleaseDeliveriesHandler.ServeHTTP(w, r)
 		case EventStoreServiceExtendDeliveryProcedure:
 			eventStoreServiceExtendDeliveryHandler.ServeHTTP(w, r)
 		case EventStoreServiceListParkedProcedure:
@@ -853,6 +886,10 @@ func (UnimplementedEventStoreServiceHandler) Acknowledge(context.Context, *v1.Ac
 
 func (UnimplementedEventStoreServiceHandler) NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.NegativeAcknowledge is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) ReleaseDeliveries(context.Context, *v1.ReleaseDeliveriesRequest) (*v1.ReleaseDeliveriesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.ReleaseDeliveries is not implemented"))
 }
 
 func (UnimplementedEventStoreServiceHandler) ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error) {
