@@ -33,12 +33,14 @@ var errNoDurables = errors.New("the store has no durable subscriptions")
 // session is a membership in a durable subscription, for as long as its stream.
 type session struct {
 	id     string
+	store  durableStore
 	member eventstore.DurableSubscription
 	opts   eventstore.DurableOptions
 
 	mu sync.Mutex
-	// paused: it is delivered nothing.
+	// paused: it is delivered nothing. unask ends the wait for an event.
 	paused bool
+	unask  context.CancelFunc
 	// inHand are the events that were sent and are not settled, and when their time
 	// is over: then they are delivered again, and take no room.
 	inHand map[uint64]time.Time
@@ -53,8 +55,8 @@ type sessions struct {
 	open map[string]*session
 }
 
-func (s *sessions) add(member eventstore.DurableSubscription, opts eventstore.DurableOptions, paused bool) *session {
-	added := &session{id: rand.Text(), member: member, opts: opts, paused: paused, inHand: map[uint64]time.Time{}, changed: make(chan struct{})}
+func (s *sessions) add(added *session) *session {
+	added.id, added.inHand, added.changed = rand.Text(), map[uint64]time.Time{}, make(chan struct{})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open == nil {
@@ -97,6 +99,9 @@ func (s *session) change() {
 func (s *session) release(ctx context.Context, sequences []uint64, pause bool) error {
 	s.mu.Lock()
 	s.paused = s.paused || pause
+	if pause && s.unask != nil {
+		s.unask()
+	}
 	for _, sequence := range sequences {
 		delete(s.inHand, sequence)
 	}
@@ -110,7 +115,10 @@ func (s *session) next(ctx context.Context) (eventstore.Delivery, error) {
 	for {
 		wait, changed := s.room(time.Now())
 		if wait <= 0 {
-			break
+			if delivery, err := s.ask(ctx); err == nil || ctx.Err() != nil || !errors.Is(err, context.Canceled) {
+				return delivery, err
+			}
+			continue
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -123,6 +131,18 @@ func (s *session) next(ctx context.Context) (eventstore.Delivery, error) {
 			return eventstore.Delivery{}, ctx.Err()
 		}
 	}
+}
+
+// ask waits for an event, until one comes or the session is paused.
+func (s *session) ask(ctx context.Context) (eventstore.Delivery, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.unask = cancel
+	if s.paused {
+		cancel()
+	}
+	s.mu.Unlock()
 	delivery, err := s.member.Next(ctx)
 	if err == nil {
 		s.hold(delivery.Event.Sequence)
@@ -171,21 +191,26 @@ func (s *session) settled(sequence uint64, err error) error {
 	return err
 }
 
-// durableStore finds a store that has durable subscriptions.
-func (s *Server) durableStore(name string) (eventstore.DurableStore, error) {
+// durableStore is a store that has durable subscriptions, and its name.
+type durableStore struct {
+	eventstore.DurableStore
+	name string
+}
+
+func (s *Server) durableStore(name string) (durableStore, error) {
 	store, err := s.store(name)
 	if err != nil {
-		return nil, err
+		return durableStore{}, err
 	}
 	durable, ok := store.Store.(eventstore.DurableStore)
 	if !ok {
-		return nil, fmt.Errorf("store %s: %w", store.Name, errNoDurables)
+		return durableStore{}, fmt.Errorf("store %s: %w", store.Name, errNoDurables)
 	}
-	return durable, nil
+	return durableStore{durable, store.Name}, nil
 }
 
 // join bounds the call; the membership lives on.
-func (s *Server) join(ctx context.Context, store eventstore.DurableStore, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
+func (s *Server) join(ctx context.Context, store durableStore, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
 	defer cancel()
 	return store.SubscribeDurable(ctx, opts)
@@ -223,7 +248,9 @@ func (s *service) SubscribeDurable(ctx context.Context, request *eventstorev1.Su
 		return err
 	}
 	defer func() { _ = member.Close() }()
-	session := s.server.sessions.add(member, opts, request.GetPaused())
+	session := s.server.sessions.add(&session{
+		store: store, member: member, opts: opts, paused: request.GetPaused(),
+	})
 	defer s.server.sessions.remove(session)
 	if err := stream.Send(session.message()); err != nil {
 		return err

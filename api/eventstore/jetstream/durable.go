@@ -282,9 +282,7 @@ func (d *durable) Release(_ context.Context, sequences ...uint64) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, sequence := range sequences {
-		d.member.Release(sequence)
-	}
+	d.member.Release(sequences...)
 	d.speak(time.Now())
 	return nil
 }

@@ -339,9 +339,7 @@ func (m *membership) Release(_ context.Context, sequences ...uint64) error {
 	if err := m.over(); err != nil {
 		return m.failed("release events", err)
 	}
-	for _, sequence := range sequences {
-		m.member.Release(sequence)
-	}
+	m.member.Release(sequences...)
 	m.durable.turn(time.Now())
 	return nil
 }
