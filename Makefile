@@ -62,6 +62,10 @@ SCHEDULES ?= 100000
 test-model: ## Durable subscriptions against a model, at random: SCHEDULES of them, each some seconds of faults.
 	go test -run '^TestModel$$' -timeout 2h -v ./api/eventstore/internal/group -schedules $(SCHEDULES) $(TESTFLAGS)
 
+.PHONY: test-durable
+test-durable: ## The tests of durable subscriptions on real servers, with as many events as they are to stand; takes minutes.
+	go test -run '^TestDurable' -timeout 30m -count=1 -v ./api/eventstore/jetstream -full $(TESTFLAGS)
+
 .PHONY: test-oldest
 test-oldest: controlplane ## The tests of access and of the engine, on the oldest nats-server that is supported.
 	@mkdir -p bin && cp go.mod bin/oldest.mod && cp go.sum bin/oldest.sum
