@@ -69,6 +69,10 @@ SUBSCRIPTIONS ?= 1000
 test-scale: ## SUBSCRIPTIONS subscriptions while every server pauses: consumers before, at most and after.
 	go test -run '^TestServersPause$$' -timeout 10m -v ./api/eventstore/jetstream -subscriptions $(SUBSCRIPTIONS) $(TESTFLAGS)
 
+.PHONY: test-durable
+test-durable: ## The tests of durable subscriptions on real servers, with as many events as they are to stand; takes minutes.
+	go test -run '^TestDurable' -timeout 30m -count=1 -v ./api/eventstore/jetstream -full $(TESTFLAGS)
+
 .PHONY: test-oldest
 test-oldest: controlplane ## The tests of access and of the engine, on the oldest nats-server that is supported.
 	@mkdir -p bin && cp go.mod bin/oldest.mod && cp go.sum bin/oldest.sum

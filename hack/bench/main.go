@@ -91,6 +91,7 @@ func run(ctx context.Context, only, at string, largest int) (err error) {
 		{"read", b.reads, false},
 		{"tail", b.tail, false},
 		{"subscribe", b.subscriptions, false},
+		{"durable", b.durable, false},
 		{"size", b.sizes, true},
 		{"sidecar", b.sidecars, false},
 	} {

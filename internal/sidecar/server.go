@@ -144,6 +144,7 @@ func New(config Config) (*Server, error) {
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.calls = registerMetrics(s.registry, config.Stores)
+	s.registry.MustRegister(&durableCollector{sessions: &s.sessions})
 	s.health = s.healthRoutes()
 	s.api = s.recovered(s.bounded(s.guarded(s.apiRoutes())))
 	return s, nil

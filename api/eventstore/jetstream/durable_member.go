@@ -75,7 +75,8 @@ func (d *durable) run() {
 		if d.lead == nil && d.member.Silent(now) {
 			d.look = true
 		}
-		if d.look && !d.looking && now.Sub(d.looked) >= lookPause && d.over.Err() == nil {
+		// Who is leaving looks too: if nobody coordinates, it does, to say what it had.
+		if d.look && !d.looking && now.Sub(d.looked) >= lookPause && (d.over.Err() == nil || d.told != nil) {
 			d.look, d.looking, d.looked = false, true, now
 			d.spawn(d.readRecord)
 		}

@@ -87,6 +87,9 @@ func (s *subscription) passed(heartbeat nats.Header) {
 	}
 	if last, err := strconv.ParseUint(heartbeat.Get(headerLastStream), 10, 64); err == nil {
 		s.next, s.begun = max(s.next, last+1), true
+		if s.onPassed != nil {
+			s.onPassed(last)
+		}
 	}
 }
 

@@ -200,7 +200,7 @@ func (s *subscription) receive(msg *nats.Msg) (*message, error) {
 		s.wanted--
 	}
 	return &message{
-		Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data, Time: metadata.Timestamp, Pending: metadata.NumPending,
+		Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data, Time: metadata.Timestamp,
 	}, s.pull()
 }
 

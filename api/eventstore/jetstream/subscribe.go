@@ -36,6 +36,8 @@ type subscription struct {
 	begun bool
 	// leavesOut: what has expired before it was delivered is left out.
 	leavesOut bool
+	// onPassed is told up to where the server has found nothing more, nil for nobody.
+	onPassed func(through uint64)
 	// notBefore is the time to come with which the subscription begins, zero for none.
 	notBefore time.Time
 	// making is where the consumer comes that is being made; nil when none is.

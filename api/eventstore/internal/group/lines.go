@@ -232,8 +232,10 @@ func (m *Machine) unlist(t *task) {
 	m.tidy(a)
 }
 
-// replay marks parked events, all where none is named, and counts them.
-func (m *Machine) replay(sequences []uint64, answer func(int)) {
+// replay marks parked events, all where none is named, and counts them. What the
+// same request has marked before it does not mark again: its answer was lost, and
+// the event may have been delivered and parked since.
+func (m *Machine) replay(request string, sequences []uint64, answer func(int)) {
 	var found []*task
 	mark := func(t *task) {
 		if t != nil && t.kind == parked && !t.settled {
@@ -259,8 +261,8 @@ func (m *Machine) replay(sequences []uint64, answer func(int)) {
 	}
 	touched := map[*shard]bool{}
 	for _, t := range found {
-		if !t.replaying {
-			t.replaying, t.attempts, t.due = true, 0, time.Time{}
+		if !t.replaying && t.request != request {
+			t.replaying, t.request, t.attempts, t.due = true, request, 0, time.Time{}
 			t.actor.shard.dirty = true
 			// An actor of which nothing else is left was forgotten.
 			m.actors[t.actor.key] = m.same(t)

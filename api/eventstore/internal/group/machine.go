@@ -59,6 +59,9 @@ type Machine struct {
 	// unreadOpen is open in order, from read on.
 	unreadOpen Sequences
 	early      []*task
+	// ahead is what shards have of events after the Top at the start, in order: Main
+	// passes it once they are read, or turn out to be erased.
+	ahead []*task
 	// behindTop is the last sequence of an actor that waits.
 	behindTop uint64
 	window    []*task
@@ -78,8 +81,7 @@ type Machine struct {
 	finds    []Find
 	messages []ToMember
 	// said is how much was said, to all members.
-	said   uint64
-	unread uint64
+	said uint64
 	// used are the shards that the stored Main has in use, sent those of the last write.
 	used, sent Bits
 	// leased is when the last write that is stored was sent, and mainSent when the last
@@ -104,8 +106,6 @@ type Arrival struct {
 	At       time.Time
 	// Unreadable says why a message is no event.
 	Unreadable string
-	// Unread is how many come after it.
-	Unread uint64
 }
 
 // New starts a coordinator: main is its own record, stored already, and shards
@@ -148,6 +148,7 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 			m.load(m.shards[number], stored)
 		}
 	}
+	slices.SortFunc(m.ahead, func(a, b *task) int { return compare(a.sequence, b.sequence) })
 	return m
 }
 
@@ -174,7 +175,7 @@ func (m *Machine) load(s *shard, stored Shard) {
 	}
 	for _, p := range stored.Parked {
 		t := m.adopt(p.Sequence, m.actor(p.Actor), parked, p.Attempts, p.Due, p.Out)
-		t.reason, t.at, t.replaying = p.Reason, p.At, p.Replaying
+		t.reason, t.at, t.replaying, t.request = p.Reason, p.At, p.Replaying, p.Request
 		s.parked[p.Sequence] = t
 		m.parked++
 		if t.replaying {
@@ -204,6 +205,9 @@ func (m *Machine) adopt(sequence uint64, a *actor, k kind, attempts int, due tim
 		t.due = due.Add(-m.config.Offset)
 	}
 	m.tasks[sequence] = t
+	if passed == never {
+		m.ahead = append(m.ahead, t)
+	}
 	if out != "" {
 		m.peer(out).take(t)
 	}
@@ -285,7 +289,7 @@ func (m *Machine) setApart() {
 		}
 		break
 	}
-	if m.live < m.config.Window || len(m.turn) > 0 || m.room() == nil {
+	if m.live < m.config.Window || len(m.turn) > 0 || m.room("") == nil {
 		return
 	}
 	var largest *actor
@@ -323,14 +327,18 @@ func earlier(a, b time.Time) time.Time {
 }
 
 func (m *Machine) status() *Status {
-	s := &Status{Members: len(m.peers), Parked: m.parked, Unread: m.unread, Full: m.Full()}
+	s := &Status{Position: m.read, Members: len(m.peers), Parked: m.parked, Full: m.Full()}
 	for _, p := range m.peers {
 		s.InHand += len(p.held)
 	}
 	for _, sh := range m.shards {
 		s.Waiting += len(sh.lines)
 	}
-	s.Queued = max(m.live-s.InHand, 0)
+	for _, t := range m.window {
+		if t.windowed && t.kind == window && t.holder == nil && !t.settled {
+			s.Queued++
+		}
+	}
 	return s
 }
 

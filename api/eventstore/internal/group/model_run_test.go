@@ -33,10 +33,14 @@ func (w *world) leaves(n *node) {
 	n.apps = map[uint64]time.Time{}
 	n.member.Ask(w.now, Request{Kind: KindLeave, Have: left.Have}, func(Answer) {})
 	if n.machine != nil {
-		n.machine.Hear(w.now, ToCoordinator{Epoch: n.machine.main.Epoch, Member: n.id, Request: &Request{ID: 1 << 40, Kind: KindLeave, Have: left.Have}})
-		n.machine.Close()
-		w.gather(n)
+		w.handOver(n, left.Have)
 	}
+}
+
+func (w *world) handOver(n *node, have []Held) {
+	n.machine.Hear(w.now, ToCoordinator{Epoch: n.machine.main.Epoch, Member: n.id, Request: &Request{ID: 1 << 40, Kind: KindLeave, Have: have}})
+	n.machine.Close()
+	w.gather(n)
 }
 
 func (w *world) stepChaos() {
@@ -118,7 +122,9 @@ func (w *world) run() {
 	for _, n := range w.nodes {
 		n.paused = time.Time{}
 	}
-	for len(w.awake()) < 2 {
+	for stay := func() int {
+		return len(slices.DeleteFunc(w.awake(), func(n *node) bool { return n.leave }))
+	}; stay() < 2; {
 		w.join()
 	}
 	if w.chance(50) {
@@ -185,6 +191,11 @@ func (w *world) left() string {
 var failedOnce = []uint64{
 	// An event was erased between two coordinators, and a line ended before what came after.
 	862028415236,
+	// The first of a line was erased before Main passed it, and nothing passed it then.
+	519019388990,
+	// The answer to a request to replay was lost, and it was done once more when the
+	// event was parked again.
+	645499031203,
 }
 
 // TestModel runs schedules at random. One that fails prints its seed, which -seed

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -121,6 +122,7 @@ func (m *Machine) pinged(p *peer, said *Ping) {
 		drop = append(drop, h)
 		if t := m.tasks[h.Sequence]; t != nil && t.holder == p && !t.claiming && t.attempts == h.Attempt {
 			listed[h.Sequence] = true
+			t.expired = p.id
 			m.back(t, time.Time{}, "it was not acknowledged in time")
 		}
 	}
@@ -177,7 +179,7 @@ func (m *Machine) requested(p *peer, r *Request) {
 	done := func() { answer(CodeDone, 0) }
 	switch r.Kind {
 	case KindReplay:
-		m.replay(r.Sequences, func(count int) { answer(CodeDone, count) })
+		m.replay(fmt.Sprintf("%s %d", p.id, r.ID), r.Sequences, func(count int) { answer(CodeDone, count) })
 		return
 	case KindLeave:
 		m.part(p, r.Have, false)

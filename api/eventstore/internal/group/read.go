@@ -8,7 +8,7 @@ import (
 // Arrived takes an event that was read. They come in the order of sequences, from
 // Main.First on.
 func (m *Machine) Arrived(now time.Time, a Arrival) {
-	m.now, m.unread = now, a.Unread
+	m.now = now
 	if a.Sequence <= m.read {
 		return
 	}
@@ -23,12 +23,7 @@ func (m *Machine) Arrived(now time.Time, a Arrival) {
 		m.main.MarkSequence, m.main.MarkTime = a.Sequence, a.At
 	}
 	if t != nil && t.actor != nil {
-		// A shard has it, and Main is to pass it.
-		if t.passed == never {
-			m.main.Top = max(m.main.Top, a.Sequence)
-			m.record.dirty = true
-			t.passed = m.main.Revision + 1
-		}
+		m.passAhead(a.Sequence)
 		return
 	}
 	if t == nil {
@@ -43,7 +38,7 @@ func (m *Machine) Arrived(now time.Time, a Arrival) {
 
 // Skip says that nothing comes up to a sequence that was not read.
 func (m *Machine) Skip(now time.Time, through uint64) {
-	m.now, m.unread = now, 0
+	m.now = now
 	if through <= m.read {
 		return
 	}
@@ -53,6 +48,7 @@ func (m *Machine) Skip(now time.Time, through uint64) {
 
 // erased drops what is not stored any more: what comes after it was read.
 func (m *Machine) erased(read uint64) {
+	m.passAhead(read - 1)
 	for len(m.early) > 0 && m.early[0].sequence < read {
 		t := m.early[0]
 		m.early = m.early[1:]
@@ -67,6 +63,17 @@ func (m *Machine) erased(read uint64) {
 			delete(m.open, sequence)
 			m.record.dirty = true
 		}
+	}
+}
+
+// passAhead has the next write of Main pass what shards have, up to a sequence.
+func (m *Machine) passAhead(through uint64) {
+	for len(m.ahead) > 0 && m.ahead[0].sequence <= through {
+		t := m.ahead[0]
+		m.ahead = m.ahead[1:]
+		m.main.Top = max(m.main.Top, t.sequence)
+		m.record.dirty = true
+		t.passed = m.main.Revision + 1
 	}
 }
 

@@ -91,8 +91,10 @@ type Parked struct {
 	Attempts int       `json:"attempts"`
 	Reason   string    `json:"reason"`
 	At       time.Time `json:"at"`
-	// Replaying: it is to be delivered again; Due and Out are as in Line.
+	// Replaying: it is to be delivered again, as Request asked; Due and Out are as in
+	// Line.
 	Replaying bool      `json:"replaying,omitempty"`
+	Request   string    `json:"request,omitempty"`
 	Due       time.Time `json:"due,omitzero"`
 	Out       string    `json:"out,omitempty"`
 }

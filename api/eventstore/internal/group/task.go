@@ -36,9 +36,11 @@ type task struct {
 	claiming  bool
 	claim     uint64
 	delivered uint64
-	payload   any
-	size      int
-	read      time.Time
+	// expired is the member that has let its time pass last.
+	expired string
+	payload any
+	size    int
+	read    time.Time
 	// windowed: Main has not passed it. passed is the revision of Main that has.
 	windowed bool
 	passed   uint64
@@ -51,6 +53,8 @@ type task struct {
 	reason    string
 	at        time.Time
 	replaying bool
+	// request is the last one that had it replayed.
+	request string
 	// at which place it is in a heap, with its turn.
 	queued bool
 }

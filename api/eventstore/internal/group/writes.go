@@ -54,8 +54,12 @@ func (m *Machine) Main() (Main, bool) {
 	}
 	var pass []*task
 	for _, t := range m.window {
+		// They are in order.
+		if t.sequence > m.main.Top {
+			break
+		}
 		switch {
-		case t.sequence > m.main.Top || !t.windowed:
+		case !t.windowed:
 		case m.passes(t):
 			pass = append(pass, t)
 		default:
@@ -158,7 +162,7 @@ func (m *Machine) encode(s *shard) Shard {
 		t := s.parked[sequence]
 		due, out := m.whereabouts(t)
 		stored.Parked = append(stored.Parked, Parked{
-			Sequence: sequence, Actor: t.actor.key, Attempts: t.attempts, Reason: t.reason, At: t.at.UTC().Round(0), Replaying: t.replaying, Due: due, Out: out,
+			Sequence: sequence, Actor: t.actor.key, Attempts: t.attempts, Reason: t.reason, At: t.at.UTC().Round(0), Replaying: t.replaying, Request: t.request, Due: due, Out: out,
 		})
 	}
 	return stored
