@@ -67,7 +67,7 @@ SUBSCRIPTIONS ?= 1000
 
 .PHONY: test-scale
 test-scale: ## SUBSCRIPTIONS subscriptions while every server pauses: consumers before, at most and after.
-	go test -run '^TestServersPause$$' -timeout 10m -v ./api/eventstore/jetstream -subscriptions $(SUBSCRIPTIONS) $(TESTFLAGS)
+	go test -run '^TestServersPause$$' -timeout 10m -count=1 -v ./api/eventstore/jetstream -subscriptions $(SUBSCRIPTIONS) $(TESTFLAGS)
 
 .PHONY: test-durable
 test-durable: ## The tests of durable subscriptions on real servers, with as many events as they are to stand; takes minutes.
