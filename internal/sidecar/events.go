@@ -34,7 +34,7 @@ func (s *Server) postEvents(c *call) error {
 	if err != nil {
 		return err
 	}
-	events, expected, err := decodeEvents(body)
+	events, expected, err := decodeEvents(body, newParts(accountOf(c.r.Context())))
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (s *Server) putSnapshot(c *call) error {
 	if err != nil {
 		return err
 	}
-	snapshot, err := decodeSnapshot(body, c.actorID)
+	snapshot, err := decodeSnapshot(body, c.actorID, newParts(accountOf(c.r.Context())))
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
@@ -33,26 +34,27 @@ func (s *Server) rpcRoutes() http.Handler {
 	return mux
 }
 
-// procedures are those of the service, and whether they are streams.
-var procedures = func() map[string]bool {
-	streams := map[string]bool{}
+// procedures are those of the service, by their paths.
+var procedures = func() map[string]protoreflect.MethodDescriptor {
+	methods := map[string]protoreflect.MethodDescriptor{}
 	service := eventstorev1.File_eventstore_proto.Services().Get(0)
 	for i := range service.Methods().Len() {
 		method := service.Methods().Get(i)
-		streams["/"+string(service.FullName())+"/"+string(method.Name())] = method.IsStreamingServer()
+		methods["/"+string(service.FullName())+"/"+string(method.Name())] = method
 	}
-	return streams
+	return methods
 }()
 
 // admitted admits an RPC before its message is read, as run does for HTTP.
 func (s *Server) admitted(next http.Handler) http.Handler {
 	errorWriter := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		stream, known := procedures[r.URL.Path]
+		procedure, known := procedures[r.URL.Path]
 		if !known {
 			next.ServeHTTP(w, r)
 			return
 		}
+		stream := procedure.IsStreamingServer()
 		if encoding := compressed(r.Header); encoding != "" {
 			w.Header().Set("Grpc-Accept-Encoding", "identity")
 			// Who does not read its answer has nobody else to tell.
@@ -75,7 +77,8 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 		// A connection that takes no deadlines has none to keep, as in a test.
 		late := time.AfterFunc(s.readTimeout, func() { _ = control.SetReadDeadline(time.Now()) })
 		defer late.Stop()
-		r.Body = &rpcBody{account.body(r.Body), late}
+		r.Body = account.body(r.Body)
+		r.Body = &rpcBody{countParts(r, procedure.Input(), account), late}
 		next.ServeHTTP(w, r)
 	})
 }
@@ -103,7 +106,7 @@ func (b *rpcBody) Read(p []byte) (int, error) {
 	switch {
 	case errors.Is(err, io.EOF):
 		b.late.Stop()
-	case errors.Is(err, errTooManyRequests):
+	case errors.Is(err, errTooManyRequests), errors.Is(err, eventstore.ErrTooLarge):
 		err = failureOf(err).connectError()
 	}
 	return n, err
