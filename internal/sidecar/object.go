@@ -229,7 +229,7 @@ func parseTime(text string) (t time.Time, reason string) {
 	}
 	switch {
 	case err != nil || t.IsZero() && !dateTime.MatchString(text):
-		return t, fmt.Sprintf("is %.100q: a time after RFC 3339 is wanted, such as 2026-01-02T15:04:05.123456789Z", text)
+		return t, fmt.Sprintf("is %.100q: give a time as RFC 3339 has it, such as 2026-01-02T15:04:05.123456789Z", text)
 	case t.IsZero():
 		return t, fmt.Sprintf("is %.100q, the zero of a program: leave it out where there is none", text)
 	}
@@ -279,6 +279,19 @@ func decodeExpected(value json.RawMessage) (eventstore.ExpectedVersion, error) {
 		return 0, invalid("expectedVersion", "%s", reason)
 	}
 	return expected, nil
+}
+
+// encodeExpected is an expected version as it is sent, nil for none.
+func encodeExpected(expected eventstore.ExpectedVersion) any {
+	switch expected {
+	case eventstore.ExpectAny:
+		return nil
+	case eventstore.ExpectNone:
+		return "none"
+	case eventstore.ExpectExists:
+		return "exists"
+	}
+	return int64(expected)
 }
 
 // parseExpected reads an expected version, or says what is wrong with it.

@@ -74,8 +74,7 @@ func (b *partsBody) Read(p []byte) (int, error) {
 
 // countParts counts the parts of the messages of a procedure that a request has.
 func countParts(r *http.Request, input protoreflect.MessageDescriptor, account *account) io.ReadCloser {
-	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
-	kind = strings.ToLower(strings.TrimSpace(kind))
+	kind := contentType(r)
 	body := &partsBody{ReadCloser: r.Body, parts: newParts(account)}
 	if strings.HasSuffix(kind, "json") {
 		body.counter = &jsonParts{}

@@ -133,7 +133,7 @@ func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts 
 	}
 	if err != nil {
 		outcome.Failed(&s.opts, err)
-		return nil, fmt.Errorf("save %d events through the sidecar: %w", len(events), err)
+		return nil, fmt.Errorf("save %s through the sidecar: %w", outcome.Subject(events), err)
 	}
 	outcome.Saved(&s.opts, stamped, saved)
 	return saved, nil
