@@ -113,6 +113,9 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 			return
 		}
 		defer account.close()
+		if stream {
+			s.stream(w, r, patienceOf(procedure))
+		}
 		r = r.WithContext(withAccount(r.Context(), account))
 		control := http.NewResponseController(w)
 		// A connection that takes no deadlines has none to keep, as in a test.
@@ -122,6 +125,16 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 		r.Body = &rpcBody{countParts(r, procedure.Input(), account), late}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// patienceOf is how long a write of a stream may wait for a client that lives; 0 is for
+// ever. Who follows events may work on one for as long as it takes, and a read does not
+// last for ever.
+func patienceOf(procedure protoreflect.MethodDescriptor) time.Duration {
+	if procedure.Name() == "StreamEvents" {
+		return longestReplay
+	}
+	return 0
 }
 
 // compressed is how the messages of a request are compressed, empty for not at all.

@@ -139,6 +139,7 @@ func (s *Server) getEvents(c *call) error {
 func (s *Server) streamEvents(c *call, fromVersion int64, fromSequence uint64) error {
 	ctx, cancel := s.streamContext(c.r.Context())
 	defer cancel()
+	s.stream(c.w, c.r, longestReplay)
 	if c.r.Method == http.MethodHead {
 		c.w.Header().Set("Content-Type", c.lines)
 		return nil

@@ -34,6 +34,7 @@ func (s *Server) followEvents(c *call) error {
 	ctx, cancel := s.streamContext(c.r.Context())
 	defer cancel()
 
+	s.stream(c.w, c.r, 0)
 	header := c.w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	// nginx would collect what should arrive at once.
