@@ -183,3 +183,49 @@ func TestDurableAllMembersAreKilled(t *testing.T) {
 	stop()
 	<-worked
 }
+
+// A member gets a large event itself. If that takes longer than it may have the event, and
+// another has done it meanwhile, its application is not given it any more.
+func TestDurableLargeEventThatComesTooLate(t *testing.T) {
+	t.Parallel()
+	_, c, _ := newStore(t)
+	ctx, cancel := context.WithTimeout(deadline(t), time.Minute)
+	defer cancel()
+	store := open(t, sharedServers(t, 1).Connect(t), c)
+	other := joined(t, store, eventstore.DurableOptions{AckWait: time.Second, MaxInHand: 1})
+	l := newLedger(t, eventstore.DefaultMaxDeliveries)
+	saveOf(t, store, "order-1", 1)
+	if err := l.ack(ctx, other, l.taken(ctx, other, "order-1", 1).Event); err != nil {
+		t.Fatal(err)
+	}
+	way := link.To(t, sharedServers(t, 1).URL())
+	// It has the most room.
+	member := joined(t, open(t, linked(t, way), c), eventstore.DurableOptions{AckWait: time.Second})
+	wantNothing(ctx, t, member)
+	large := event("large", "order-1", 2)
+	large.ContentType, large.Data = "text/plain", make([]byte, 200<<10)
+	if _, err := store.SaveEvent(ctx, large); err != nil {
+		t.Fatal(err)
+	}
+	wantNothing(ctx, t, other)
+	way.Silence()
+	late := make(chan error, 1)
+	go func() {
+		d, err := member.Next(ctx)
+		if err == nil {
+			l.take(d)
+		}
+		late <- err
+	}()
+	if err := l.ack(ctx, other, l.taken(ctx, other, "order-1", 2).Event); err != nil {
+		t.Fatal(err)
+	}
+	way.Resume()
+	saveOf(t, store, "order-1", 3)
+	if err := <-late; err != nil {
+		t.Error(err)
+	}
+	if l.given[2] > 1 {
+		t.Errorf("the large event was given %d times", l.given[2])
+	}
+}
