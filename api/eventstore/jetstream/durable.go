@@ -185,7 +185,7 @@ func (d *durable) handed(delivery *eventstore.Delivery, err error) (eventstore.D
 }
 
 // open answers the event of a hand-out, got from the stream where it did not come
-// along; nil where there is none any more, which is settled then.
+// along; nil where there is none any more, which is settled then, or it came too late.
 func (d *durable) open(ctx context.Context, next *group.Delivery) (*eventstore.Delivery, error) {
 	m, came := next.Payload.(*message)
 	if !came {
@@ -198,6 +198,13 @@ func (d *durable) open(ctx context.Context, next *group.Delivery) (*eventstore.D
 			d.member.PutBack(next.Sequence)
 			d.mu.Unlock()
 			return nil, err
+		}
+		d.mu.Lock()
+		still := d.member.InHand(time.Now(), next)
+		d.mu.Unlock()
+		if !still {
+			// It took so long that another may have it, or has done it.
+			return nil, nil
 		}
 	}
 	if m == nil {

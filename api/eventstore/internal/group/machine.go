@@ -250,7 +250,11 @@ func (m *Machine) Full() bool {
 func (m *Machine) Tick(now time.Time) {
 	m.now = now
 	for len(m.late) > 0 && !m.late[0].due.After(now) {
-		m.offer(heap.Pop(&m.late).(delayed).task)
+		d := heap.Pop(&m.late).(delayed)
+		if d.task.listed.Equal(d.due) {
+			d.task.listed = time.Time{}
+		}
+		m.offer(d.task)
 	}
 	for _, p := range slices.Collect(maps.Values(m.peers)) {
 		if now.Sub(p.heard) > Stale+m.main.AckWait {

@@ -244,8 +244,11 @@ func (m *Member) yield() {
 	}
 }
 
-// InHand says whether the application has an event.
-func (m *Member) InHand(sequence uint64) bool { return m.hand[sequence] != nil }
+// InHand says whether an event is still the one that the application was to be
+// given, and its time is not over.
+func (m *Member) InHand(now time.Time, d *Delivery) bool {
+	return m.hand[d.Sequence] == d && d.until.After(now)
+}
 
 // Tick lets time pass, and answers what is to be said. It is called at Wake at
 // the latest.

@@ -55,8 +55,10 @@ type task struct {
 	replaying bool
 	// request is the last one that had it replayed.
 	request string
-	// at which place it is in a heap, with its turn.
+	// queued: it is among those whose turn it is. listed is the time for which it is
+	// among those that wait.
 	queued bool
+	listed time.Time
 }
 
 // actor is the events of one actor.
@@ -142,7 +144,10 @@ func (m *Machine) offer(t *task) {
 		return
 	}
 	if t.due.After(m.now) {
-		heap.Push(&m.late, delayed{t, t.due})
+		if !t.listed.Equal(t.due) {
+			t.listed = t.due
+			heap.Push(&m.late, delayed{t, t.due})
+		}
 		return
 	}
 	if !t.queued {
