@@ -62,6 +62,13 @@ SCHEDULES ?= 100000
 test-model: ## Durable subscriptions against a model, at random: SCHEDULES of them, each some seconds of faults.
 	go test -run '^TestModel$$' -timeout 2h -v ./api/eventstore/internal/group -schedules $(SCHEDULES) $(TESTFLAGS)
 
+# How many subscriptions there are while every server pauses.
+SUBSCRIPTIONS ?= 1000
+
+.PHONY: test-scale
+test-scale: ## SUBSCRIPTIONS subscriptions while every server pauses: consumers before, at most and after.
+	go test -run '^TestServersPause$$' -timeout 10m -count=1 -v ./api/eventstore/jetstream -subscriptions $(SUBSCRIPTIONS) $(TESTFLAGS)
+
 .PHONY: test-durable
 test-durable: ## The tests of durable subscriptions on real servers, with as many events as they are to stand; takes minutes.
 	go test -run '^TestDurable' -timeout 30m -count=1 -v ./api/eventstore/jetstream -full $(TESTFLAGS)

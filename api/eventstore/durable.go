@@ -21,6 +21,14 @@ type DurableStore interface {
 	// DeleteDurable forgets a durable subscription: its place, and what it has
 	// parked. One that does not exist is no error. Its members get an error.
 	DeleteDurable(ctx context.Context, name string) error
+
+	// ListDurables lists the names of the durable subscriptions that there are, in
+	// order.
+	ListDurables(ctx context.Context) ([]string, error)
+
+	// GetDurableStatus says how a durable subscription is doing. The error is
+	// ErrNoDurable where there is none of that name.
+	GetDurableStatus(ctx context.Context, name string) (DurableStatus, error)
 }
 
 // Limits of durable subscriptions.
@@ -120,6 +128,30 @@ type Parked struct {
 	Replaying bool
 }
 
+// DurableStatus is how a durable subscription is doing, as far as its members say:
+// where none answers, as its records have it, with no members.
+type DurableStatus struct {
+	Name string
+	// Position is the sequence up to which events were read for the members, and Lag
+	// how many sequences of the store come after it. Where the filters let little
+	// through, it may take a second until both say so.
+	Position uint64
+	Lag      uint64
+	// Members are those that are there, and InHand the events that they have.
+	Members int
+	InHand  int
+	// Queued are events that were read and that no member has had yet.
+	Queued int
+	// Waiting are the actors of whom an event waits to be delivered again, and all
+	// that come after it for it.
+	Waiting int
+	// Parked are the events that were put aside.
+	Parked int
+	// Full: so many actors wait, or so much is parked, that no more events are read
+	// until some are acknowledged.
+	Full bool
+}
+
 // DurableSubscription is the membership in a durable subscription. It is safe
 // for use by many goroutines: several may wait in Next, and work on one event
 // each.
@@ -136,6 +168,9 @@ type DurableSubscription interface {
 	// member, and events of the same actor wait for it. After its last delivery it
 	// is parked at once, with the first 256 bytes of the reason.
 	Nak(ctx context.Context, sequence uint64, delay time.Duration, reason string) error
+	// Release gives events back on which nothing was begun: these deliveries do not
+	// count. What the member does not have is left out.
+	Release(ctx context.Context, sequences ...uint64) error
 	// Extend starts the AckWait of an event anew.
 	Extend(ctx context.Context, sequence uint64) error
 	// Parked lists what is parked, in the order of sequences.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os/exec"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +24,7 @@ var payload = []byte(`{"p":"` + string(bytes.Repeat([]byte("x"), 248)) + `"}`)
 // system is a running NATS with streams as the operator makes them.
 type system struct {
 	dir       string
-	processes []*exec.Cmd
+	processes *natsserver.Processes
 	// cluster is the server where it is in this process.
 	cluster *natsserver.Cluster
 	url     string

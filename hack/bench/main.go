@@ -21,6 +21,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
 func main() {
@@ -75,7 +77,7 @@ func run(ctx context.Context, only, at string, largest int) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	b := &bench{largest: largest}
-	if b.binary, err = buildServer(ctx, dir); err != nil {
+	if b.binary, err = natsserver.Build(ctx, dir); err != nil {
 		return err
 	}
 	for _, s := range settings {
@@ -89,6 +91,7 @@ func run(ctx context.Context, only, at string, largest int) (err error) {
 		{"read", b.reads, false},
 		{"tail", b.tail, false},
 		{"subscribe", b.subscriptions, false},
+		{"durable", b.durable, false},
 		{"size", b.sizes, true},
 		{"sidecar", b.sidecars, false},
 	} {

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -46,45 +43,13 @@ func (b *bench) start(ctx context.Context, servers int) (*system, error) {
 	return s, nil
 }
 
-// buildServer builds nats-server from the module that go.mod names.
-func buildServer(ctx context.Context, dir string) (string, error) {
-	path := filepath.Join(dir, "nats-server")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/nats-io/nats-server/v2")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build nats-server: %w: %s", err, out)
-	}
-	return path, nil
-}
-
-func (s *system) startProcesses(ctx context.Context, binary string, servers int, environment []string) error {
-	ports, err := natsserver.ReservePorts(2 * servers)
-	if err != nil {
+func (s *system) startProcesses(ctx context.Context, binary string, servers int, environment []string) (err error) {
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if s.processes, err = natsserver.StartProcesses(starting, binary, s.dir, servers, environment...); err != nil {
 		return err
 	}
-	var urls, routes []string
-	for i := range servers {
-		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", ports[i]))
-		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[servers+i]))
-	}
-	for i := range servers {
-		config := fmt.Sprintf("server_name: n%d\nlisten: 127.0.0.1:%d\njetstream {store_dir: %q, max_mem: 1G, max_file: 16G}\n",
-			i, ports[i], filepath.Join(s.dir, fmt.Sprintf("n%d", i)))
-		if servers > 1 {
-			config += fmt.Sprintf("cluster {name: bench, listen: 127.0.0.1:%d, routes: [%s]}\n", ports[servers+i], strings.Join(routes, ", "))
-		}
-		file := filepath.Join(s.dir, fmt.Sprintf("n%d.conf", i))
-		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-			return err
-		}
-		process := exec.Command(binary, "-c", file)
-		process.Env = append(os.Environ(), environment...)
-		if err := process.Start(); err != nil {
-			return fmt.Errorf("start %s: %w", process, err)
-		}
-		s.processes = append(s.processes, process)
-	}
-	s.url = strings.Join(urls, ",")
+	s.url = s.processes.URL()
 	return s.waitReady(ctx)
 }
 
@@ -147,10 +112,8 @@ func (s *system) stop() error {
 	if s.cluster != nil {
 		s.cluster.Stop()
 	}
-	for _, process := range s.processes {
-		// It has nothing to lose, and says that it was killed.
-		_ = process.Process.Kill()
-		_ = process.Wait()
+	if s.processes != nil {
+		s.processes.Stop()
 	}
 	return os.RemoveAll(s.dir)
 }

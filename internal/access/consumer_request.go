@@ -37,7 +37,7 @@ type consumerConfig struct {
 	Name          string        `json:"name"`
 	DeliverPolicy string        `json:"deliver_policy"`
 	StartSequence uint64        `json:"opt_start_seq,omitempty"`
-	FilterSubject string        `json:"filter_subject"`
+	FilterSubject string        `json:"filter_subject,omitempty"`
 	AckPolicy     string        `json:"ack_policy"`
 	ReplayPolicy  string        `json:"replay_policy"`
 	Replicas      int           `json:"num_replicas"`
@@ -114,8 +114,13 @@ func same(made, asked consumerConfig) error {
 }
 
 // checkFilter refuses what is not all events of the stream, those of one type of
-// actors, or those of one actor.
+// actors, or those of one actor. Without a filter a consumer has all that its stream has,
+// and the stream is the one whose subject the pod may ask on: nothing else of the request
+// says which.
 func checkFilter(stream, filter string) error {
+	if filter == "" {
+		return nil
+	}
 	rest, ours := strings.CutPrefix(filter, strings.TrimSuffix(jetstream.EventsSubjects(stream), ">"))
 	if ours && rest == ">" {
 		return nil

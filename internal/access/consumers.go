@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -16,13 +17,19 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// consumerTimeout is how long a pod waits for the answer to one request before it
-// asks again, and bounds how long JetStream is waited for.
-const consumerTimeout = 2 * time.Second
+const (
+	// consumerTimeout is how long a request waits for its turn, and JetStream is waited for
+	// before it is seen whether the stream answers anything.
+	consumerTimeout = 2 * time.Second
+	// makeTimeout bounds how long JetStream is waited for. In a large store it may count for
+	// seconds what a consumer has to deliver.
+	makeTimeout = 30 * time.Second
+)
 
 // consumerLimits let the pods of one store not hold up those of another. A consumer
-// of a replicated stream takes JetStream some milliseconds.
-var consumerLimits = queueLimits{atOnce: 16, perKey: 4, waiting: 1024, waitingPerKey: 128, patience: consumerTimeout}
+// of a replicated stream takes JetStream some milliseconds; what takes seconds does so for
+// the other consumers of its store alone.
+var consumerLimits = queueLimits{atOnce: 16, perKey: 4, waiting: 1024, waitingPerKey: 128, patience: consumerTimeout, lends: consumerTimeout / 4}
 
 // How a request for a consumer is refused. The codes are those of JetStream, so that
 // whoever asks reads the answer of either in one way.
@@ -125,7 +132,7 @@ func (c *Consumers) probe() error {
 	if err == nil {
 		// It fails when the connection is closed, and then nothing arrives anyway.
 		defer func() { _ = sub.Unsubscribe() }()
-		err = c.conn.Publish(apiPrefix(c.config.Domain)+".CONSUMER.CREATE."+none+"."+none+"."+none, nil)
+		err = c.conn.Publish(apiPrefix(c.config.Domain)+".CONSUMER.CREATE."+none+"."+none, nil)
 	}
 	if err == nil {
 		err = c.conn.FlushTimeout(answerTimeout)
@@ -168,10 +175,11 @@ func (c *Consumers) receive(msg *nats.Msg) {
 	})
 }
 
-// make answers one request. Whoever has asked asks again where JetStream does not
-// answer in time, and is given then what was made meanwhile.
+// make answers one request. One that JetStream was asked for and does not answer stays
+// unanswered: whoever has asked knows best when it is lost, asks again then, and is given
+// what was made meanwhile.
 func (c *Consumers) make(msg *nats.Msg) {
-	ctx, cancel := context.WithTimeout(c.ctx, consumerTimeout)
+	ctx, cancel := context.WithTimeout(c.ctx, makeTimeout)
 	defer cancel()
 	name := strings.TrimPrefix(msg.Subject, jetstream.MakeConsumerSubject(""))
 	request, err := readConsumerRequest(name, msg.Data)
@@ -194,18 +202,56 @@ func (c *Consumers) make(msg *nats.Msg) {
 		c.refuse(msg, Refused, 400, codeMaxConsumers, "the store has as many consumers as it may")
 		return
 	}
-	var answer []byte
-	if err == nil {
-		answer, err = c.request(ctx, ".CONSUMER.CREATE."+name+"."+request.Config.Name+"."+request.Config.FilterSubject, request)
-	}
-	if err == nil {
-		err = msg.Respond(answer)
-	}
 	if err != nil {
 		c.fail(msg, name, err)
 		return
 	}
-	made.WithLabelValues(c.config.Class, string(Granted)).Inc()
+	answer, err := c.create(ctx, request)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		c.fail(msg, name, err)
+	case err != nil:
+		c.unanswered(name, err)
+	default:
+		made.WithLabelValues(c.config.Class, string(Granted)).Inc()
+		// It fails when the connection is lost, and then whoever asked asks again.
+		_ = msg.Respond(answer)
+	}
+}
+
+// create asks JetStream for a consumer, once: it waits until the answer is lost.
+func (c *Consumers) create(ctx context.Context, request consumerRequest) ([]byte, error) {
+	subject := ".CONSUMER.CREATE." + request.Stream + "." + request.Config.Name
+	if request.Config.FilterSubject != "" {
+		subject += "." + request.Config.FilterSubject
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	looking := time.AfterFunc(consumerTimeout, func() {
+		if c.answers(ctx, request.Stream) {
+			cancel()
+		}
+	})
+	defer looking.Stop()
+	return c.request(ctx, subject, request)
+}
+
+// answers waits until a stream tells about itself, and as long again as a consumer takes then.
+// A stream that counts what a consumer has to deliver tells nothing meanwhile.
+func (c *Consumers) answers(ctx context.Context, name string) bool {
+	for {
+		try, cancel := context.WithTimeout(ctx, consumerTimeout)
+		_, err := c.request(try, ".STREAM.INFO."+name, nil)
+		cancel()
+		select {
+		case <-time.After(consumerTimeout):
+		case <-ctx.Done():
+			return false
+		}
+		if err == nil {
+			return true
+		}
+	}
 }
 
 // full says whether a store has as many consumers as it may.
@@ -245,11 +291,19 @@ func (c *Consumers) request(ctx context.Context, operation string, payload any) 
 	return answer.Data, nil
 }
 
+// unanswered is for what JetStream was asked for and did not answer.
+func (c *Consumers) unanswered(stream string, err error) {
+	made.WithLabelValues(c.config.Class, string(Failed)).Inc()
+	if c.ctx.Err() == nil {
+		c.log.Error("JetStream did not say whether it made a consumer, so whoever asked asks again", "stream", stream, "error", err)
+	}
+}
+
 func (c *Consumers) fail(msg *nats.Msg, stream string, err error) {
 	if c.ctx.Err() == nil {
 		c.log.Error("could not make a consumer, so whoever asked asks again", "stream", stream, "error", err)
 	}
-	c.refuse(msg, Failed, 503, codeTooManyRequests, "JetStream did not make the consumer in time")
+	c.refuse(msg, Failed, 503, codeTooManyRequests, "JetStream was not asked to make the consumer")
 }
 
 // refuse answers as JetStream does.

@@ -20,6 +20,7 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/callout"
 )
 
@@ -75,6 +76,14 @@ func TestSubscriptionsWithoutOperator(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The coordinator makes its own when it has begun.
+	testenv.Eventually(t, limit, "a consumer of each", func() error {
+		names, err := b.consumersOf(t, store.EventsStreamName())
+		if err == nil && len(names) != 2 {
+			err = fmt.Errorf("there are %q", names)
+		}
+		return err
+	})
 	consumers.Close()
 	if _, err := opened.SaveEvent(ctx, eventstore.Event{ID: "1", EventType: "Ordered", ActorID: "order-1"}); err != nil {
 		t.Fatal(err)
@@ -124,7 +133,7 @@ func TestConsumersThatAreNotMade(t *testing.T) {
 		a.wantRefused(fmt.Sprintf("%.100q", body), a.request(subject, nil, body), why)
 	}
 	for _, filter := range []string{
-		"", ">", "*", "shop_other.events.>", a.own + ".events", a.own + ".events.", a.own + ".events.>.>", a.own + ".events.*.*", a.own + ".events.a.>", a.own + ".events.a.b.c",
+		" ", ">", "*", "shop_other.events.>", a.own + ".events", a.own + ".events.", a.own + ".events.>.>", a.own + ".events.*.*", a.own + ".events.a.>", a.own + ".events.a.b.c",
 		a.own + ".events.*.b", a.own + ".events.a%zz.b", a.own + ".events.a.b ", a.own + ".snapshots.>", a.own + ".stored.>", "$JS.API.>",
 		// No event has such a subject, and no server takes that of a request with it.
 		a.own + ".events.a." + strings.Repeat("b", 256), a.own + ".events." + strings.Repeat("a", 256) + ".*", a.own + ".events.a." + strings.Repeat("b", 5000),
@@ -133,18 +142,69 @@ func TestConsumersThatAreNotMade(t *testing.T) {
 		a.wantRefused(filter, a.request(subject, nil, body), "filter_subject")
 	}
 	longest := strings.Repeat("%20", 255)
-	for _, filter := range []string{a.own + ".events.>", a.own + ".events.order.*", a.own + ".events.order.order-1", a.own + ".events.order.a%20b", a.own + ".events." + longest + "." + longest} {
+	for _, filter := range []string{"", a.own + ".events.>", a.own + ".events.order.*", a.own + ".events.order.order-1", a.own + ".events.order.a%20b", a.own + ".events." + longest + "." + longest} {
 		a.make(consumerFor(a.own, newName(), func(_, config map[string]any) { config["filter_subject"] = filter }))
 	}
 	// Nobody would hear of it.
 	a.send(&nats.Msg{Subject: subject, Data: []byte(consumerFor(a.own, mine, unchanged))})
-	for range 15 {
+	for range 14 {
 		a.make(consumerFor(a.own, newName(), unchanged))
 	}
 	if names, err := b.consumersOf(t, a.own); err != nil || slices.Contains(names, mine) {
 		t.Errorf("a consumer was made for who does not hear the answer: %v", err)
 	}
 	a.wantRefused("one consumer more", a.request(subject, nil, consumerFor(a.own, newName(), unchanged)), "as many consumers as it may")
+}
+
+// A consumer without a filter has all of the store that it was asked for on, and nothing of
+// another, whatever the request says of the stream.
+func TestConsumerWithoutFilter(t *testing.T) {
+	t.Parallel()
+	system := systems[1]
+	theirs, ours := newNamespace(t), newNamespace(t)
+	other, own := system.newStore(t, theirs), system.newStore(t, ours)
+	victim := system.open(t, other, newPod(t, theirs, "application"))
+	a := &attacker{T: t, nc: system.connect(t, newPod(t, ours, "application"), own.EventsStreamName()), own: own.EventsStreamName(), other: other.EventsStreamName()}
+	opened := system.openOn(t, own, a.nc)
+	for i := range 3 {
+		event := eventstore.Event{ID: fmt.Sprint(i), EventType: "Ordered", ActorID: fmt.Sprintf("order-%d", i)}
+		for _, store := range []eventstore.Store{victim, opened} {
+			if _, err := store.SaveEvent(t.Context(), event); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	unfiltered := func(_, config map[string]any) { delete(config, "filter_subject") }
+	subject, name := jetstream.MakeConsumerSubject(a.own), newName()
+	a.wantRefused("all of the other stream", a.request(subject, nil, consumerFor(a.other, name, unfiltered)), "it is for stream")
+	a.wantRefused("all of every stream", a.request(subject, nil, consumerFor("*", name, unfiltered)), "it is for stream")
+	a.wantRefused("several filters", a.request(subject, nil, consumerFor(a.own, name, func(_, config map[string]any) {
+		delete(config, "filter_subject")
+		config["filter_subjects"] = []string{a.other + ".events.>"}
+	})), "cannot be read")
+	a.make(consumerFor(a.own, name, unfiltered))
+	answers, err := a.nc.SubscribeSync(a.nc.NewInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.nc.PublishRequest(api+"CONSUMER.MSG.NEXT."+a.own+"."+name, answers.Subject, []byte(`{"batch":100,"no_wait":true}`)); err != nil {
+		t.Fatal(err)
+	}
+	for count := 0; ; count++ {
+		msg, err := answers.NextMsg(limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if msg.Header.Get("Status") != "" {
+			if count != 3 {
+				t.Errorf("%d events came, and then %v", count, msg.Header)
+			}
+			return
+		}
+		if !strings.HasPrefix(msg.Subject, a.own+".events.") {
+			t.Errorf("an event of %s came", msg.Subject)
+		}
+	}
 }
 
 // consumersOf are the names of the consumers of a stream.

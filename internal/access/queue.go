@@ -30,6 +30,9 @@ type queueLimits struct {
 	waiting, waitingPerKey int
 	// patience is how long a job waits at most: who asked has given up by then.
 	patience time.Duration
+	// lends is after how long a job counts no more among those atOnce, though among those
+	// of its key: it waits for something that is slow for that key alone. 0 is never.
+	lends time.Duration
 }
 
 // line are the jobs of one key.
@@ -49,10 +52,7 @@ func newQueue(limits queueLimits) *queue { return &queue{limits: limits, lines: 
 
 // add has a job worked on, or dropped.
 func (q *queue) add(key string, do, dropped func()) {
-	drop := q.enqueue(key, job{came: time.Now(), do: do, dropped: dropped})
-	for _, j := range drop {
-		j.dropped()
-	}
+	drop(q.enqueue(key, job{came: time.Now(), do: do, dropped: dropped}))
 }
 
 func (q *queue) enqueue(key string, j job) (dropped []job) {
@@ -141,17 +141,46 @@ func (q *queue) take(l *line) (next job, ok bool, late []job) {
 	return next, true, nil
 }
 
+// place is that of a job among those that are worked on together.
+type place struct{ lent, left bool }
+
 func (q *queue) work(key string, j job) {
+	at := &place{}
+	if q.limits.lends > 0 {
+		lending := time.AfterFunc(q.limits.lends, func() { drop(q.lend(at)) })
+		defer lending.Stop()
+	}
 	j.do()
-	for _, late := range q.done(key) {
-		late.dropped()
+	drop(q.done(key, at))
+}
+
+func drop(late []job) {
+	for _, j := range late {
+		j.dropped()
 	}
 }
 
-func (q *queue) done(key string) (expired []job) {
+// lend gives the place of a job to another.
+func (q *queue) lend(at *place) (expired []job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if at.left {
+		return nil
+	}
+	at.lent = true
 	q.running--
+	if q.closed {
+		return nil
+	}
+	return q.start()
+}
+
+func (q *queue) done(key string, at *place) (expired []job) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if at.left = true; !at.lent {
+		q.running--
+	}
 	q.lines[key].running--
 	q.forget(key)
 	if q.closed {

@@ -55,6 +55,38 @@ func TestQueueIsFair(t *testing.T) {
 	})
 }
 
+// What is slow for one key takes no place from others for long, and keeps its own.
+func TestQueueLends(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(queueLimits{atOnce: 2, perKey: 2, waiting: 100, waitingPerKey: 50, patience: time.Hour, lends: time.Second})
+		var n notes
+		never, now := make(chan struct{}), make(chan struct{})
+		close(now)
+		for range 3 {
+			n.add(q, "slow", "slow", never)
+		}
+		for i := range 3 {
+			n.add(q, fmt.Sprintf("modest-%d", i), "modest", now)
+		}
+		synctest.Wait()
+		if len(n.done) != 0 {
+			t.Errorf("done while there was no place: %v", n.done)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if len(n.done) != 3 || slices.Contains(n.done, "slow") || q.lines["slow"].running != 2 {
+			t.Errorf("done were %v, and of the slow ones %d are worked on", n.done, q.lines["slow"].running)
+		}
+		close(never)
+		synctest.Wait()
+		if len(n.done) != 6 || q.running != 0 {
+			t.Errorf("done were %v, and %d count as worked on", n.done, q.running)
+		}
+		<-q.close()
+	})
+}
+
 // What has waited for longer than who asked is not worked on, and takes no room.
 func TestQueueDropsWhatIsLate(t *testing.T) {
 	t.Parallel()

@@ -33,17 +33,18 @@ var errNoDurables = errors.New("the store has no durable subscriptions")
 // session is a membership in a durable subscription, for as long as its stream.
 type session struct {
 	id     string
+	store  durableStore
 	member eventstore.DurableSubscription
 	opts   eventstore.DurableOptions
-	// started is closed when deliveries may begin.
-	started chan struct{}
-	start   sync.Once
 
 	mu sync.Mutex
+	// paused: it is delivered nothing. unask ends the wait for an event.
+	paused bool
+	unask  context.CancelFunc
 	// inHand are the events that were sent and are not settled, and when their time
 	// is over: then they are delivered again, and take no room.
 	inHand map[uint64]time.Time
-	// changed is closed when inHand has shrunk, and replaced.
+	// changed is closed when there may be room, and replaced.
 	changed chan struct{}
 }
 
@@ -54,10 +55,8 @@ type sessions struct {
 	open map[string]*session
 }
 
-func (s *sessions) add(member eventstore.DurableSubscription, opts eventstore.DurableOptions) *session {
-	added := &session{
-		id: rand.Text(), member: member, opts: opts, started: make(chan struct{}), inHand: map[uint64]time.Time{}, changed: make(chan struct{}),
-	}
+func (s *sessions) add(added *session) *session {
+	added.id, added.inHand, added.changed = rand.Text(), map[uint64]time.Time{}, make(chan struct{})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open == nil {
@@ -82,14 +81,44 @@ func (s *sessions) find(id string) (*session, error) {
 	return nil, fmt.Errorf("%w: %.100q: the stream of SubscribeDurable has ended, or never began: join again", errNoSession, id)
 }
 
-func (s *session) begin() { s.start.Do(func() { close(s.started) }) }
+// begin has deliveries begin, or go on.
+func (s *session) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = false
+	s.change()
+}
+
+// change wakes who waits for room. The lock is held.
+func (s *session) change() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// release takes back what the client has not begun.
+func (s *session) release(ctx context.Context, sequences []uint64, pause bool) error {
+	s.mu.Lock()
+	s.paused = s.paused || pause
+	if pause && s.unask != nil {
+		s.unask()
+	}
+	for _, sequence := range sequences {
+		delete(s.inHand, sequence)
+	}
+	s.change()
+	s.mu.Unlock()
+	return s.member.Release(ctx, sequences...)
+}
 
 // next waits until the session has room for an event, and then for the event.
 func (s *session) next(ctx context.Context) (eventstore.Delivery, error) {
 	for {
 		wait, changed := s.room(time.Now())
 		if wait <= 0 {
-			break
+			if delivery, err := s.ask(ctx); err == nil || ctx.Err() != nil || !errors.Is(err, context.Canceled) {
+				return delivery, err
+			}
+			continue
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -102,6 +131,18 @@ func (s *session) next(ctx context.Context) (eventstore.Delivery, error) {
 			return eventstore.Delivery{}, ctx.Err()
 		}
 	}
+}
+
+// ask waits for an event, until one comes or the session is paused.
+func (s *session) ask(ctx context.Context) (eventstore.Delivery, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.unask = cancel
+	if s.paused {
+		cancel()
+	}
+	s.mu.Unlock()
 	delivery, err := s.member.Next(ctx)
 	if err == nil {
 		s.hold(delivery.Event.Sequence)
@@ -122,7 +163,7 @@ func (s *session) room(now time.Time) (wait time.Duration, sooner chan struct{})
 		}
 		wait = min(wait, until.Sub(now))
 	}
-	if len(s.inHand) < s.opts.MaxInHand {
+	if len(s.inHand) < s.opts.MaxInHand && !s.paused {
 		return 0, s.changed
 	}
 	return wait, s.changed
@@ -145,27 +186,31 @@ func (s *session) settled(sequence uint64, err error) error {
 	defer s.mu.Unlock()
 	if _, had := s.inHand[sequence]; had {
 		delete(s.inHand, sequence)
-		close(s.changed)
-		s.changed = make(chan struct{})
+		s.change()
 	}
 	return err
 }
 
-// durableStore finds a store that has durable subscriptions.
-func (s *Server) durableStore(name string) (eventstore.DurableStore, error) {
+// durableStore is a store that has durable subscriptions, and its name.
+type durableStore struct {
+	eventstore.DurableStore
+	name string
+}
+
+func (s *Server) durableStore(name string) (durableStore, error) {
 	store, err := s.store(name)
 	if err != nil {
-		return nil, err
+		return durableStore{}, err
 	}
 	durable, ok := store.Store.(eventstore.DurableStore)
 	if !ok {
-		return nil, fmt.Errorf("store %s: %w", store.Name, errNoDurables)
+		return durableStore{}, fmt.Errorf("store %s: %w", store.Name, errNoDurables)
 	}
-	return durable, nil
+	return durableStore{durable, store.Name}, nil
 }
 
 // join bounds the call; the membership lives on.
-func (s *Server) join(ctx context.Context, store eventstore.DurableStore, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
+func (s *Server) join(ctx context.Context, store durableStore, opts eventstore.DurableOptions) (eventstore.DurableSubscription, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
 	defer cancel()
 	return store.SubscribeDurable(ctx, opts)
@@ -203,11 +248,10 @@ func (s *service) SubscribeDurable(ctx context.Context, request *eventstorev1.Su
 		return err
 	}
 	defer func() { _ = member.Close() }()
-	session := s.server.sessions.add(member, opts)
+	session := s.server.sessions.add(&session{
+		store: store, member: member, opts: opts, paused: request.GetPaused(),
+	})
 	defer s.server.sessions.remove(session)
-	if !request.GetPaused() {
-		session.begin()
-	}
 	if err := stream.Send(session.message()); err != nil {
 		return err
 	}
@@ -223,11 +267,6 @@ func (s *session) message() *eventstorev1.SubscribeDurableResponse {
 
 // deliver sends what the member gets, until the membership or the stream ends.
 func (s *session) deliver(ctx context.Context, stream *connect.ServerStream[eventstorev1.SubscribeDurableResponse]) error {
-	select {
-	case <-s.started:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 	account := accountOf(ctx)
 	for {
 		delivery, err := s.next(ctx)
@@ -282,6 +321,17 @@ func (s *service) NegativeAcknowledge(ctx context.Context, request *eventstorev1
 	return &eventstorev1.NegativeAcknowledgeResponse{}, nil
 }
 
+func (s *service) ReleaseDeliveries(ctx context.Context, request *eventstorev1.ReleaseDeliveriesRequest) (*eventstorev1.ReleaseDeliveriesResponse, error) {
+	session, err := s.server.sessions.find(request.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	if err := session.release(ctx, request.GetSequences(), request.GetPause()); err != nil {
+		return nil, err
+	}
+	return &eventstorev1.ReleaseDeliveriesResponse{}, nil
+}
+
 func (s *service) ExtendDelivery(ctx context.Context, request *eventstorev1.ExtendDeliveryRequest) (*eventstorev1.ExtendDeliveryResponse, error) {
 	session, err := s.server.sessions.find(request.GetSession())
 	if err != nil {
@@ -308,6 +358,30 @@ func (s *service) ListParked(ctx context.Context, request *eventstorev1.ListPark
 		response.Parked[i] = eventstorev1.FromParked(parked[i])
 	}
 	return response, nil
+}
+
+func (s *service) ListDurables(ctx context.Context, request *eventstorev1.ListDurablesRequest) (*eventstorev1.ListDurablesResponse, error) {
+	store, err := s.server.durableStore(request.GetStore())
+	if err != nil {
+		return nil, err
+	}
+	names, err := store.ListDurables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &eventstorev1.ListDurablesResponse{Names: names}, nil
+}
+
+func (s *service) GetDurableStatus(ctx context.Context, request *eventstorev1.GetDurableStatusRequest) (*eventstorev1.GetDurableStatusResponse, error) {
+	store, err := s.server.durableStore(request.GetStore())
+	if err != nil {
+		return nil, err
+	}
+	status, err := store.GetDurableStatus(ctx, request.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &eventstorev1.GetDurableStatusResponse{Status: eventstorev1.FromDurableStatus(status)}, nil
 }
 
 func (s *service) ReplayParked(ctx context.Context, request *eventstorev1.ReplayParkedRequest) (*eventstorev1.ReplayParkedResponse, error) {

@@ -31,8 +31,6 @@ const (
 	// heartbeat is how often a stream of server-sent events says that it lives:
 	// proxies tend to end what is silent for 30 s or more.
 	heartbeat = 15 * time.Second
-	// writeTimeout is how long one write may wait for a client that reads nothing.
-	writeTimeout = 30 * time.Second
 )
 
 // Store is one of the stores that a Server serves.
@@ -144,6 +142,7 @@ func New(config Config) (*Server, error) {
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.calls = registerMetrics(s.registry, config.Stores)
+	s.registry.MustRegister(&durableCollector{sessions: &s.sessions})
 	s.health = s.healthRoutes()
 	s.api = s.recovered(s.bounded(s.guarded(s.apiRoutes())))
 	return s, nil

@@ -1,11 +1,8 @@
 package jetstream
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
+	"crypto/rand"
 	"strings"
 	"time"
 
@@ -30,6 +27,26 @@ type consumerConfig struct {
 	Memory   bool          `json:"mem_storage,omitempty"`
 }
 
+// inactiveThreshold is how long the server keeps a consumer that nobody asks: one that
+// is given up is gone soon after, and nobody has to delete it. One whose subscriber works
+// for longer on a single event is made again.
+const inactiveThreshold = 10*time.Second + pullExpires
+
+// lookInactive is the same for one that tells something when it is made, and is not asked.
+const lookInactive = time.Second
+
+// consumerName is that of a new consumer. It cannot be guessed: who knows it can have
+// what is delivered.
+func consumerName() string { return "aether-" + rand.Text() }
+
+// orderedConsumer is one that nobody acknowledges to, from a sequence on.
+func orderedConsumer(filter string, next uint64) consumerConfig {
+	return consumerConfig{
+		Name: consumerName(), DeliverPolicy: "by_start_sequence", StartSequence: next, FilterSubject: filter,
+		AckPolicy: "none", ReplayPolicy: "instant", Inactive: inactiveThreshold, Replicas: 1, Memory: true,
+	}
+}
+
 // consumerInfo is what the server says of a consumer.
 type consumerInfo struct {
 	Error *apiError `json:"error"`
@@ -39,69 +56,6 @@ type consumerInfo struct {
 		Stream uint64 `json:"stream_seq"`
 	} `json:"delivered"`
 	Pending uint64 `json:"num_pending"`
-}
-
-// makeConsumer makes a consumer, and answers what it is then. The request is the same whoever answers it,
-// JetStream or the operator.
-func (s *Store) makeConsumer(ctx context.Context, config consumerConfig) (*consumerInfo, error) {
-	request := map[string]any{"stream_name": s.config.EventsStream, "action": "create", "config": config}
-	if s.config.OperatorMakesConsumers {
-		return s.askOperator(ctx, request)
-	}
-	return s.askConsumer(ctx, s.api+"CONSUMER.CREATE."+s.config.EventsStream+"."+config.Name+"."+config.FilterSubject, request)
-}
-
-// askOperator has the operator make a consumer. It answers with errors of
-// JetStream: its own are codeBadRequest, which is final, codeStreamNotFound for a
-// store that it does not have, and codeTooManyRequests.
-func (s *Store) askOperator(ctx context.Context, request any) (*consumerInfo, error) {
-	subject := MakeConsumerSubject(s.config.EventsStream)
-	info, err := s.askConsumer(ctx, subject, request)
-	switch {
-	case errors.Is(err, errNoResponders):
-		return nil, fmt.Errorf("%w: no operator of Aether answers on %s, who makes the consumers of subscriptions: see that one runs, and that pods of the store do not ask all the time", eventstore.ErrUnavailable, subject)
-	case errCode(err) == codeBadRequest:
-		// Trying again is no use, as it is with what is unavailable.
-		return nil, fmt.Errorf("%w: the operator of Aether makes no such consumer: %v", eventstore.ErrPermissionDenied, err)
-	}
-	return info, err
-}
-
-func (s *Store) askConsumer(ctx context.Context, subject string, request any) (*consumerInfo, error) {
-	info := &consumerInfo{}
-	err := s.ask(ctx, subject, request, func(answer *nats.Msg) error {
-		if err := json.Unmarshal(answer.Data, info); err != nil {
-			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
-		}
-		if info.Error != nil {
-			return info.Error
-		}
-		return nil
-	})
-	return info, err
-}
-
-// messagesRequest asks a consumer for messages: for so many at most, of so many
-// bytes in all where that is not 0. It holds for pullExpires where it says nothing.
-type messagesRequest struct {
-	Batch     int           `json:"batch"`
-	MaxBytes  int           `json:"max_bytes,omitempty"`
-	Expires   time.Duration `json:"expires"`
-	Heartbeat time.Duration `json:"idle_heartbeat"`
-}
-
-// askForMessages asks a consumer for messages, which go to an inbox.
-func (s *Store) askForMessages(consumer, inbox string, request messagesRequest) error {
-	request.Expires, request.Heartbeat = cmp.Or(request.Expires, pullExpires), heartbeat
-	data, err := json.Marshal(request)
-	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
-	}
-	subject := s.api + "CONSUMER.MSG.NEXT." + s.config.EventsStream + "." + consumer
-	if err := s.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: inbox, Data: data}); err != nil {
-		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
-	}
-	return nil
 }
 
 // isDelivered says whether a message is one of the stream, which waits for its

@@ -282,6 +282,18 @@ func (d *durable) Nak(ctx context.Context, sequence uint64, delay time.Duration,
 // clipReason leaves out of a reason what is not kept.
 func clipReason(reason string) string { return reason[:min(len(reason), group.MaxReasonBytes)] }
 
+// Release gives events back that were not begun.
+func (d *durable) Release(_ context.Context, sequences ...uint64) error {
+	if err := context.Cause(d.over); err != nil {
+		return d.failed("release events", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.member.Release(sequences...)
+	d.speak(time.Now())
+	return nil
+}
+
 // Extend starts the time of an event anew.
 func (d *durable) Extend(ctx context.Context, sequence uint64) error {
 	return d.settling(ctx, "extend the time of", group.Request{Kind: group.KindExtend, Sequence: sequence})

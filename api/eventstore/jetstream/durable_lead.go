@@ -380,6 +380,7 @@ func (l *lead) follow(opts eventstore.SubscribeOptions) error {
 		return err
 	}
 	defer func() { _ = sub.Close() }()
+	sub.onPassed = l.passed
 	for {
 		d.mu.Lock()
 		wants := l.machine.WantMore()
@@ -398,7 +399,7 @@ func (l *lead) follow(opts eventstore.SubscribeOptions) error {
 		}
 		arrival := group.Arrival{
 			Sequence: m.Sequence, Actor: strings.TrimPrefix(m.Subject, strings.TrimSuffix(EventsSubjects(d.store.config.EventsStream), ">")),
-			Payload: m, Size: len(m.Data) + len(m.Subject) + 512, At: m.Time, Unread: m.Pending,
+			Payload: m, Size: len(m.Data) + len(m.Subject) + 512, At: m.Time,
 		}
 		if err != nil {
 			arrival.Unreadable = err.Error()
@@ -409,6 +410,15 @@ func (l *lead) follow(opts eventstore.SubscribeOptions) error {
 		l.flush(now)
 		d.mu.Unlock()
 	}
+}
+
+// passed notes that nothing for the group comes up to a sequence.
+func (l *lead) passed(through uint64) {
+	l.d.mu.Lock()
+	defer l.d.mu.Unlock()
+	now := time.Now()
+	l.machine.Skip(now, through)
+	l.flush(now)
 }
 
 // watchEvery is how often a coordinator that writes nothing looks whether it is

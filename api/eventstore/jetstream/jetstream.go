@@ -122,6 +122,10 @@ type Store struct {
 	heads   *heads
 	writers *writers
 	answers answers
+	lookout lookout
+	// life ends with Close.
+	life context.Context
+	end  context.CancelFunc
 	// snapshotSaved: a replica may not know of it yet.
 	snapshotSaved atomic.Bool
 
@@ -156,6 +160,7 @@ func New(nc *nats.Conn, config Config, opts ...eventstore.Option) (*Store, error
 	s := &Store{
 		nc: nc, config: config, opts: eventstore.NewOptions(opts...), api: api, writers: newWriters(), open: map[io.Closer]struct{}{},
 	}
+	s.life, s.end = context.WithCancel(context.Background())
 	s.answers.silence.tell = config.Silent
 	var err error
 	s.heads, err = newHeads(cmp.Or(config.Heads, DefaultHeads), s.opts.Metrics)
@@ -187,6 +192,7 @@ func (s *Store) Close() error {
 	s.closed = true
 	open := slices.Collect(maps.Keys(s.open))
 	s.mu.Unlock()
+	s.end()
 	for _, subscription := range open {
 		if err := subscription.Close(); err != nil {
 			return err

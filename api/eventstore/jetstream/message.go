@@ -45,10 +45,8 @@ type message struct {
 	Sequence uint64
 	Header   nats.Header
 	Data     []byte
-	// Time is when it was stored, and Pending how many come after it, where that is
-	// known.
-	Time    time.Time
-	Pending uint64
+	// Time is when it was stored, where that is known.
+	Time time.Time
 }
 
 // malformed is the error of a message that is no event, with as much of its payload

@@ -21,22 +21,23 @@ const (
 // place finds out where a new consumer begins, and refuses a place that is gone or
 // not there yet. The server says both without another request, but for a place at
 // the end of the stream.
-func (s *subscription) place(ctx context.Context, info *consumerInfo) error {
-	if first := info.Delivered.Stream + 1; first > s.next {
+func (s *subscription) place(ctx context.Context, info *consumerInfo) (next uint64, err error) {
+	next = s.next
+	if first := info.Delivered.Stream + 1; first > next {
 		if s.begun && !s.leavesOut {
-			return errPlaceExpired(s.next, first)
+			return 0, errPlaceExpired(next, first)
 		}
-		s.next = first
+		next = first
 	}
-	if s.next == 1 || !s.begun || info.Pending > 0 {
-		return nil
+	if next == 1 || !s.begun || info.Pending > 0 {
+		return next, nil
 	}
-	end, err := s.store.endOf(ctx, s.filter)
-	if err == nil && s.next > end {
+	end, err := s.store.endOf(ctx)
+	if err == nil && next > end {
 		err = fmt.Errorf("%w: the subscription is to go on with sequence %d, and the next that is saved is %d: this store is another than that of the place, or has lost events; begin anew from sequence 0",
-			eventstore.ErrPlaceAhead, s.next, end)
+			eventstore.ErrPlaceAhead, next, end)
 	}
-	return err
+	return next, err
 }
 
 func errPlaceExpired(next, first uint64) error {
@@ -45,7 +46,7 @@ func errPlaceExpired(next, first uint64) error {
 }
 
 // endOf is the sequence of the next message that is stored.
-func (s *Store) endOf(ctx context.Context, filter string) (uint64, error) {
+func (s *Store) endOf(ctx context.Context) (uint64, error) {
 	last, err := s.leaderGet(ctx, s.config.EventsStream, getRequest{LastBySubject: ">"})
 	if err != nil {
 		return 0, err
@@ -54,7 +55,9 @@ func (s *Store) endOf(ctx context.Context, filter string) (uint64, error) {
 		return last.Sequence + 1, nil
 	}
 	// An empty stream tells where it ends only to a consumer, which begins there.
-	info, err := s.makeConsumer(ctx, orderedConsumer(filter, 1))
+	config := orderedConsumer("", 1)
+	config.Inactive = lookInactive
+	_, info, err := s.makeConsumer(ctx, config)
 	if err != nil {
 		return 0, err
 	}
@@ -84,6 +87,9 @@ func (s *subscription) passed(heartbeat nats.Header) {
 	}
 	if last, err := strconv.ParseUint(heartbeat.Get(headerLastStream), 10, 64); err == nil {
 		s.next, s.begun = max(s.next, last+1), true
+		if s.onPassed != nil {
+			s.onPassed(last)
+		}
 	}
 }
 

@@ -2,11 +2,9 @@ package jetstream
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -14,24 +12,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
-)
-
-// How a subscription asks the server for messages.
-const (
-	// heartbeat is how often the server says that it is there while it has no
-	// message. Two that are missing mean that the request or the consumer is lost.
-	// The default of the client would notice after 10 seconds, and on a replicated
-	// stream the first request is lost about once in a hundred times.
-	heartbeat = 500 * time.Millisecond
-	// ahead is how many messages are asked for before they are needed: the next
-	// half of them is on its way while the first is worked on.
-	ahead = 2 * pageMessages
-	// pullExpires is how long one request for messages holds.
-	pullExpires = 30 * time.Second
-	// inactiveThreshold is how long the server keeps a consumer that nobody asks:
-	// one that is lost or closed is gone soon after. One whose subscriber works
-	// for longer on a single event is made again.
-	inactiveThreshold = 10*time.Second + pullExpires
 )
 
 // subscription is an ordered consumer: one in the server's memory, made again
@@ -56,19 +36,22 @@ type subscription struct {
 	begun bool
 	// leavesOut: what has expired before it was delivered is left out.
 	leavesOut bool
+	// onPassed is told up to where the server has found nothing more, nil for nobody.
+	onPassed func(through uint64)
 	// notBefore is the time to come with which the subscription begins, zero for none.
 	notBefore time.Time
+	// making is where the consumer comes that is being made; nil when none is.
+	making chan madeConsumer
 	// answers puts into arrived what arrives; nil when a consumer must be made.
 	answers *nats.Subscription
 	arrived chan *nats.Msg
-	// silence tells that nothing has arrived for two heartbeats.
-	silence *time.Timer
 	// consumer is the name of the consumer, delivered the number of messages that
 	// it has sent, stored when the last of them was, and wanted how many more it may.
 	consumer  string
 	delivered uint64
 	stored    time.Time
 	wanted    int
+	quiet     quiet
 }
 
 // Subscribe follows the store. Filters on actors are the server's work, one on
@@ -96,19 +79,28 @@ func (s *Store) subscribe(ctx context.Context, opts eventstore.SubscribeOptions,
 	if err != nil {
 		return nil, err
 	}
-	sub := &subscription{store: s, opts: opts, filter: s.subjectsOf("events", opts), next: next, begun: opts.FromSequence > 0, leavesOut: leavesOut}
+	sub := &subscription{store: s, opts: opts, filter: s.filterOf(opts), next: next, begun: opts.FromSequence > 0, leavesOut: leavesOut}
 	if opts.FromTime.After(time.Now()) {
 		sub.notBefore = opts.FromTime
 	}
 	// Not of ctx, which is for this call.
 	sub.life, sub.end = context.WithCancel(context.WithoutCancel(ctx))
-	sub.silence = time.NewTimer(2 * heartbeat)
-	if err := sub.start(ctx); err != nil {
+	sub.quiet = newQuiet()
+	if err := sub.use(sub.make(ctx)); err != nil {
 		sub.end()
 		return nil, err
 	}
 	sub.begun = sub.begun || opts.FromNow || !opts.FromTime.IsZero()
 	return sub, s.register(sub)
+}
+
+// filterOf is the subject of what passes the filters on actors, empty for all that the
+// stream has: with a filter the server would count what passes, and take no save meanwhile.
+func (s *Store) filterOf(opts eventstore.SubscribeOptions) string {
+	if opts.ActorID == "" && opts.ActorType == "" {
+		return ""
+	}
+	return s.subjectsOf("events", opts)
 }
 
 // subjectsOf is the subject of one kind of what passes the filters on actors.
@@ -146,56 +138,6 @@ func (s *Store) startAt(ctx context.Context, at time.Time) (uint64, error) {
 		}
 	}
 	return last.Sequence + 1, nil
-}
-
-// start makes the consumer, trying until the context ends.
-func (s *subscription) start(ctx context.Context) error {
-	s.stop()
-	config := orderedConsumer(s.filter, s.next)
-	info, err := s.store.makeConsumer(ctx, config)
-	if err != nil {
-		return err
-	}
-	if err := s.place(ctx, info); err != nil {
-		return err
-	}
-	// All that is asked for has room, and so have heartbeats: what does not fit is
-	// dropped, and found missing.
-	arrived := make(chan *nats.Msg, 2*ahead)
-	answers, err := s.store.nc.ChanSubscribe(s.store.nc.NewInbox(), arrived)
-	if err != nil {
-		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
-	}
-	s.answers, s.arrived, s.consumer, s.delivered, s.wanted = answers, arrived, config.Name, 0, 0
-	return s.pull()
-}
-
-// orderedConsumer is one that nobody acknowledges to, from a sequence on.
-func orderedConsumer(filter string, next uint64) consumerConfig {
-	return consumerConfig{
-		Name: "aether-" + rand.Text(), DeliverPolicy: "by_start_sequence", StartSequence: next, FilterSubject: filter,
-		AckPolicy: "none", ReplayPolicy: "instant", Inactive: inactiveThreshold, Replicas: 1, Memory: true,
-	}
-}
-
-// stop gives the consumer up. The server removes it soon: whoever deletes one
-// needs a permission more.
-func (s *subscription) stop() {
-	if s.answers != nil {
-		// It fails when the connection is closed, and then there is nothing to do.
-		_ = s.answers.Unsubscribe()
-		s.answers = nil
-	}
-}
-
-// pull asks for messages when half of what was asked for has come.
-func (s *subscription) pull() error {
-	more := ahead - s.wanted
-	if more < ahead/2 {
-		return nil
-	}
-	s.wanted += more
-	return s.store.askForMessages(s.consumer, s.answers.Subject, messagesRequest{Batch: more, MaxBytes: s.store.config.ReadAheadBytes})
 }
 
 // Next waits for the next event that passes the filters.
@@ -261,7 +203,7 @@ func (s *subscription) takeNext(ctx context.Context) (*message, error) {
 			return nil, err
 		}
 		if s.answers == nil {
-			if err := s.restart(ctx); err != nil {
+			if err := s.remake(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -276,91 +218,12 @@ func (s *subscription) takeNext(ctx context.Context) (*message, error) {
 			return nil, err
 		}
 		s.next, s.begun = m.Sequence+1, true
-		if s.stored.Before(s.notBefore) {
+		if s.stored.Before(s.notBefore) || !strings.HasPrefix(m.Subject, s.store.config.EventsStream+".events.") {
 			continue
 		}
 		s.notBefore = time.Time{}
 		return m, nil
 	}
-}
-
-// restart makes a consumer again, for as long as the stream is there and the
-// context lasts.
-func (s *subscription) restart(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.life, cancel)()
-	for {
-		try, cancel := context.WithTimeout(ctx, tryTimeout)
-		err := s.start(try)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if s.store.nc.IsClosed() || errCode(err) == codeStreamNotFound || !errors.Is(err, eventstore.ErrUnavailable) {
-			return err
-		}
-		if err := pause(ctx, retryWait); err != nil {
-			return err
-		}
-	}
-}
-
-// take waits for one message of the consumer. Without one and without an error
-// the caller goes on: with a new consumer where there is none any more.
-func (s *subscription) take(ctx context.Context) (*message, error) {
-	var msg *nats.Msg
-	select {
-	case msg = <-s.arrived:
-	default:
-		s.silence.Reset(2 * heartbeat)
-		select {
-		case msg = <-s.arrived:
-		case <-s.silence.C:
-			s.stop()
-			return nil, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-s.life.Done():
-			return nil, s.life.Err()
-		}
-	}
-	if msg.Header.Get("Status") != "" && !isDelivered(msg) {
-		return nil, s.heed(msg)
-	}
-	metadata, err := msg.Metadata()
-	if err != nil || metadata.Sequence.Consumer != s.delivered+1 {
-		// Messages got lost on the way, or came from elsewhere.
-		s.stop()
-		return nil, nil
-	}
-	s.delivered++
-	s.stored = metadata.Timestamp
-	s.wanted--
-	return &message{
-		Subject: msg.Subject, Sequence: metadata.Sequence.Stream, Header: msg.Header, Data: msg.Data, Time: metadata.Timestamp, Pending: metadata.NumPending,
-	}, s.pull()
-}
-
-// heed does what a message without an event asks for.
-func (s *subscription) heed(msg *nats.Msg) error {
-	description := strings.ToLower(msg.Header.Get("Description"))
-	switch code := msg.Header.Get("Status"); {
-	case code == "100":
-		s.passed(msg.Header)
-	case code == "404", code == "408", code == "409" && (strings.Contains(description, "batch completed") || strings.Contains(description, "maxbytes")):
-		// A request has come to its end before it had all that it asked for.
-		unmet, err := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages"))
-		if err != nil {
-			s.stop()
-			return nil
-		}
-		s.wanted -= unmet
-		return s.pull()
-	default:
-		s.stop()
-	}
-	return nil
 }
 
 // Close ends the subscription.

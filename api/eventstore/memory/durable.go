@@ -2,7 +2,9 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -106,6 +108,37 @@ func (s *Store) DeleteDurable(ctx context.Context, name string) error {
 	return nil
 }
 
+// ListDurables lists the durable subscriptions of the store.
+func (s *Store) ListDurables(ctx context.Context) ([]string, error) {
+	if err := ended(ctx); err != nil {
+		return nil, fmt.Errorf("list durable subscriptions in memory: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.durables)), nil
+}
+
+// GetDurableStatus says how a durable subscription is doing.
+func (s *Store) GetDurableStatus(ctx context.Context, name string) (eventstore.DurableStatus, error) {
+	failed := func(err error) (eventstore.DurableStatus, error) {
+		return eventstore.DurableStatus{}, fmt.Errorf("get the status of durable subscription %.100q in memory: %w", name, err)
+	}
+	if err := errors.Join(eventstore.ValidateDurableName(name), ended(ctx)); err != nil {
+		return failed(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.durables[name]
+	if d == nil {
+		return failed(eventstore.ErrNoDurable)
+	}
+	d.turn(time.Now())
+	of := d.machine.Status()
+	return eventstore.DurableStatus{
+		Name: name, Position: of.Position, Lag: uint64(len(s.log)) - min(of.Position, uint64(len(s.log))), Members: of.Members, InHand: of.InHand, Queued: of.Queued, Waiting: of.Waiting, Parked: of.Parked, Full: of.Full,
+	}, nil
+}
+
 // wake tells the members that something has changed. The lock is held.
 func (d *durable) wake() {
 	close(d.changed)
@@ -150,7 +183,7 @@ func (d *durable) read(now time.Time) {
 			break
 		}
 		e := &log[at]
-		d.machine.Arrived(now, group.Arrival{Sequence: e.Sequence, Actor: e.ActorID, At: d.store.storedAt[at], Unread: uint64(len(log)) - e.Sequence})
+		d.machine.Arrived(now, group.Arrival{Sequence: e.Sequence, Actor: e.ActorID, At: d.store.storedAt[at]})
 	}
 	for _, find := range d.machine.Finds() {
 		d.machine.Found(now, find.Actor, find.After, d.next(find))
@@ -297,6 +330,18 @@ func (m *membership) Ack(ctx context.Context, sequence uint64) error {
 func (m *membership) Nak(ctx context.Context, sequence uint64, delay time.Duration, reason string) error {
 	_, err := m.ask(ctx, fmt.Sprintf("give back event %d", sequence), group.Request{Kind: group.KindNak, Sequence: sequence, Delay: delay, Reason: reason})
 	return err
+}
+
+// Release gives events back that were not begun.
+func (m *membership) Release(_ context.Context, sequences ...uint64) error {
+	m.store.mu.Lock()
+	defer m.store.mu.Unlock()
+	if err := m.over(); err != nil {
+		return m.failed("release events", err)
+	}
+	m.member.Release(sequences...)
+	m.durable.turn(time.Now())
+	return nil
 }
 
 // Extend starts the time of an event anew.

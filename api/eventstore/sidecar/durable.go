@@ -29,12 +29,15 @@ type durable struct {
 	end        context.CancelCauseFunc
 	background sync.WaitGroup
 
-	// starting is held while the sidecar is told to deliver.
+	// starting is held while the sidecar is told to deliver, or not to.
 	starting sync.Mutex
 	started  bool
 
 	mu   sync.Mutex
 	line []eventstore.Delivery
+	// waiting is how many calls of Next there are, and asked when there was one last.
+	waiting int
+	asked   time.Time
 	// changed is closed when line has grown, and replaced.
 	changed chan struct{}
 }
@@ -82,7 +85,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 	opts.AckWait = joined.GetAckWait().AsDuration()
 	d := &durable{store: s, opts: opts, session: joined.GetSession(), life: life, end: end, changed: make(chan struct{})}
 	d.background.Go(func() { d.receive(stream) })
-	d.background.Go(d.extendWaiting)
+	d.background.Go(d.keepLine)
 	return d, nil
 }
 
@@ -109,6 +112,34 @@ func (s *Store) deleteDurable(ctx context.Context, name string) error {
 	return nil
 }
 
+// ListDurables lists the durable subscriptions of the sidecar's store.
+func (s *Store) ListDurables(ctx context.Context) ([]string, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	response, err := s.client.ListDurables(ctx, &eventstorev1.ListDurablesRequest{Store: s.name})
+	if err != nil {
+		return nil, fmt.Errorf("list durable subscriptions through the sidecar: %w", readError(ctx, err))
+	}
+	return response.GetNames(), nil
+}
+
+// GetDurableStatus says how a durable subscription of the sidecar's store is doing.
+func (s *Store) GetDurableStatus(ctx context.Context, name string) (eventstore.DurableStatus, error) {
+	failed := func(err error) (eventstore.DurableStatus, error) {
+		return eventstore.DurableStatus{}, fmt.Errorf("get the status of durable subscription %.100q through the sidecar: %w", name, err)
+	}
+	if err := eventstore.ValidateDurableName(name); err != nil {
+		return failed(err)
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	response, err := s.client.GetDurableStatus(ctx, &eventstorev1.GetDurableStatusRequest{Store: s.name, Name: name})
+	if err != nil {
+		return failed(readError(ctx, err))
+	}
+	return response.GetStatus().ToDurableStatus(), nil
+}
+
 // receive puts what arrives in line, until the stream ends.
 func (d *durable) receive(stream *connect.ServerStreamForClient[eventstorev1.SubscribeDurableResponse]) {
 	defer func() { _ = stream.Close() }()
@@ -132,8 +163,9 @@ func has(sequence uint64) func(eventstore.Delivery) bool {
 	return func(d eventstore.Delivery) bool { return d.Event.Sequence == sequence }
 }
 
-// extendWaiting extends the time of what waits in line.
-func (d *durable) extendWaiting() {
+// keepLine extends the time of what waits in line, as long as the application comes
+// for it. What it has not come for in the time of an event others may have.
+func (d *durable) keepLine() {
 	tick := time.NewTicker(d.opts.AckWait / 3)
 	defer tick.Stop()
 	for {
@@ -143,8 +175,12 @@ func (d *durable) extendWaiting() {
 		case <-tick.C:
 		}
 		d.mu.Lock()
-		waiting := slices.Clone(d.line)
+		waiting, rests := slices.Clone(d.line), d.waiting == 0 && time.Since(d.asked) >= d.opts.AckWait
 		d.mu.Unlock()
+		if rests && len(waiting) > 0 {
+			d.release()
+			continue
+		}
 		for i := range waiting {
 			sequence := waiting[i].Event.Sequence
 			// Another error is none of the event: the next tick tries again.
@@ -155,6 +191,29 @@ func (d *durable) extendWaiting() {
 			}
 		}
 	}
+}
+
+// release gives back what waits in line. The next Next has deliveries go on.
+func (d *durable) release() {
+	d.starting.Lock()
+	defer d.starting.Unlock()
+	d.mu.Lock()
+	line := d.line
+	if d.line = nil; d.waiting > 0 {
+		// It is come for just now.
+		d.line, line = line, nil
+	}
+	d.mu.Unlock()
+	if len(line) == 0 {
+		return
+	}
+	d.started = false
+	sequences := make([]uint64, len(line))
+	for i := range line {
+		sequences[i] = line[i].Event.Sequence
+	}
+	// If it fails, their time passes.
+	_ = d.letGo(d.life, sequences, true)
 }
 
 // activate tells the sidecar to deliver, once.
@@ -175,6 +234,8 @@ func (d *durable) activate(ctx context.Context) error {
 // Next waits for the next event.
 func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 	const what = "wait for the next event"
+	d.come(1)
+	defer d.come(-1)
 	if err := d.activate(ctx); err != nil {
 		return eventstore.Delivery{}, d.failed(what, err)
 	}
@@ -197,6 +258,14 @@ func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 			return eventstore.Delivery{}, d.failed(what, ctx.Err())
 		}
 	}
+}
+
+// come notes that a call of Next begins or ends.
+func (d *durable) come(more int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.waiting += more
+	d.asked = time.Now()
 }
 
 func (d *durable) failed(what string, err error) error {
@@ -251,6 +320,21 @@ func (d *durable) Nak(ctx context.Context, sequence uint64, delay time.Duration,
 		_, err := d.store.client.NegativeAcknowledge(ctx, &eventstorev1.NegativeAcknowledgeRequest{
 			Session: d.session, Sequence: sequence, Delay: durationpb.New(max(delay, 0)), Reason: strings.ToValidUTF8(reason, "?"),
 		})
+		return err
+	})
+}
+
+// Release gives events back that were not begun.
+func (d *durable) Release(ctx context.Context, sequences ...uint64) error {
+	if err := d.letGo(ctx, sequences, false); err != nil {
+		return d.failed("release events", err)
+	}
+	return nil
+}
+
+func (d *durable) letGo(ctx context.Context, sequences []uint64, pause bool) error {
+	return d.call(ctx, func(ctx context.Context) error {
+		_, err := d.store.client.ReleaseDeliveries(ctx, &eventstorev1.ReleaseDeliveriesRequest{Session: d.session, Sequences: sequences, Pause: pause})
 		return err
 	})
 }

@@ -33,6 +33,8 @@ func RunDurable(t *testing.T, open func(t *testing.T, opts ...eventstore.Option)
 		{"members come and go", durableMembersComeAndGo},
 		{"an actor that waits holds up no other", durableHoldsUpNoOther},
 		{"a member that is overtaken goes on", durableOvertaken},
+		{"an application that hangs holds up what it has alone", durableHangs},
+		{"what was released comes again", durableReleases},
 		{"what was done too late is done", durableLateAck},
 		{"nothing overtakes what is given back", durableOrderAfterNak},
 		{"an event that waits holds up no other across restarts", durableWaitsAcrossRestarts},
@@ -41,6 +43,7 @@ func RunDurable(t *testing.T, open func(t *testing.T, opts ...eventstore.Option)
 		{"parks many", durableManyParked},
 		{"delivers no more often than it may", durableAtMost},
 		{"refuses what makes no sense", durableRefuses},
+		{"says how it is doing", durableStatus},
 		{"close and delete end a waiting next", durableEnds},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -29,6 +29,38 @@ func durableOvertaken(e *env, store eventstore.DurableStore) {
 	}
 }
 
+// durableHangs: what an application does not come for goes to others, and does not
+// count as delivered.
+func durableHangs(e *env, store eventstore.DurableStore) {
+	opts := eventstore.DurableOptions{AckWait: waitShort, MaxInHand: 8, MaxDeliveries: 100}
+	hangs := e.join(store, opts)
+	events := e.saved(store, newEvent("order-1", 1), newEvent("order-2", 1), newEvent("order-3", 1))
+	e.wantDelivery(hangs, events[0], 1)
+	other := e.join(store, opts)
+	for left := map[uint64]bool{events[1].Sequence: true, events[2].Sequence: true}; len(left) > 0; {
+		got := e.next(other)
+		if left[got.Event.Sequence] && got.Attempt != 1 {
+			e.Errorf("attempt %d of sequence %d, which no application had", got.Attempt, got.Event.Sequence)
+		}
+		delete(left, got.Event.Sequence)
+		e.ack(other, got.Event.Sequence)
+	}
+}
+
+// durableReleases: a delivery that was released does not count.
+func durableReleases(e *env, store eventstore.DurableStore) {
+	member := e.join(store, eventstore.DurableOptions{MaxInHand: 2, MaxDeliveries: 2})
+	events := e.saved(store, newEvents("order-1", 1)...)
+	for range 5 {
+		e.wantDelivery(member, events[0], 1)
+		if err := member.Release(e.ctx, events[0].Sequence, 99); err != nil {
+			e.Fatal(err)
+		}
+	}
+	e.wantDelivery(member, events[0], 1)
+	e.ack(member, events[0].Sequence)
+}
+
 // durableLateAck: what was done too late is done, as long as nobody else has it.
 func durableLateAck(e *env, store eventstore.DurableStore) {
 	member := e.join(store, eventstore.DurableOptions{AckWait: waitShort, MaxDeliveries: 5, MaxInHand: 2})

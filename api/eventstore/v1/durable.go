@@ -60,6 +60,22 @@ func (x *ParkedEvent) ToParked() (eventstore.Parked, error) {
 	}, err
 }
 
+// FromDurableStatus is the status of a durable subscription as a message.
+func FromDurableStatus(s eventstore.DurableStatus) *DurableStatus {
+	return &DurableStatus{
+		Name: s.Name, Position: s.Position, Lag: s.Lag, Members: int64(s.Members), InHand: int64(s.InHand), Queued: int64(s.Queued),
+		Waiting: int64(s.Waiting), Parked: int64(s.Parked), Full: s.Full,
+	}
+}
+
+// ToDurableStatus is the status of a message.
+func (x *DurableStatus) ToDurableStatus() eventstore.DurableStatus {
+	return eventstore.DurableStatus{
+		Name: x.GetName(), Position: x.GetPosition(), Lag: x.GetLag(), Members: int(x.GetMembers()), InHand: int(x.GetInHand()), Queued: int(x.GetQueued()),
+		Waiting: int(x.GetWaiting()), Parked: int(x.GetParked()), Full: x.GetFull(),
+	}
+}
+
 // FromDelivery is a delivery as a message.
 func FromDelivery(d *eventstore.Delivery) *Delivery {
 	return &Delivery{Event: FromEvent(&d.Event), Attempt: toInt32(d.Attempt)}

@@ -84,9 +84,9 @@ func (ExpectedVersion_State) EnumDescriptor() ([]byte, []int) {
 // Event is one fact about one actor.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id is the event's identity. Required.
+	// id is the event's identity, at most 255 bytes. Required.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// event_type says what happened. Required.
+	// event_type says what happened, at most 255 bytes. Required.
 	EventType string `protobuf:"bytes,2,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
 	// actor_id is whose event it is, 1 to 255 bytes. Required.
 	ActorId string `protobuf:"bytes,3,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
@@ -95,11 +95,14 @@ type Event struct {
 	// version orders the events of one actor, from 1 to 2^53-1; 0 in a save asks
 	// for the next.
 	Version int64 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
-	// data is the payload, kept byte for byte.
+	// data is the payload, kept byte for byte. An event may have none: data is empty
+	// then, which is no JSON, so look before you parse it.
 	Data []byte `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
 	// content_type is the media type of data; empty is application/json.
 	ContentType string `protobuf:"bytes,7,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
-	// metadata is free for the application.
+	// metadata is free for the application. Keys are 1 to 128 of a-z 0-9 - _ . and values
+	// have no control characters and no white space at either end; so have id, event_type
+	// and command_id. 32 KiB in all, each key with 16 bytes more.
 	Metadata map[string]string `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// timestamp is when the event happened, of the years 1 to 9999 in UTC; absent
 	// in a save is now.
@@ -2700,6 +2703,105 @@ func (*NegativeAcknowledgeResponse) Descriptor() ([]byte, []int) {
 	return file_eventstore_proto_rawDescGZIP(), []int{38}
 }
 
+type ReleaseDeliveriesRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// sequences are those of the events; others than those in hand are left out.
+	Sequences []uint64 `protobuf:"varint,2,rep,packed,name=sequences,proto3" json:"sequences,omitempty"`
+	// pause delivers nothing more until StartDeliveries, but for one event that may be
+	// on its way.
+	Pause         bool `protobuf:"varint,3,opt,name=pause,proto3" json:"pause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseDeliveriesRequest) Reset() {
+	*x = ReleaseDeliveriesRequest{}
+	mi := &file_eventstore_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseDeliveriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseDeliveriesRequest) ProtoMessage() {}
+
+func (x *ReleaseDeliveriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseDeliveriesRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseDeliveriesRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReleaseDeliveriesRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ReleaseDeliveriesRequest) GetSequences() []uint64 {
+	if x != nil {
+		return x.Sequences
+	}
+	return nil
+}
+
+func (x *ReleaseDeliveriesRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
+}
+
+type ReleaseDeliveriesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseDeliveriesResponse) Reset() {
+	*x = ReleaseDeliveriesResponse{}
+	mi := &file_eventstore_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseDeliveriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseDeliveriesResponse) ProtoMessage() {}
+
+func (x *ReleaseDeliveriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseDeliveriesResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseDeliveriesResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{40}
+}
+
 type ExtendDeliveryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -2710,7 +2812,7 @@ type ExtendDeliveryRequest struct {
 
 func (x *ExtendDeliveryRequest) Reset() {
 	*x = ExtendDeliveryRequest{}
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2824,7 @@ func (x *ExtendDeliveryRequest) String() string {
 func (*ExtendDeliveryRequest) ProtoMessage() {}
 
 func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[39]
+	mi := &file_eventstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +2837,7 @@ func (x *ExtendDeliveryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryRequest.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{39}
+	return file_eventstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExtendDeliveryRequest) GetSession() string {
@@ -2760,7 +2862,7 @@ type ExtendDeliveryResponse struct {
 
 func (x *ExtendDeliveryResponse) Reset() {
 	*x = ExtendDeliveryResponse{}
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2874,7 @@ func (x *ExtendDeliveryResponse) String() string {
 func (*ExtendDeliveryResponse) ProtoMessage() {}
 
 func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[40]
+	mi := &file_eventstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2887,7 @@ func (x *ExtendDeliveryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendDeliveryResponse.ProtoReflect.Descriptor instead.
 func (*ExtendDeliveryResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{40}
+	return file_eventstore_proto_rawDescGZIP(), []int{42}
 }
 
 type ListParkedRequest struct {
@@ -2797,7 +2899,7 @@ type ListParkedRequest struct {
 
 func (x *ListParkedRequest) Reset() {
 	*x = ListParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2911,7 @@ func (x *ListParkedRequest) String() string {
 func (*ListParkedRequest) ProtoMessage() {}
 
 func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[41]
+	mi := &file_eventstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2924,7 @@ func (x *ListParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedRequest.ProtoReflect.Descriptor instead.
 func (*ListParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{41}
+	return file_eventstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListParkedRequest) GetSession() string {
@@ -2841,7 +2943,7 @@ type ListParkedResponse struct {
 
 func (x *ListParkedResponse) Reset() {
 	*x = ListParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +2955,7 @@ func (x *ListParkedResponse) String() string {
 func (*ListParkedResponse) ProtoMessage() {}
 
 func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[42]
+	mi := &file_eventstore_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +2968,7 @@ func (x *ListParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParkedResponse.ProtoReflect.Descriptor instead.
 func (*ListParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{42}
+	return file_eventstore_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListParkedResponse) GetParked() []*ParkedEvent {
@@ -2894,7 +2996,7 @@ type ParkedEvent struct {
 
 func (x *ParkedEvent) Reset() {
 	*x = ParkedEvent{}
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +3008,7 @@ func (x *ParkedEvent) String() string {
 func (*ParkedEvent) ProtoMessage() {}
 
 func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[43]
+	mi := &file_eventstore_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2919,7 +3021,7 @@ func (x *ParkedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParkedEvent.ProtoReflect.Descriptor instead.
 func (*ParkedEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{43}
+	return file_eventstore_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ParkedEvent) GetSequence() uint64 {
@@ -2975,7 +3077,7 @@ type ReplayParkedRequest struct {
 
 func (x *ReplayParkedRequest) Reset() {
 	*x = ReplayParkedRequest{}
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3089,7 @@ func (x *ReplayParkedRequest) String() string {
 func (*ReplayParkedRequest) ProtoMessage() {}
 
 func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[44]
+	mi := &file_eventstore_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3102,7 @@ func (x *ReplayParkedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedRequest.ProtoReflect.Descriptor instead.
 func (*ReplayParkedRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{44}
+	return file_eventstore_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReplayParkedRequest) GetSession() string {
@@ -3027,7 +3129,7 @@ type ReplayParkedResponse struct {
 
 func (x *ReplayParkedResponse) Reset() {
 	*x = ReplayParkedResponse{}
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3141,7 @@ func (x *ReplayParkedResponse) String() string {
 func (*ReplayParkedResponse) ProtoMessage() {}
 
 func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[45]
+	mi := &file_eventstore_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3154,7 @@ func (x *ReplayParkedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayParkedResponse.ProtoReflect.Descriptor instead.
 func (*ReplayParkedResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{45}
+	return file_eventstore_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReplayParkedResponse) GetMarked() int32 {
@@ -3072,7 +3174,7 @@ type DeleteDurableRequest struct {
 
 func (x *DeleteDurableRequest) Reset() {
 	*x = DeleteDurableRequest{}
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3186,7 @@ func (x *DeleteDurableRequest) String() string {
 func (*DeleteDurableRequest) ProtoMessage() {}
 
 func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[46]
+	mi := &file_eventstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3199,7 @@ func (x *DeleteDurableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDurableRequest) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{46}
+	return file_eventstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DeleteDurableRequest) GetStore() string {
@@ -3122,7 +3224,7 @@ type DeleteDurableResponse struct {
 
 func (x *DeleteDurableResponse) Reset() {
 	*x = DeleteDurableResponse{}
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3134,7 +3236,7 @@ func (x *DeleteDurableResponse) String() string {
 func (*DeleteDurableResponse) ProtoMessage() {}
 
 func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[47]
+	mi := &file_eventstore_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3147,23 +3249,331 @@ func (x *DeleteDurableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDurableResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDurableResponse) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{47}
+	return file_eventstore_proto_rawDescGZIP(), []int{49}
+}
+
+type ListDurablesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDurablesRequest) Reset() {
+	*x = ListDurablesRequest{}
+	mi := &file_eventstore_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDurablesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDurablesRequest) ProtoMessage() {}
+
+func (x *ListDurablesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDurablesRequest.ProtoReflect.Descriptor instead.
+func (*ListDurablesRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ListDurablesRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+type ListDurablesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDurablesResponse) Reset() {
+	*x = ListDurablesResponse{}
+	mi := &file_eventstore_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDurablesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDurablesResponse) ProtoMessage() {}
+
+func (x *ListDurablesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDurablesResponse.ProtoReflect.Descriptor instead.
+func (*ListDurablesResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ListDurablesResponse) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+type GetDurableStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDurableStatusRequest) Reset() {
+	*x = GetDurableStatusRequest{}
+	mi := &file_eventstore_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDurableStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDurableStatusRequest) ProtoMessage() {}
+
+func (x *GetDurableStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDurableStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetDurableStatusRequest) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *GetDurableStatusRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *GetDurableStatusRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GetDurableStatusResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        *DurableStatus         `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDurableStatusResponse) Reset() {
+	*x = GetDurableStatusResponse{}
+	mi := &file_eventstore_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDurableStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDurableStatusResponse) ProtoMessage() {}
+
+func (x *GetDurableStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDurableStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetDurableStatusResponse) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *GetDurableStatusResponse) GetStatus() *DurableStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+// DurableStatus is how a durable subscription is doing, as far as its members say:
+// where none answers, as its records have it, with no members.
+type DurableStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// position is the sequence up to which events were read for the members, and lag
+	// how many sequences of the store come after it.
+	Position uint64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	Lag      uint64 `protobuf:"varint,3,opt,name=lag,proto3" json:"lag,omitempty"`
+	// members are those that are there, and in_hand the events that they have.
+	Members int64 `protobuf:"varint,4,opt,name=members,proto3" json:"members,omitempty"`
+	InHand  int64 `protobuf:"varint,5,opt,name=in_hand,json=inHand,proto3" json:"in_hand,omitempty"`
+	// queued are events that were read and that no member has had yet.
+	Queued int64 `protobuf:"varint,6,opt,name=queued,proto3" json:"queued,omitempty"`
+	// waiting are the actors of whom an event waits to be delivered again, and all
+	// that come after it for it.
+	Waiting int64 `protobuf:"varint,7,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// parked are the events that were put aside.
+	Parked int64 `protobuf:"varint,8,opt,name=parked,proto3" json:"parked,omitempty"`
+	// full: so many actors wait, or so much is parked, that no more events are read
+	// until some are acknowledged.
+	Full          bool `protobuf:"varint,9,opt,name=full,proto3" json:"full,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DurableStatus) Reset() {
+	*x = DurableStatus{}
+	mi := &file_eventstore_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DurableStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DurableStatus) ProtoMessage() {}
+
+func (x *DurableStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_eventstore_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DurableStatus.ProtoReflect.Descriptor instead.
+func (*DurableStatus) Descriptor() ([]byte, []int) {
+	return file_eventstore_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *DurableStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DurableStatus) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *DurableStatus) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *DurableStatus) GetMembers() int64 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *DurableStatus) GetInHand() int64 {
+	if x != nil {
+		return x.InHand
+	}
+	return 0
+}
+
+func (x *DurableStatus) GetQueued() int64 {
+	if x != nil {
+		return x.Queued
+	}
+	return 0
+}
+
+func (x *DurableStatus) GetWaiting() int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *DurableStatus) GetParked() int64 {
+	if x != nil {
+		return x.Parked
+	}
+	return 0
+}
+
+func (x *DurableStatus) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
 }
 
 // VersionConflict is the detail of ABORTED.
 type VersionConflict struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	ActorId          string                 `protobuf:"bytes,1,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
-	EventId          string                 `protobuf:"bytes,2,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
-	AttemptedVersion int64                  `protobuf:"varint,3,opt,name=attempted_version,json=attemptedVersion,proto3" json:"attempted_version,omitempty"`
-	CurrentVersion   int64                  `protobuf:"varint,4,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ActorId string                 `protobuf:"bytes,1,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
+	EventId string                 `protobuf:"bytes,2,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// attempted_version is the version that the event gives, 0 for none, or that of the
+	// snapshot.
+	AttemptedVersion int64 `protobuf:"varint,3,opt,name=attempted_version,json=attemptedVersion,proto3" json:"attempted_version,omitempty"`
+	// current_version is the actor's latest, 0 for none, or that of the newest snapshot.
+	CurrentVersion int64 `protobuf:"varint,4,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
+	// expected_version is what the save expects of the actor; absent for nothing.
+	ExpectedVersion *ExpectedVersion `protobuf:"bytes,5,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *VersionConflict) Reset() {
 	*x = VersionConflict{}
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3585,7 @@ func (x *VersionConflict) String() string {
 func (*VersionConflict) ProtoMessage() {}
 
 func (x *VersionConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[48]
+	mi := &file_eventstore_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3598,7 @@ func (x *VersionConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionConflict.ProtoReflect.Descriptor instead.
 func (*VersionConflict) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{48}
+	return file_eventstore_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *VersionConflict) GetActorId() string {
@@ -3219,6 +3629,13 @@ func (x *VersionConflict) GetCurrentVersion() int64 {
 	return 0
 }
 
+func (x *VersionConflict) GetExpectedVersion() *ExpectedVersion {
+	if x != nil {
+		return x.ExpectedVersion
+	}
+	return nil
+}
+
 // DuplicateEvent is the detail of ALREADY_EXISTS: the event that has the id.
 type DuplicateEvent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3232,7 +3649,7 @@ type DuplicateEvent struct {
 
 func (x *DuplicateEvent) Reset() {
 	*x = DuplicateEvent{}
-	mi := &file_eventstore_proto_msgTypes[49]
+	mi := &file_eventstore_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3244,7 +3661,7 @@ func (x *DuplicateEvent) String() string {
 func (*DuplicateEvent) ProtoMessage() {}
 
 func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[49]
+	mi := &file_eventstore_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3257,7 +3674,7 @@ func (x *DuplicateEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DuplicateEvent.ProtoReflect.Descriptor instead.
 func (*DuplicateEvent) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{49}
+	return file_eventstore_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DuplicateEvent) GetEventId() string {
@@ -3301,7 +3718,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_eventstore_proto_msgTypes[50]
+	mi := &file_eventstore_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3730,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[50]
+	mi := &file_eventstore_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3743,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{50}
+	return file_eventstore_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -3354,7 +3771,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_eventstore_proto_msgTypes[51]
+	mi := &file_eventstore_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3366,7 +3783,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_eventstore_proto_msgTypes[51]
+	mi := &file_eventstore_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3796,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_eventstore_proto_rawDescGZIP(), []int{51}
+	return file_eventstore_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Reason) GetCode() string {
@@ -3580,7 +3997,12 @@ const file_eventstore_proto_rawDesc = "" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12/\n" +
 	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x1d\n" +
-	"\x1bNegativeAcknowledgeResponse\"M\n" +
+	"\x1bNegativeAcknowledgeResponse\"h\n" +
+	"\x18ReleaseDeliveriesRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1c\n" +
+	"\tsequences\x18\x02 \x03(\x04R\tsequences\x12\x14\n" +
+	"\x05pause\x18\x03 \x01(\bR\x05pause\"\x1b\n" +
+	"\x19ReleaseDeliveriesResponse\"M\n" +
 	"\x15ExtendDeliveryRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\x18\n" +
@@ -3604,12 +4026,32 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x14DeleteDurableRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x17\n" +
-	"\x15DeleteDurableResponse\"\x9d\x01\n" +
+	"\x15DeleteDurableResponse\"+\n" +
+	"\x13ListDurablesRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\",\n" +
+	"\x14ListDurablesResponse\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"C\n" +
+	"\x17GetDurableStatusRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"W\n" +
+	"\x18GetDurableStatusResponse\x12;\n" +
+	"\x06status\x18\x01 \x01(\v2#.aether.eventstore.v1.DurableStatusR\x06status\"\xe2\x01\n" +
+	"\rDurableStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x10\n" +
+	"\x03lag\x18\x03 \x01(\x04R\x03lag\x12\x18\n" +
+	"\amembers\x18\x04 \x01(\x03R\amembers\x12\x17\n" +
+	"\ain_hand\x18\x05 \x01(\x03R\x06inHand\x12\x16\n" +
+	"\x06queued\x18\x06 \x01(\x03R\x06queued\x12\x18\n" +
+	"\awaiting\x18\a \x01(\x03R\awaiting\x12\x16\n" +
+	"\x06parked\x18\b \x01(\x03R\x06parked\x12\x12\n" +
+	"\x04full\x18\t \x01(\bR\x04full\"\xef\x01\n" +
 	"\x0fVersionConflict\x12\x19\n" +
 	"\bactor_id\x18\x01 \x01(\tR\aactorId\x12\x19\n" +
 	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12+\n" +
 	"\x11attempted_version\x18\x03 \x01(\x03R\x10attemptedVersion\x12'\n" +
-	"\x0fcurrent_version\x18\x04 \x01(\x03R\x0ecurrentVersion\"|\n" +
+	"\x0fcurrent_version\x18\x04 \x01(\x03R\x0ecurrentVersion\x12P\n" +
+	"\x10expected_version\x18\x05 \x01(\v2%.aether.eventstore.v1.ExpectedVersionR\x0fexpectedVersion\"|\n" +
 	"\x0eDuplicateEvent\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12\x18\n" +
@@ -3619,7 +4061,7 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"\x1c\n" +
 	"\x06Reason\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\tR\x04code2\xfe\x0e\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code2\xce\x11\n" +
 	"\x11EventStoreService\x12\\\n" +
 	"\tSaveEvent\x12&.aether.eventstore.v1.SaveEventRequest\x1a'.aether.eventstore.v1.SaveEventResponse\x12_\n" +
 	"\n" +
@@ -3635,12 +4077,16 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x10SubscribeDurable\x12-.aether.eventstore.v1.SubscribeDurableRequest\x1a..aether.eventstore.v1.SubscribeDurableResponse0\x01\x12n\n" +
 	"\x0fStartDeliveries\x12,.aether.eventstore.v1.StartDeliveriesRequest\x1a-.aether.eventstore.v1.StartDeliveriesResponse\x12b\n" +
 	"\vAcknowledge\x12(.aether.eventstore.v1.AcknowledgeRequest\x1a).aether.eventstore.v1.AcknowledgeResponse\x12z\n" +
-	"\x13NegativeAcknowledge\x120.aether.eventstore.v1.NegativeAcknowledgeRequest\x1a1.aether.eventstore.v1.NegativeAcknowledgeResponse\x12k\n" +
+	"\x13NegativeAcknowledge\x120.aether.eventstore.v1.NegativeAcknowledgeRequest\x1a1.aether.eventstore.v1.NegativeAcknowledgeResponse\x12t\n" +
+	"\x11ReleaseDeliveries\x12..aether.eventstore.v1.ReleaseDeliveriesRequest\x1a/.aether.eventstore.v1.ReleaseDeliveriesResponse\x12k\n" +
 	"\x0eExtendDelivery\x12+.aether.eventstore.v1.ExtendDeliveryRequest\x1a,.aether.eventstore.v1.ExtendDeliveryResponse\x12_\n" +
 	"\n" +
 	"ListParked\x12'.aether.eventstore.v1.ListParkedRequest\x1a(.aether.eventstore.v1.ListParkedResponse\x12e\n" +
 	"\fReplayParked\x12).aether.eventstore.v1.ReplayParkedRequest\x1a*.aether.eventstore.v1.ReplayParkedResponse\x12h\n" +
-	"\rDeleteDurable\x12*.aether.eventstore.v1.DeleteDurableRequest\x1a+.aether.eventstore.v1.DeleteDurableResponseBNZLgit.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1;eventstorev1b\x06proto3"
+	"\rDeleteDurable\x12*.aether.eventstore.v1.DeleteDurableRequest\x1a+.aether.eventstore.v1.DeleteDurableResponse\x12e\n" +
+	"\fListDurables\x12).aether.eventstore.v1.ListDurablesRequest\x1a*.aether.eventstore.v1.ListDurablesResponse\x12q\n" +
+	"\x10GetDurableStatus\x12-.aether.eventstore.v1.GetDurableStatusRequest\x1a..aether.eventstore.v1.GetDurableStatusResponseB\x84\x01\n" +
+	"!one.flowmade.aether.eventstore.v1B\x0fEventStoreProtoP\x01ZLgit.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1;eventstorev1b\x06proto3"
 
 var (
 	file_eventstore_proto_rawDescOnce sync.Once
@@ -3655,7 +4101,7 @@ func file_eventstore_proto_rawDescGZIP() []byte {
 }
 
 var file_eventstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_eventstore_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_eventstore_proto_goTypes = []any{
 	(ExpectedVersion_State)(0),          // 0: aether.eventstore.v1.ExpectedVersion.State
 	(*Event)(nil),                       // 1: aether.eventstore.v1.Event
@@ -3697,108 +4143,123 @@ var file_eventstore_proto_goTypes = []any{
 	(*AcknowledgeResponse)(nil),         // 37: aether.eventstore.v1.AcknowledgeResponse
 	(*NegativeAcknowledgeRequest)(nil),  // 38: aether.eventstore.v1.NegativeAcknowledgeRequest
 	(*NegativeAcknowledgeResponse)(nil), // 39: aether.eventstore.v1.NegativeAcknowledgeResponse
-	(*ExtendDeliveryRequest)(nil),       // 40: aether.eventstore.v1.ExtendDeliveryRequest
-	(*ExtendDeliveryResponse)(nil),      // 41: aether.eventstore.v1.ExtendDeliveryResponse
-	(*ListParkedRequest)(nil),           // 42: aether.eventstore.v1.ListParkedRequest
-	(*ListParkedResponse)(nil),          // 43: aether.eventstore.v1.ListParkedResponse
-	(*ParkedEvent)(nil),                 // 44: aether.eventstore.v1.ParkedEvent
-	(*ReplayParkedRequest)(nil),         // 45: aether.eventstore.v1.ReplayParkedRequest
-	(*ReplayParkedResponse)(nil),        // 46: aether.eventstore.v1.ReplayParkedResponse
-	(*DeleteDurableRequest)(nil),        // 47: aether.eventstore.v1.DeleteDurableRequest
-	(*DeleteDurableResponse)(nil),       // 48: aether.eventstore.v1.DeleteDurableResponse
-	(*VersionConflict)(nil),             // 49: aether.eventstore.v1.VersionConflict
-	(*DuplicateEvent)(nil),              // 50: aether.eventstore.v1.DuplicateEvent
-	(*FieldViolation)(nil),              // 51: aether.eventstore.v1.FieldViolation
-	(*Reason)(nil),                      // 52: aether.eventstore.v1.Reason
-	nil,                                 // 53: aether.eventstore.v1.Event.MetadataEntry
-	nil,                                 // 54: aether.eventstore.v1.Snapshot.MetadataEntry
-	nil,                                 // 55: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
-	(*timestamppb.Timestamp)(nil),       // 56: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 57: google.protobuf.Duration
+	(*ReleaseDeliveriesRequest)(nil),    // 40: aether.eventstore.v1.ReleaseDeliveriesRequest
+	(*ReleaseDeliveriesResponse)(nil),   // 41: aether.eventstore.v1.ReleaseDeliveriesResponse
+	(*ExtendDeliveryRequest)(nil),       // 42: aether.eventstore.v1.ExtendDeliveryRequest
+	(*ExtendDeliveryResponse)(nil),      // 43: aether.eventstore.v1.ExtendDeliveryResponse
+	(*ListParkedRequest)(nil),           // 44: aether.eventstore.v1.ListParkedRequest
+	(*ListParkedResponse)(nil),          // 45: aether.eventstore.v1.ListParkedResponse
+	(*ParkedEvent)(nil),                 // 46: aether.eventstore.v1.ParkedEvent
+	(*ReplayParkedRequest)(nil),         // 47: aether.eventstore.v1.ReplayParkedRequest
+	(*ReplayParkedResponse)(nil),        // 48: aether.eventstore.v1.ReplayParkedResponse
+	(*DeleteDurableRequest)(nil),        // 49: aether.eventstore.v1.DeleteDurableRequest
+	(*DeleteDurableResponse)(nil),       // 50: aether.eventstore.v1.DeleteDurableResponse
+	(*ListDurablesRequest)(nil),         // 51: aether.eventstore.v1.ListDurablesRequest
+	(*ListDurablesResponse)(nil),        // 52: aether.eventstore.v1.ListDurablesResponse
+	(*GetDurableStatusRequest)(nil),     // 53: aether.eventstore.v1.GetDurableStatusRequest
+	(*GetDurableStatusResponse)(nil),    // 54: aether.eventstore.v1.GetDurableStatusResponse
+	(*DurableStatus)(nil),               // 55: aether.eventstore.v1.DurableStatus
+	(*VersionConflict)(nil),             // 56: aether.eventstore.v1.VersionConflict
+	(*DuplicateEvent)(nil),              // 57: aether.eventstore.v1.DuplicateEvent
+	(*FieldViolation)(nil),              // 58: aether.eventstore.v1.FieldViolation
+	(*Reason)(nil),                      // 59: aether.eventstore.v1.Reason
+	nil,                                 // 60: aether.eventstore.v1.Event.MetadataEntry
+	nil,                                 // 61: aether.eventstore.v1.Snapshot.MetadataEntry
+	nil,                                 // 62: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	(*timestamppb.Timestamp)(nil),       // 63: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 64: google.protobuf.Duration
 }
 var file_eventstore_proto_depIdxs = []int32{
-	53, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
-	56, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	56, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
-	54, // 3: aether.eventstore.v1.Snapshot.metadata:type_name -> aether.eventstore.v1.Snapshot.MetadataEntry
+	60, // 0: aether.eventstore.v1.Event.metadata:type_name -> aether.eventstore.v1.Event.MetadataEntry
+	63, // 1: aether.eventstore.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	63, // 2: aether.eventstore.v1.Snapshot.timestamp:type_name -> google.protobuf.Timestamp
+	61, // 3: aether.eventstore.v1.Snapshot.metadata:type_name -> aether.eventstore.v1.Snapshot.MetadataEntry
 	0,  // 4: aether.eventstore.v1.ExpectedVersion.state:type_name -> aether.eventstore.v1.ExpectedVersion.State
 	1,  // 5: aether.eventstore.v1.SaveEventRequest.event:type_name -> aether.eventstore.v1.Event
 	5,  // 6: aether.eventstore.v1.SaveEventRequest.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
 	3,  // 7: aether.eventstore.v1.SaveEventResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	1,  // 8: aether.eventstore.v1.SaveEventsRequest.events:type_name -> aether.eventstore.v1.Event
-	55, // 9: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
+	62, // 9: aether.eventstore.v1.SaveEventsRequest.expected_versions:type_name -> aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry
 	3,  // 10: aether.eventstore.v1.SaveEventsResponse.saved:type_name -> aether.eventstore.v1.SavedEvent
 	11, // 11: aether.eventstore.v1.SaveBatchesRequest.batches:type_name -> aether.eventstore.v1.SaveBatch
 	8,  // 12: aether.eventstore.v1.SaveBatch.save:type_name -> aether.eventstore.v1.SaveEventsRequest
 	13, // 13: aether.eventstore.v1.SaveBatchesResponse.results:type_name -> aether.eventstore.v1.SaveBatchResult
 	9,  // 14: aether.eventstore.v1.SaveBatchResult.saved:type_name -> aether.eventstore.v1.SaveEventsResponse
 	14, // 15: aether.eventstore.v1.SaveBatchResult.failure:type_name -> aether.eventstore.v1.SaveFailure
-	49, // 16: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
-	50, // 17: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
-	51, // 18: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
-	52, // 19: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
+	56, // 16: aether.eventstore.v1.SaveFailure.version_conflict:type_name -> aether.eventstore.v1.VersionConflict
+	57, // 17: aether.eventstore.v1.SaveFailure.duplicate_event:type_name -> aether.eventstore.v1.DuplicateEvent
+	58, // 18: aether.eventstore.v1.SaveFailure.field_violation:type_name -> aether.eventstore.v1.FieldViolation
+	59, // 19: aether.eventstore.v1.SaveFailure.reason:type_name -> aether.eventstore.v1.Reason
 	1,  // 20: aether.eventstore.v1.GetEventsResponse.events:type_name -> aether.eventstore.v1.Event
 	4,  // 21: aether.eventstore.v1.GetEventsResponse.errors:type_name -> aether.eventstore.v1.ReplayError
-	56, // 22: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	63, // 22: aether.eventstore.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
 	1,  // 23: aether.eventstore.v1.StreamEventsResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 24: aether.eventstore.v1.StreamEventsResponse.error:type_name -> aether.eventstore.v1.ReplayError
 	19, // 25: aether.eventstore.v1.StreamEventsResponse.truncated:type_name -> aether.eventstore.v1.Truncated
 	2,  // 26: aether.eventstore.v1.SaveSnapshotRequest.snapshot:type_name -> aether.eventstore.v1.Snapshot
 	2,  // 27: aether.eventstore.v1.GetLatestSnapshotResponse.snapshot:type_name -> aether.eventstore.v1.Snapshot
-	56, // 28: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
+	63, // 28: aether.eventstore.v1.SubscribeRequest.from_time:type_name -> google.protobuf.Timestamp
 	1,  // 29: aether.eventstore.v1.SubscribeResponse.event:type_name -> aether.eventstore.v1.Event
 	4,  // 30: aether.eventstore.v1.SubscribeResponse.error:type_name -> aether.eventstore.v1.ReplayError
-	56, // 31: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
-	57, // 32: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
+	63, // 31: aether.eventstore.v1.SubscribeDurableRequest.from_time:type_name -> google.protobuf.Timestamp
+	64, // 32: aether.eventstore.v1.SubscribeDurableRequest.ack_wait:type_name -> google.protobuf.Duration
 	32, // 33: aether.eventstore.v1.SubscribeDurableResponse.session:type_name -> aether.eventstore.v1.DurableSession
 	33, // 34: aether.eventstore.v1.SubscribeDurableResponse.delivery:type_name -> aether.eventstore.v1.Delivery
-	57, // 35: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
+	64, // 35: aether.eventstore.v1.DurableSession.ack_wait:type_name -> google.protobuf.Duration
 	1,  // 36: aether.eventstore.v1.Delivery.event:type_name -> aether.eventstore.v1.Event
-	57, // 37: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
-	44, // 38: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
-	56, // 39: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
-	5,  // 40: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
-	6,  // 41: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
-	8,  // 42: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
-	10, // 43: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
-	15, // 44: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
-	17, // 45: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
-	20, // 46: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
-	22, // 47: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
-	24, // 48: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	26, // 49: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
-	28, // 50: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	30, // 51: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
-	34, // 52: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
-	36, // 53: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
-	38, // 54: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
-	40, // 55: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
-	42, // 56: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
-	45, // 57: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
-	47, // 58: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
-	7,  // 59: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 60: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	12, // 61: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
-	16, // 62: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	18, // 63: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	21, // 64: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	23, // 65: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	25, // 66: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	27, // 67: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
-	29, // 68: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	31, // 69: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
-	35, // 70: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
-	37, // 71: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
-	39, // 72: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
-	41, // 73: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
-	43, // 74: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
-	46, // 75: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
-	48, // 76: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
-	59, // [59:77] is the sub-list for method output_type
-	41, // [41:59] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	64, // 37: aether.eventstore.v1.NegativeAcknowledgeRequest.delay:type_name -> google.protobuf.Duration
+	46, // 38: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
+	63, // 39: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
+	55, // 40: aether.eventstore.v1.GetDurableStatusResponse.status:type_name -> aether.eventstore.v1.DurableStatus
+	5,  // 41: aether.eventstore.v1.VersionConflict.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
+	5,  // 42: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
+	6,  // 43: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
+	8,  // 44: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
+	10, // 45: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
+	15, // 46: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
+	17, // 47: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
+	20, // 48: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
+	22, // 49: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
+	24, // 50: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
+	26, // 51: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
+	28, // 52: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	30, // 53: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
+	34, // 54: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
+	36, // 55: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
+	38, // 56: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
+	40, // 57: aether.eventstore.v1.EventStoreService.ReleaseDeliveries:input_type -> aether.eventstore.v1.ReleaseDeliveriesRequest
+	42, // 58: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	44, // 59: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	47, // 60: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	49, // 61: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	51, // 62: aether.eventstore.v1.EventStoreService.ListDurables:input_type -> aether.eventstore.v1.ListDurablesRequest
+	53, // 63: aether.eventstore.v1.EventStoreService.GetDurableStatus:input_type -> aether.eventstore.v1.GetDurableStatusRequest
+	7,  // 64: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 65: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	12, // 66: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
+	16, // 67: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	18, // 68: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	21, // 69: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	23, // 70: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	25, // 71: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	27, // 72: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
+	29, // 73: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	31, // 74: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	35, // 75: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	37, // 76: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	39, // 77: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	41, // 78: aether.eventstore.v1.EventStoreService.ReleaseDeliveries:output_type -> aether.eventstore.v1.ReleaseDeliveriesResponse
+	43, // 79: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	45, // 80: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	48, // 81: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	50, // 82: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	52, // 83: aether.eventstore.v1.EventStoreService.ListDurables:output_type -> aether.eventstore.v1.ListDurablesResponse
+	54, // 84: aether.eventstore.v1.EventStoreService.GetDurableStatus:output_type -> aether.eventstore.v1.GetDurableStatusResponse
+	64, // [64:85] is the sub-list for method output_type
+	43, // [43:64] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_eventstore_proto_init() }
@@ -3839,7 +4300,7 @@ func file_eventstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eventstore_proto_rawDesc), len(file_eventstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   55,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,7 +23,7 @@ func (m *Machine) schedule() {
 			m.park(t, "it was delivered as often as it may be, and never acknowledged")
 			continue
 		}
-		p := m.room()
+		p := m.room(t.expired)
 		if p == nil {
 			return
 		}
@@ -33,12 +33,17 @@ func (m *Machine) schedule() {
 	}
 }
 
-// room is the member with the most room, nil where none has any.
-func (m *Machine) room() *peer {
+// room is the member with the most room, nil where none has any. One is the last
+// choice: it has had the event, and let its time pass.
+func (m *Machine) room(last string) *peer {
 	var best *peer
 	most := 0
 	for _, p := range m.peers {
-		if free := p.room - len(p.held); free > 0 && m.now.Sub(p.heard) <= fresh && (free > most || free == most && p.id < best.id) {
+		free := p.room - len(p.held)
+		if free <= 0 || m.now.Sub(p.heard) > fresh {
+			continue
+		}
+		if best == nil || best.id == last || p.id != last && (free > most || free == most && p.id < best.id) {
 			best, most = p, free
 		}
 	}

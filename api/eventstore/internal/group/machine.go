@@ -81,8 +81,7 @@ type Machine struct {
 	finds    []Find
 	messages []ToMember
 	// said is how much was said, to all members.
-	said   uint64
-	unread uint64
+	said uint64
 	// used are the shards that the stored Main has in use, sent those of the last write.
 	used, sent Bits
 	// leased is when the last write that is stored was sent, and mainSent when the last
@@ -107,8 +106,6 @@ type Arrival struct {
 	At       time.Time
 	// Unreadable says why a message is no event.
 	Unreadable string
-	// Unread is how many come after it.
-	Unread uint64
 }
 
 // New starts a coordinator: main is its own record, stored already, and shards
@@ -296,7 +293,7 @@ func (m *Machine) setApart() {
 		}
 		break
 	}
-	if m.live < m.config.Window || len(m.turn) > 0 || m.room() == nil {
+	if m.live < m.config.Window || len(m.turn) > 0 || m.room("") == nil {
 		return
 	}
 	var largest *actor
@@ -334,14 +331,18 @@ func earlier(a, b time.Time) time.Time {
 }
 
 func (m *Machine) status() *Status {
-	s := &Status{Members: len(m.peers), Parked: m.parked, Unread: m.unread, Full: m.Full()}
+	s := &Status{Position: m.read, Members: len(m.peers), Parked: m.parked, Full: m.Full()}
 	for _, p := range m.peers {
 		s.InHand += len(p.held)
 	}
 	for _, sh := range m.shards {
 		s.Waiting += len(sh.lines)
 	}
-	s.Queued = max(m.live-s.InHand, 0)
+	for _, t := range m.window {
+		if t.windowed && t.kind == window && t.holder == nil && !t.settled {
+			s.Queued++
+		}
+	}
 	return s
 }
 

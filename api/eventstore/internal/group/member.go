@@ -16,6 +16,8 @@ type Member struct {
 	active  bool
 	waiting int
 	asking  time.Time
+	// releases: it has given back what it had not begun, and not asked since.
+	releases bool
 	// epoch and coordinator are those of the record.
 	epoch       uint64
 	coordinator string
@@ -97,7 +99,7 @@ func (m *Member) Coordinator() string { return m.coordinator }
 // wait any more.
 func (m *Member) Enter(now time.Time) {
 	m.waiting++
-	m.asking = now
+	m.asking, m.releases = now, false
 	if !m.active && !m.ended {
 		m.active, m.hurry = true, true
 	}
@@ -107,6 +109,7 @@ func (m *Member) Enter(now time.Time) {
 func (m *Member) Exit(now time.Time) {
 	m.waiting--
 	m.asking = now
+	m.yield()
 }
 
 // rest lets others have what the application does not come for.
@@ -145,7 +148,7 @@ func (m *Member) Hear(now time.Time, said ToMember) bool {
 		m.confirm(sent, said.Ping, said.Drop)
 		m.remember(said.Ask)
 	}
-	if said.Deliver != nil && !m.ended && now.Sub(sent) < Stale {
+	if said.Deliver != nil && m.active && !m.ended && now.Sub(sent) < Stale {
 		m.deliver(sent, *said.Deliver)
 	}
 	if said.Answer != nil {
@@ -221,6 +224,23 @@ func (m *Member) PutBack(sequence uint64) {
 	if d := m.hand[sequence]; d != nil {
 		delete(m.hand, sequence)
 		m.line = slices.Insert(m.line, 0, d)
+	}
+}
+
+// Release gives events back that the application has not begun, and what is in line
+// for it, unless it asks for more.
+func (m *Member) Release(sequences ...uint64) {
+	for _, sequence := range sequences {
+		delete(m.hand, sequence)
+	}
+	m.hurry, m.releases = true, true
+	m.yield()
+}
+
+// yield lets others have what is in line, once the application asks no more.
+func (m *Member) yield() {
+	if m.releases && m.waiting == 0 {
+		m.active, m.line, m.hurry, m.releases = false, nil, true, false
 	}
 }
 

@@ -121,6 +121,8 @@ type Answer struct {
 
 // Status is how a group is doing.
 type Status struct {
+	// Position is the last sequence that was read.
+	Position uint64 `json:"position"`
 	// Members are those heard of, InHand what they have, Queued what was read and
 	// nobody has, Waiting the actors that wait for one event, and Parked the events
 	// that were put aside.
@@ -129,8 +131,6 @@ type Status struct {
 	Queued  int `json:"queued"`
 	Waiting int `json:"waiting"`
 	Parked  int `json:"parked"`
-	// Unread is how many events the coordinator has not read.
-	Unread uint64 `json:"unread"`
 	// Full: so much waits or is parked that no more events are read.
 	Full bool `json:"full,omitempty"`
 }

@@ -97,6 +97,10 @@ func (w *world) work(n *node) {
 			}
 			n.member.Ask(w.now, Request{Kind: KindNak, Sequence: sequence, Delay: delay, Reason: "again"}, func(Answer) {})
 			delete(n.apps, sequence)
+		case what < 82:
+			n.member.Release(sequence)
+			e.handed--
+			delete(n.apps, sequence)
 		case what < 85:
 			n.member.Ask(w.now, Request{Kind: KindExtend, Sequence: sequence}, func(a Answer) {})
 		}

@@ -33,10 +33,14 @@ func (w *world) leaves(n *node) {
 	n.apps = map[uint64]time.Time{}
 	n.member.Ask(w.now, Request{Kind: KindLeave, Have: left.Have}, func(Answer) {})
 	if n.machine != nil {
-		n.machine.Hear(w.now, ToCoordinator{Epoch: n.machine.main.Epoch, Member: n.id, Request: &Request{ID: 1 << 40, Kind: KindLeave, Have: left.Have}})
-		n.machine.Close()
-		w.gather(n)
+		w.handOver(n, left.Have)
 	}
+}
+
+func (w *world) handOver(n *node, have []Held) {
+	n.machine.Hear(w.now, ToCoordinator{Epoch: n.machine.main.Epoch, Member: n.id, Request: &Request{ID: 1 << 40, Kind: KindLeave, Have: have}})
+	n.machine.Close()
+	w.gather(n)
 }
 
 func (w *world) stepChaos() {
@@ -118,7 +122,9 @@ func (w *world) run() {
 	for _, n := range w.nodes {
 		n.paused = time.Time{}
 	}
-	for len(w.awake()) < 2 {
+	for stay := func() int {
+		return len(slices.DeleteFunc(w.awake(), func(n *node) bool { return n.leave }))
+	}; stay() < 2; {
 		w.join()
 	}
 	if w.chance(50) {

@@ -292,6 +292,10 @@ func (w *world) loadShard(n *node) {
 		n.takeover = nil
 		n.machine = New(Config{Leased: over.sent, Window: modelWindow, MaxShardBytes: 1 << 20}, over.main, over.shards, w.now)
 		w.note("%s coordinates: top %d out %v open %v", n.id, over.main.Top, over.main.Out, over.main.Open)
+		if n.leave {
+			w.handOver(n, n.member.End().Have)
+			return
+		}
 		w.gather(n)
 		return
 	}
@@ -383,4 +387,7 @@ func (w *world) stepRead(n *node) {
 		w.gather(n)
 		return
 	}
+	// Nothing more comes that is stored now; some stores say so.
+	m.Skip(w.now, uint64(len(w.events)))
+	w.gather(n)
 }

@@ -122,6 +122,7 @@ func (m *Machine) pinged(p *peer, said *Ping) {
 		drop = append(drop, h)
 		if t := m.tasks[h.Sequence]; t != nil && t.holder == p && !t.claiming && t.attempts == h.Attempt {
 			listed[h.Sequence] = true
+			t.expired = p.id
 			m.back(t, time.Time{}, "it was not acknowledged in time")
 		}
 	}

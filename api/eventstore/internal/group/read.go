@@ -8,7 +8,7 @@ import (
 // Arrived takes an event that was read. They come in the order of sequences, from
 // Main.First on.
 func (m *Machine) Arrived(now time.Time, a Arrival) {
-	m.now, m.unread = now, a.Unread
+	m.now = now
 	if a.Sequence <= m.read {
 		return
 	}
@@ -38,7 +38,7 @@ func (m *Machine) Arrived(now time.Time, a Arrival) {
 
 // Skip says that nothing comes up to a sequence that was not read.
 func (m *Machine) Skip(now time.Time, through uint64) {
-	m.now, m.unread = now, 0
+	m.now = now
 	if through <= m.read {
 		return
 	}

@@ -36,9 +36,11 @@ type task struct {
 	claiming  bool
 	claim     uint64
 	delivered uint64
-	payload   any
-	size      int
-	read      time.Time
+	// expired is the member that has let its time pass last.
+	expired string
+	payload any
+	size    int
+	read    time.Time
 	// windowed: Main has not passed it. passed is the revision of Main that has.
 	windowed bool
 	passed   uint64

@@ -54,8 +54,12 @@ func (m *Machine) Main() (Main, bool) {
 	}
 	var pass []*task
 	for _, t := range m.window {
+		// They are in order.
+		if t.sequence > m.main.Top {
+			break
+		}
 		switch {
-		case t.sequence > m.main.Top || !t.windowed:
+		case !t.windowed:
 		case m.passes(t):
 			pass = append(pass, t)
 		default:

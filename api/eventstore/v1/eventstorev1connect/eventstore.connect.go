@@ -78,6 +78,9 @@ const (
 	// EventStoreServiceNegativeAcknowledgeProcedure is the fully-qualified name of the
 	// EventStoreService's NegativeAcknowledge RPC.
 	EventStoreServiceNegativeAcknowledgeProcedure = "/aether.eventstore.v1.EventStoreService/NegativeAcknowledge"
+	// EventStoreServiceReleaseDeliveriesProcedure is the fully-qualified name of the
+	// EventStoreService's ReleaseDeliveries RPC.
+	EventStoreServiceReleaseDeliveriesProcedure = "/aether.eventstore.v1.EventStoreService/ReleaseDeliveries"
 	// EventStoreServiceExtendDeliveryProcedure is the fully-qualified name of the EventStoreService's
 	// ExtendDelivery RPC.
 	EventStoreServiceExtendDeliveryProcedure = "/aether.eventstore.v1.EventStoreService/ExtendDelivery"
@@ -90,6 +93,12 @@ const (
 	// EventStoreServiceDeleteDurableProcedure is the fully-qualified name of the EventStoreService's
 	// DeleteDurable RPC.
 	EventStoreServiceDeleteDurableProcedure = "/aether.eventstore.v1.EventStoreService/DeleteDurable"
+	// EventStoreServiceListDurablesProcedure is the fully-qualified name of the EventStoreService's
+	// ListDurables RPC.
+	EventStoreServiceListDurablesProcedure = "/aether.eventstore.v1.EventStoreService/ListDurables"
+	// EventStoreServiceGetDurableStatusProcedure is the fully-qualified name of the EventStoreService's
+	// GetDurableStatus RPC.
+	EventStoreServiceGetDurableStatusProcedure = "/aether.eventstore.v1.EventStoreService/GetDurableStatus"
 )
 
 // EventStoreServiceClient is a client for the aether.eventstore.v1.EventStoreService service.
@@ -153,8 +162,8 @@ type EventStoreServiceClient interface {
 	// (durable_ahead: the store was made again or has gone back), UNIMPLEMENTED: the
 	// store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest) (*connect.ServerStreamForClient[v1.SubscribeDurableResponse], error)
-	// StartDeliveries starts those of a session that has joined paused. It may be
-	// called again.
+	// StartDeliveries starts those of a session that has joined paused, or has
+	// paused since. It may be called again.
 	//
 	// Like all calls that name a session: NOT_FOUND + Reason (no_session): the
 	// stream of the session has ended.
@@ -170,6 +179,9 @@ type EventStoreServiceClient interface {
 	// FAILED_PRECONDITION + Reason (not_in_hand), or (too_many_parked): there is no
 	// room for another event that waits or is parked.
 	NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error)
+	// ReleaseDeliveries gives events back on which nothing was begun: these deliveries
+	// do not count.
+	ReleaseDeliveries(context.Context, *v1.ReleaseDeliveriesRequest) (*v1.ReleaseDeliveriesResponse, error)
 	// ExtendDelivery starts the ack_wait of an event anew.
 	ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error)
 	// ListParked lists the events that the durable subscription has put aside, in
@@ -181,6 +193,13 @@ type EventStoreServiceClient interface {
 	// parked. One that does not exist is no error. Its members end with NOT_FOUND +
 	// Reason (no_durable).
 	DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error)
+	// ListDurables lists the names of the durable subscriptions that there are, in
+	// order.
+	ListDurables(context.Context, *v1.ListDurablesRequest) (*v1.ListDurablesResponse, error)
+	// GetDurableStatus says how a durable subscription is doing.
+	//
+	// NOT_FOUND + Reason (no_durable): there is none of that name.
+	GetDurableStatus(context.Context, *v1.GetDurableStatusRequest) (*v1.GetDurableStatusResponse, error)
 }
 
 // NewEventStoreServiceClient constructs a client for the aether.eventstore.v1.EventStoreService
@@ -278,6 +297,12 @@ func NewEventStoreServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(eventStoreServiceMethods.ByName("NegativeAcknowledge")),
 			connect.WithClientOptions(opts...),
 		),
+		releaseDeliveries: connect.NewClient[v1.ReleaseDeliveriesRequest, v1.ReleaseDeliveriesResponse](
+			httpClient,
+			baseURL+EventStoreServiceReleaseDeliveriesProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("ReleaseDeliveries")),
+			connect.WithClientOptions(opts...),
+		),
 		extendDelivery: connect.NewClient[v1.ExtendDeliveryRequest, v1.ExtendDeliveryResponse](
 			httpClient,
 			baseURL+EventStoreServiceExtendDeliveryProcedure,
@@ -302,6 +327,18 @@ func NewEventStoreServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(eventStoreServiceMethods.ByName("DeleteDurable")),
 			connect.WithClientOptions(opts...),
 		),
+		listDurables: connect.NewClient[v1.ListDurablesRequest, v1.ListDurablesResponse](
+			httpClient,
+			baseURL+EventStoreServiceListDurablesProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("ListDurables")),
+			connect.WithClientOptions(opts...),
+		),
+		getDurableStatus: connect.NewClient[v1.GetDurableStatusRequest, v1.GetDurableStatusResponse](
+			httpClient,
+			baseURL+EventStoreServiceGetDurableStatusProcedure,
+			connect.WithSchema(eventStoreServiceMethods.ByName("GetDurableStatus")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -321,10 +358,13 @@ type eventStoreServiceClient struct {
 	startDeliveries     *connect.Client[v1.StartDeliveriesRequest, v1.StartDeliveriesResponse]
 	acknowledge         *connect.Client[v1.AcknowledgeRequest, v1.AcknowledgeResponse]
 	negativeAcknowledge *connect.Client[v1.NegativeAcknowledgeRequest, v1.NegativeAcknowledgeResponse]
+	releaseDeliveries   *connect.Client[v1.ReleaseDeliveriesRequest, v1.ReleaseDeliveriesResponse]
 	extendDelivery      *connect.Client[v1.ExtendDeliveryRequest, v1.ExtendDeliveryResponse]
 	listParked          *connect.Client[v1.ListParkedRequest, v1.ListParkedResponse]
 	replayParked        *connect.Client[v1.ReplayParkedRequest, v1.ReplayParkedResponse]
 	deleteDurable       *connect.Client[v1.DeleteDurableRequest, v1.DeleteDurableResponse]
+	listDurables        *connect.Client[v1.ListDurablesRequest, v1.ListDurablesResponse]
+	getDurableStatus    *connect.Client[v1.GetDurableStatusRequest, v1.GetDurableStatusResponse]
 }
 
 // SaveEvent calls aether.eventstore.v1.EventStoreService.SaveEvent.
@@ -441,6 +481,15 @@ func (c *eventStoreServiceClient) NegativeAcknowledge(ctx context.Context, req *
 	return nil, err
 }
 
+// ReleaseDeliveries calls aether.eventstore.v1.EventStoreService.ReleaseDeliveries.
+func (c *eventStoreServiceClient) ReleaseDeliveries(ctx context.Context, req *v1.ReleaseDeliveriesRequest) (*v1.ReleaseDeliveriesResponse, error) {
+	response, err := c.releaseDeliveries.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ExtendDelivery calls aether.eventstore.v1.EventStoreService.ExtendDelivery.
 func (c *eventStoreServiceClient) ExtendDelivery(ctx context.Context, req *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error) {
 	response, err := c.extendDelivery.CallUnary(ctx, connect.NewRequest(req))
@@ -471,6 +520,24 @@ func (c *eventStoreServiceClient) ReplayParked(ctx context.Context, req *v1.Repl
 // DeleteDurable calls aether.eventstore.v1.EventStoreService.DeleteDurable.
 func (c *eventStoreServiceClient) DeleteDurable(ctx context.Context, req *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error) {
 	response, err := c.deleteDurable.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListDurables calls aether.eventstore.v1.EventStoreService.ListDurables.
+func (c *eventStoreServiceClient) ListDurables(ctx context.Context, req *v1.ListDurablesRequest) (*v1.ListDurablesResponse, error) {
+	response, err := c.listDurables.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetDurableStatus calls aether.eventstore.v1.EventStoreService.GetDurableStatus.
+func (c *eventStoreServiceClient) GetDurableStatus(ctx context.Context, req *v1.GetDurableStatusRequest) (*v1.GetDurableStatusResponse, error) {
+	response, err := c.getDurableStatus.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -539,8 +606,8 @@ type EventStoreServiceHandler interface {
 	// (durable_ahead: the store was made again or has gone back), UNIMPLEMENTED: the
 	// store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest, *connect.ServerStream[v1.SubscribeDurableResponse]) error
-	// StartDeliveries starts those of a session that has joined paused. It may be
-	// called again.
+	// StartDeliveries starts those of a session that has joined paused, or has
+	// paused since. It may be called again.
 	//
 	// Like all calls that name a session: NOT_FOUND + Reason (no_session): the
 	// stream of the session has ended.
@@ -556,6 +623,9 @@ type EventStoreServiceHandler interface {
 	// FAILED_PRECONDITION + Reason (not_in_hand), or (too_many_parked): there is no
 	// room for another event that waits or is parked.
 	NegativeAcknowledge(context.Context, *v1.NegativeAcknowledgeRequest) (*v1.NegativeAcknowledgeResponse, error)
+	// ReleaseDeliveries gives events back on which nothing was begun: these deliveries
+	// do not count.
+	ReleaseDeliveries(context.Context, *v1.ReleaseDeliveriesRequest) (*v1.ReleaseDeliveriesResponse, error)
 	// ExtendDelivery starts the ack_wait of an event anew.
 	ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error)
 	// ListParked lists the events that the durable subscription has put aside, in
@@ -567,6 +637,13 @@ type EventStoreServiceHandler interface {
 	// parked. One that does not exist is no error. Its members end with NOT_FOUND +
 	// Reason (no_durable).
 	DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error)
+	// ListDurables lists the names of the durable subscriptions that there are, in
+	// order.
+	ListDurables(context.Context, *v1.ListDurablesRequest) (*v1.ListDurablesResponse, error)
+	// GetDurableStatus says how a durable subscription is doing.
+	//
+	// NOT_FOUND + Reason (no_durable): there is none of that name.
+	GetDurableStatus(context.Context, *v1.GetDurableStatusRequest) (*v1.GetDurableStatusResponse, error)
 }
 
 // NewEventStoreServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -660,6 +737,12 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 		connect.WithSchema(eventStoreServiceMethods.ByName("NegativeAcknowledge")),
 		connect.WithHandlerOptions(opts...),
 	)
+	eventStoreServiceReleaseDeliveriesHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceReleaseDeliveriesProcedure,
+		svc.ReleaseDeliveries,
+		connect.WithSchema(eventStoreServiceMethods.ByName("ReleaseDeliveries")),
+		connect.WithHandlerOptions(opts...),
+	)
 	eventStoreServiceExtendDeliveryHandler := connect.NewUnaryHandlerSimple(
 		EventStoreServiceExtendDeliveryProcedure,
 		svc.ExtendDelivery,
@@ -682,6 +765,18 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 		EventStoreServiceDeleteDurableProcedure,
 		svc.DeleteDurable,
 		connect.WithSchema(eventStoreServiceMethods.ByName("DeleteDurable")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceListDurablesHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceListDurablesProcedure,
+		svc.ListDurables,
+		connect.WithSchema(eventStoreServiceMethods.ByName("ListDurables")),
+		connect.WithHandlerOptions(opts...),
+	)
+	eventStoreServiceGetDurableStatusHandler := connect.NewUnaryHandlerSimple(
+		EventStoreServiceGetDurableStatusProcedure,
+		svc.GetDurableStatus,
+		connect.WithSchema(eventStoreServiceMethods.ByName("GetDurableStatus")),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/aether.eventstore.v1.EventStoreService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -714,6 +809,8 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 			eventStoreServiceAcknowledgeHandler.ServeHTTP(w, r)
 		case EventStoreServiceNegativeAcknowledgeProcedure:
 			eventStoreServiceNegativeAcknowledgeHandler.ServeHTTP(w, r)
+		case EventStoreServiceReleaseDeliveriesProcedure:
+			eventStoreServiceReleaseDeliveriesHandler.ServeHTTP(w, r)
 		case EventStoreServiceExtendDeliveryProcedure:
 			eventStoreServiceExtendDeliveryHandler.ServeHTTP(w, r)
 		case EventStoreServiceListParkedProcedure:
@@ -722,6 +819,10 @@ func NewEventStoreServiceHandler(svc EventStoreServiceHandler, opts ...connect.H
 			eventStoreServiceReplayParkedHandler.ServeHTTP(w, r)
 		case EventStoreServiceDeleteDurableProcedure:
 			eventStoreServiceDeleteDurableHandler.ServeHTTP(w, r)
+		case EventStoreServiceListDurablesProcedure:
+			eventStoreServiceListDurablesHandler.ServeHTTP(w, r)
+		case EventStoreServiceGetDurableStatusProcedure:
+			eventStoreServiceGetDurableStatusHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -787,6 +888,10 @@ func (UnimplementedEventStoreServiceHandler) NegativeAcknowledge(context.Context
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.NegativeAcknowledge is not implemented"))
 }
 
+func (UnimplementedEventStoreServiceHandler) ReleaseDeliveries(context.Context, *v1.ReleaseDeliveriesRequest) (*v1.ReleaseDeliveriesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.ReleaseDeliveries is not implemented"))
+}
+
 func (UnimplementedEventStoreServiceHandler) ExtendDelivery(context.Context, *v1.ExtendDeliveryRequest) (*v1.ExtendDeliveryResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.ExtendDelivery is not implemented"))
 }
@@ -801,4 +906,12 @@ func (UnimplementedEventStoreServiceHandler) ReplayParked(context.Context, *v1.R
 
 func (UnimplementedEventStoreServiceHandler) DeleteDurable(context.Context, *v1.DeleteDurableRequest) (*v1.DeleteDurableResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.DeleteDurable is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) ListDurables(context.Context, *v1.ListDurablesRequest) (*v1.ListDurablesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.ListDurables is not implemented"))
+}
+
+func (UnimplementedEventStoreServiceHandler) GetDurableStatus(context.Context, *v1.GetDurableStatusRequest) (*v1.GetDurableStatusResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aether.eventstore.v1.EventStoreService.GetDurableStatus is not implemented"))
 }
