@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/group"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 )
 
@@ -175,4 +177,58 @@ func (l *ledger) giveBack(ctx context.Context, member eventstore.DurableSubscrip
 	}
 	stop()
 	<-done
+}
+
+// A group that has no room for more that waits refuses what is given back, which stays in
+// hand, and ends no member. Once some of it is done, others are delivered.
+func TestDurableFull(t *testing.T) {
+	t.Parallel()
+	_, again := newGroupOn(t, limited(t, 128<<10))
+	ctx := deadline(t)
+	store := again()
+	// All in one shard, and more than it takes.
+	const actors = 500
+	var events []eventstore.Event
+	for n := 0; len(events) < actors; n++ {
+		actor := fmt.Sprintf("full-%d-%0240d", n, 0)
+		if group.ShardOf("full."+actor) == 7 {
+			events = append(events, event(fmt.Sprintf("%d", n), actor, 1))
+		}
+	}
+	saveRows(ctx, t, store, events)
+	member := joined(t, store, eventstore.DurableOptions{MaxInHand: 512})
+	l := newLedger(t, eventstore.DefaultMaxDeliveries)
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	refused, given := 0, map[uint64]bool{}
+	worked := make(chan struct{})
+	go func() {
+		defer close(worked)
+		l.work(working, member, 64, func(d eventstore.Delivery) bool {
+			l.mu.Lock()
+			again := given[d.Event.Sequence]
+			given[d.Event.Sequence] = true
+			l.mu.Unlock()
+			if again {
+				return true
+			}
+			err := member.Nak(ctx, d.Event.Sequence, 4*time.Second, "later")
+			if err != nil && !errors.Is(err, eventstore.ErrTooManyParked) {
+				t.Errorf("give back: %v", err)
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if err != nil {
+				refused++
+			}
+			return err != nil
+		})
+	}()
+	l.until(ctx, func() bool { return refused > 0 })
+	saveOf(t, store, "quick-0", 1)
+	l.await(ctx, actors)
+	l.until(ctx, func() bool { return given[actors+1] })
+	stop()
+	<-worked
+	t.Logf("%d were refused", refused)
 }
