@@ -151,8 +151,11 @@ func TestConsumerIsAskedForOnce(t *testing.T) {
 		if errors.Is(err, nats.ErrTimeout) && count == 2 {
 			return
 		}
-		if err != nil || count == 2 {
-			t.Fatalf("JetStream was asked for two consumers, and %d times: %+v (%v)", count, msg, err)
+		if err != nil {
+			t.Fatalf("JetStream was asked for %d of two consumers: %v", count, err)
+		}
+		if count == 2 {
+			t.Fatalf("JetStream was asked for two consumers, and then on %s", msg.Subject)
 		}
 	}
 }
