@@ -64,22 +64,42 @@ type VersionConflictError struct {
 	ActorID string
 	// EventID is the event that lost; empty for a snapshot.
 	EventID string
-	// AttemptedVersion is the version that the event would have had, or the version
+	// AttemptedVersion is the version that the event gives, 0 for none, or the version
 	// of the snapshot that was to be saved or deleted.
 	AttemptedVersion int64
+	// ExpectedVersion is what the save expects of the actor, ExpectAny for nothing.
+	ExpectedVersion ExpectedVersion
 	// CurrentVersion is the actor's latest version, 0 for none; for a snapshot it is
 	// the version of the newest.
 	CurrentVersion int64
 }
 
-// Error says which actor, which versions, and what to do.
+// Error says which actor, what the save gave and expected, and what to do.
 func (e *VersionConflictError) Error() string {
 	if e.EventID == "" {
 		return fmt.Sprintf("version conflict: the newest snapshot of actor %.100q is of version %d, and the call is about version %d: read the snapshot again",
 			e.ActorID, e.CurrentVersion, e.AttemptedVersion)
 	}
-	return fmt.Sprintf("version conflict: actor %.100q is at version %d, and version %d was attempted: read the actor again and decide anew",
-		e.ActorID, e.CurrentVersion, e.AttemptedVersion)
+	at := "has no version"
+	if e.CurrentVersion > 0 {
+		at = fmt.Sprintf("is at version %d", e.CurrentVersion)
+	}
+	return fmt.Sprintf("version conflict: actor %.100q %s, and %s: read the actor again and decide anew", e.ActorID, at, e.wanted())
+}
+
+// wanted is what the save gave, or expected where that does not hold.
+func (e *VersionConflictError) wanted() string {
+	save := "the save"
+	if e.AttemptedVersion != 0 {
+		save = fmt.Sprintf("the save of version %d", e.AttemptedVersion)
+	}
+	switch {
+	case !e.ExpectedVersion.Holds(e.CurrentVersion):
+		return save + " expects " + e.ExpectedVersion.words()
+	case e.AttemptedVersion == 0:
+		return "no version comes after that"
+	}
+	return fmt.Sprintf("version %d was attempted", e.AttemptedVersion)
 }
 
 // DuplicateEventError refuses a save whose event id belongs to another event
@@ -115,7 +135,7 @@ type InvalidEventError struct {
 
 // Error says what is wrong with the field.
 func (e *InvalidEventError) Error() string {
-	return fmt.Sprintf("invalid event: %s %s", e.Field, e.Reason)
+	return e.Field + " " + e.Reason
 }
 
 // Is makes every InvalidEventError an ErrInvalidEvent.

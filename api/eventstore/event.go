@@ -13,8 +13,8 @@ import (
 // what one Store takes another takes too.
 const (
 	// MaxActorIDBytes is the longest actor id. Percent-encoded for a NATS subject
-	// it grows at most threefold, far below the server's limit of 4 KiB for the
-	// protocol line that carries it.
+	// it grows at most threefold, with its type twice: below 2 KiB, and a server takes
+	// protocol lines of 4 KiB unless it is told otherwise.
 	MaxActorIDBytes = 255
 	// MaxIDBytes is the longest event id and command id.
 	MaxIDBytes = 255

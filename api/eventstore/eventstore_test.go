@@ -141,8 +141,13 @@ func TestErrorTexts(t *testing.T) {
 		err   error
 		parts []string
 	}{
-		{&eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", AttemptedVersion: 3, CurrentVersion: 5}, []string{`"order-1"`, "version 3", "version 5", "read the actor again"}},
-		{&eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: 3, CurrentVersion: 5}, []string{`"order-1"`, "version 3", "version 5", "read the snapshot again"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", AttemptedVersion: 3, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: 5}, []string{`"order-1" is at version 5, and version 3 was attempted`, "read the actor again"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", ExpectedVersion: 7, CurrentVersion: 1}, []string{"is at version 1, and the save expects version 7:"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", AttemptedVersion: 9, ExpectedVersion: 7, CurrentVersion: 1}, []string{"is at version 1, and the save of version 9 expects version 7:"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", ExpectedVersion: eventstore.ExpectExists}, []string{"has no version, and the save expects that it has one:"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", ExpectedVersion: eventstore.ExpectNone, CurrentVersion: 1}, []string{"is at version 1, and the save expects none:"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", ExpectedVersion: eventstore.ExpectAny, CurrentVersion: eventstore.MaxVersion}, []string{"no version comes after that"}},
+		{&eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: 3, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: 5}, []string{`"order-1"`, "version 3", "version 5", "read the snapshot again"}},
 		{&eventstore.DuplicateEventError{EventID: "e", ActorID: "order-1", Version: 4}, []string{`"e"`, `"order-1"`, "version 4", "an id of its own"}},
 		{&eventstore.InvalidEventError{Field: "[3].actorId", Reason: "is missing"}, []string{"[3].actorId is missing"}},
 		{replay, []string{"message 7", "has no id"}},

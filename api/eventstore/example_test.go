@@ -71,7 +71,7 @@ func ExampleExpect() {
 	_, err := store.SaveEvent(ctx, open, eventstore.Expect("account-7", eventstore.ExpectNone))
 	fmt.Println(err)
 	// Output:
-	// save event "e-2" of actor "account-7" in memory: version conflict: actor "account-7" is at version 1, and version 1 was attempted: read the actor again and decide anew
+	// save event "e-2" of actor "account-7" in memory: version conflict: actor "account-7" is at version 1, and the save expects none: read the actor again and decide anew
 }
 
 func ExampleWithBus() {

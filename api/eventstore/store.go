@@ -100,10 +100,11 @@ type SubscribeOptions struct {
 	// FromNow delivers only what is saved after Subscribe has returned.
 	// FromSequence must then be 0, and FromTime zero.
 	FromNow bool
-	// ActorType delivers only events of actors of this type, at most MaxActorIDBytes
+	// ActorType delivers only events of actors of this type, shorter than MaxActorIDBytes
 	// of UTF-8 without '-'; see [ActorType].
 	ActorType string
-	// ActorID delivers only events of this actor.
+	// ActorID delivers only events of this actor, which is of ActorType where both are
+	// given.
 	ActorID string
 	// EventType delivers only events of this type.
 	EventType string
@@ -128,6 +129,9 @@ func (o SubscribeOptions) Validate() error {
 	if err := validateActorType(o.ActorType); err != nil {
 		return err
 	}
+	if o.ActorID != "" && o.ActorType != "" && o.ActorType != ActorType(o.ActorID) {
+		return &InvalidEventError{Field: "actorType", Reason: fmt.Sprintf("is %.100q, and actor %.100q is of the type %.100q: give one of them", o.ActorType, o.ActorID, ActorType(o.ActorID))}
+	}
 	return validateText("eventType", o.EventType, MaxEventTypeBytes, false)
 }
 
@@ -139,8 +143,8 @@ func validateActorType(kind string) error {
 	}
 	reason := ""
 	switch {
-	case len(kind) > MaxActorIDBytes:
-		reason = fmt.Sprintf("has %d bytes: at most %d are allowed", len(kind), MaxActorIDBytes)
+	case len(kind) >= MaxActorIDBytes:
+		reason = fmt.Sprintf("has %d bytes: at most %d are allowed, as an id has a '-' after it", len(kind), MaxActorIDBytes-1)
 	case !utf8.ValidString(kind):
 		reason = "is not valid UTF-8"
 	case strings.Contains(kind, "-"):
@@ -201,6 +205,17 @@ func (x ExpectedVersion) Holds(latest int64) bool {
 	default:
 		return int64(x) == latest
 	}
+}
+
+// words is what is expected, in a sentence.
+func (x ExpectedVersion) words() string {
+	switch x {
+	case ExpectNone:
+		return "none"
+	case ExpectExists:
+		return "that it has one"
+	}
+	return fmt.Sprintf("version %d", int64(x))
 }
 
 // SaveOption changes one SaveEvent or SaveEvents.

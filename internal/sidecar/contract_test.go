@@ -243,6 +243,7 @@ func TestEveryDocumentedAnswer(t *testing.T) {
 	}{
 		{"GET /v1/stores", "", map[int]string{400: "GET /v1/stores?x=1"}, nil, []int{200, 429}},
 		{"GET /openapi.yaml", "", map[int]string{400: "GET /openapi.yaml?x=1"}, nil, []int{200, 429}},
+		{"GET /eventstore.proto", "", map[int]string{400: "GET /eventstore.proto?x=1"}, nil, []int{200, 429}},
 		{"POST " + ordersEvents, event, map[int]string{404: "POST /v1/stores/nowhere/events"},
 			map[int]string{400: "{}", 409: `{"id":"e-9","eventType":"T","actorId":"order-1","version":1}`, 413: event + strings.Repeat(" ", 9<<20)}, []int{201, 429}},
 		{"GET " + ordersEvents, "", map[int]string{400: "GET " + ordersEvents + "?x=1", 404: "GET /v1/stores/nowhere/events", 409: "GET " + ordersEvents + "?fromSequence=1000"}, nil, []int{429}},
@@ -291,6 +292,9 @@ func TestEveryDocumentedAnswer(t *testing.T) {
 			if _, has := documented.(map[string]any)[fmt.Sprint(status)]; has && strings.Contains(pattern, "{store}") {
 				check(server, c.request, c.body, status)
 			}
+		}
+		if pattern == "/v1/stores/{store}/actors/{actorId}/events" {
+			check(good, c.request, "", http.StatusNotAcceptable, "Accept: text/html")
 		}
 		if pattern == "/v1/stores/{store}/events" && name == "get" {
 			check(good, c.request, "", http.StatusNotAcceptable, "Accept: text/html")

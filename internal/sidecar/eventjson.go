@@ -108,12 +108,12 @@ func encodeSnapshot(s *eventstore.Snapshot) snapshotJSON {
 }
 
 // decodeEvents reads one event or an array of them, with what is expected of
-// their actors.
-func decodeEvents(body []byte) ([]eventstore.Event, map[string]eventstore.ExpectedVersion, error) {
+// their actors. For all that it takes apart it takes memory of parts.
+func decodeEvents(body []byte, parts *parts) ([]eventstore.Event, map[string]eventstore.ExpectedVersion, error) {
 	if err := validateBody(body); err != nil {
 		return nil, nil, err
 	}
-	documents, err := decodeArray(body)
+	documents, err := decodeArray(body, parts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -121,7 +121,7 @@ func decodeEvents(body []byte) ([]eventstore.Event, map[string]eventstore.Expect
 	expected := map[string]eventstore.ExpectedVersion{}
 	seen := map[string]bool{}
 	for i, document := range documents {
-		event, given, err := decodeEvent(document)
+		event, given, err := decodeEvent(document, parts)
 		if err == nil && given != nil && seen[event.ActorID] {
 			err = invalid("expectedVersion", "is given after an earlier event of actor %.100q: only the first of them may carry it", event.ActorID)
 		}
@@ -150,8 +150,8 @@ func atIndex(err error, index, count int) error {
 	return &eventstore.InvalidEventError{Field: field, Reason: invalid.Reason}
 }
 
-func decodeEvent(document json.RawMessage) (event eventstore.Event, expected *eventstore.ExpectedVersion, err error) {
-	members, err := decodeObject(document, "", eventFields)
+func decodeEvent(document json.RawMessage, parts *parts) (event eventstore.Event, expected *eventstore.ExpectedVersion, err error) {
+	members, err := decodeObject(document, "", eventFields, parts)
 	if err != nil {
 		return event, nil, err
 	}
@@ -165,7 +165,7 @@ func decodeEvent(document json.RawMessage) (event eventstore.Event, expected *ev
 			expected = new(eventstore.ExpectedVersion)
 			*expected, err = decodeExpected(m.value)
 		default:
-			err = decodeEventField(&event, m)
+			err = decodeEventField(&event, m, parts)
 		}
 		if err != nil {
 			return event, nil, err
@@ -178,7 +178,7 @@ func decodeEvent(document json.RawMessage) (event eventstore.Event, expected *ev
 	return event, expected, nil
 }
 
-func decodeEventField(event *eventstore.Event, m member) (err error) {
+func decodeEventField(event *eventstore.Event, m member, parts *parts) (err error) {
 	switch m.name {
 	case "id":
 		event.ID, err = decodeString(m.name, m.value)
@@ -193,7 +193,7 @@ func decodeEventField(event *eventstore.Event, m member) (err error) {
 	case "traceparent":
 		event.TraceParent, err = decodeString(m.name, m.value)
 	case "metadata":
-		event.Metadata, err = decodeMetadata(m.value)
+		event.Metadata, err = decodeMetadata(m.value, parts)
 	case "timestamp":
 		event.Timestamp, err = decodeTime(m.name, m.value)
 	case "sequence":
@@ -239,12 +239,12 @@ func (p *payload) decode(m member) (err error) {
 }
 
 // decodeSnapshot reads a snapshot of the actor that the path names.
-func decodeSnapshot(body []byte, actorID string) (eventstore.Snapshot, error) {
+func decodeSnapshot(body []byte, actorID string, parts *parts) (eventstore.Snapshot, error) {
 	snapshot := eventstore.Snapshot{ActorID: actorID}
 	if err := validateBody(body); err != nil {
 		return snapshot, err
 	}
-	members, err := decodeObject(body, "", snapshotFields)
+	members, err := decodeObject(body, "", snapshotFields, parts)
 	if err != nil {
 		return snapshot, err
 	}
@@ -261,7 +261,7 @@ func decodeSnapshot(body []byte, actorID string) (eventstore.Snapshot, error) {
 		case m.name == "timestamp":
 			snapshot.Timestamp, err = decodeTime(m.name, m.value)
 		case m.name == "metadata":
-			snapshot.Metadata, err = decodeMetadata(m.value)
+			snapshot.Metadata, err = decodeMetadata(m.value, parts)
 		case m.name == "actorId":
 			var named string
 			if named, err = decodeString(m.name, m.value); err == nil && named != actorID {

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"mime"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
@@ -34,7 +32,7 @@ func (s *Server) postEvents(c *call) error {
 	if err != nil {
 		return err
 	}
-	events, expected, err := decodeEvents(body)
+	events, expected, err := decodeEvents(body, newParts(accountOf(c.r.Context())))
 	if err != nil {
 		return err
 	}
@@ -121,9 +119,12 @@ func (s *Server) getEvents(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.stream {
+	if !accepts(c.r, "application/json") && c.lines == "" {
+		return &requestError{field: "Accept", reason: "lists neither application/json nor application/x-ndjson, which are all that there is", status: http.StatusNotAcceptable}
+	}
+	if c.lines != "" {
 		if c.query.Has("limit") {
-			return &requestError{field: "limit", reason: "is for pages: application/x-ndjson has all events"}
+			return &requestError{field: "limit", reason: "is for pages: " + c.lines + " has all events"}
 		}
 		return s.streamEvents(c, fromVersion, uint64(fromSequence))
 	}
@@ -138,14 +139,15 @@ func (s *Server) getEvents(c *call) error {
 func (s *Server) streamEvents(c *call, fromVersion int64, fromSequence uint64) error {
 	ctx, cancel := s.streamContext(c.r.Context())
 	defer cancel()
+	s.stream(c.w, c.r, longestReplay)
 	if c.r.Method == http.MethodHead {
-		c.w.Header().Set("Content-Type", "application/x-ndjson")
+		c.w.Header().Set("Content-Type", c.lines)
 		return nil
 	}
 	begun := false
 	write := func(document any) {
 		if !begun {
-			c.w.Header().Set("Content-Type", "application/x-ndjson")
+			c.w.Header().Set("Content-Type", c.lines)
 			begun = true
 		}
 		line, err := marshal(document)
@@ -177,7 +179,7 @@ func (s *Server) streamEvents(c *call, fromVersion int64, fromSequence uint64) e
 		}
 	}
 	if !begun {
-		c.w.Header().Set("Content-Type", "application/x-ndjson")
+		c.w.Header().Set("Content-Type", c.lines)
 		c.w.WriteHeader(http.StatusOK)
 	}
 	return nil
@@ -207,7 +209,7 @@ func (s *Server) putSnapshot(c *call) error {
 	if err != nil {
 		return err
 	}
-	snapshot, err := decodeSnapshot(body, c.actorID)
+	snapshot, err := decodeSnapshot(body, c.actorID, newParts(accountOf(c.r.Context())))
 	if err != nil {
 		return err
 	}
@@ -240,28 +242,4 @@ func intParameter(c *call, name string, fallback, least, most int64) (int64, err
 		return 0, &requestError{field: name, reason: fmt.Sprintf("is %.100q: give a number from %d to %d", c.query.Get(name), least, most)}
 	}
 	return n, nil
-}
-
-// accepts says whether the Accept header of a request lists a media type, or one
-// that stands for it; all are where there is none.
-func accepts(r *http.Request, mediaType string) bool {
-	kind, _, _ := strings.Cut(mediaType, "/")
-	return strings.TrimSpace(strings.Join(r.Header.Values("Accept"), ",")) == "" ||
-		quality(r, mediaType) > 0 || quality(r, kind+"/*") > 0 || quality(r, "*/*") > 0
-}
-
-// quality is the weight of a media type in the Accept header of a request, from 0 to
-// 1, and 0 where it is not listed itself (RFC 9110, section 12.5.1).
-func quality(r *http.Request, mediaType string) float64 {
-	for _, accepted := range strings.Split(strings.Join(r.Header.Values("Accept"), ","), ",") {
-		name, parameters, err := mime.ParseMediaType(accepted)
-		if err != nil || name != mediaType {
-			continue
-		}
-		if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil {
-			return q
-		}
-		return 1
-	}
-	return 0
 }

@@ -38,7 +38,8 @@ type members struct {
 	EventID          string `json:"eventId,omitempty"`
 	Version          *int64 `json:"version,omitempty"`
 	Sequence         uint64 `json:"sequence,omitempty"`
-	AttemptedVersion *int64 `json:"attemptedVersion,omitempty"`
+	AttemptedVersion int64  `json:"attemptedVersion,omitempty"`
+	ExpectedVersion  any    `json:"expectedVersion,omitempty"`
 	CurrentVersion   *int64 `json:"currentVersion,omitempty"`
 }
 
@@ -60,7 +61,17 @@ type requestError struct {
 }
 
 func (e *requestError) Error() string {
-	return fmt.Sprintf("invalid request: %s %s", e.field, e.reason)
+	return e.field + " " + e.reason
+}
+
+// asRequest makes an error about a field one about a parameter: a call that saves nothing
+// has no event that could be invalid.
+func asRequest(err error) error {
+	var invalid *eventstore.InvalidEventError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	return &requestError{field: invalid.Field, reason: invalid.Reason}
 }
 
 // routeError: there is no such path, or no such method for it.
@@ -140,12 +151,9 @@ func typedFailure(err error) (failure, bool) {
 			status: http.StatusConflict, rpc: connect.CodeAborted, code: eventstorev1.CodeVersionConflict, title: "Version conflict",
 			members: members{
 				ActorID: conflict.ActorID, EventID: conflict.EventID,
-				AttemptedVersion: &conflict.AttemptedVersion, CurrentVersion: &conflict.CurrentVersion,
+				AttemptedVersion: conflict.AttemptedVersion, ExpectedVersion: encodeExpected(conflict.ExpectedVersion), CurrentVersion: &conflict.CurrentVersion,
 			},
-			typed: &eventstorev1.VersionConflict{
-				ActorId: conflict.ActorID, EventId: conflict.EventID,
-				AttemptedVersion: conflict.AttemptedVersion, CurrentVersion: conflict.CurrentVersion,
-			},
+			typed: eventstorev1.FromConflict(conflict),
 		}, true
 	case errors.As(err, &duplicate):
 		return failure{
@@ -175,7 +183,7 @@ func requestFailure(err error) (failure, bool) {
 			members: members{Field: origin.header}, typed: &eventstorev1.Reason{Code: eventstorev1.CodeForeignOrigin},
 		}, true
 	case errors.As(err, &invalid):
-		f := badRequest(eventstorev1.CodeInvalidEvent, "Invalid event", invalid.Field, invalid.Reason)
+		f := badRequest(eventstorev1.CodeInvalidEvent, "Invalid event or snapshot", invalid.Field, invalid.Reason)
 		return f, true
 	case errors.As(err, &request):
 		f := badRequest(eventstorev1.CodeInvalidRequest, "Invalid request", request.field, request.reason)

@@ -24,7 +24,7 @@ func (s *Server) followEvents(c *call) error {
 	}
 	if c.r.Method == http.MethodHead {
 		c.w.Header().Set("Content-Type", "text/event-stream")
-		return opts.Validate()
+		return asRequest(opts.Validate())
 	}
 	subscription, err := s.subscribe(c.r.Context(), c.store, opts)
 	if err != nil {
@@ -34,6 +34,7 @@ func (s *Server) followEvents(c *call) error {
 	ctx, cancel := s.streamContext(c.r.Context())
 	defer cancel()
 
+	s.stream(c.w, c.r, 0)
 	header := c.w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	// nginx would collect what should arrive at once.
@@ -51,7 +52,8 @@ const retryMilliseconds = 1000
 func (s *Server) subscribe(ctx context.Context, store *Store, opts eventstore.SubscribeOptions) (eventstore.Subscription, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
 	defer cancel()
-	return store.Store.Subscribe(ctx, opts)
+	subscription, err := store.Store.Subscribe(ctx, opts)
+	return subscription, asRequest(err)
 }
 
 // followOptions reads where to start and what to deliver. Last-Event-ID, which
@@ -60,12 +62,10 @@ func followOptions(c *call) (eventstore.SubscribeOptions, error) {
 	opts := eventstore.SubscribeOptions{
 		ActorType: c.query.Get("actorType"), ActorID: c.query.Get("actorId"), EventType: c.query.Get("eventType"),
 	}
-	from := c.query.Get("fromSequence")
-	switch from {
-	case "now":
+	switch from := c.query.Get("fromSequence"); {
+	case from == "now":
 		opts.FromNow = true
-	case "":
-	default:
+	case c.query.Has("fromSequence"):
 		sequence, err := strconv.ParseUint(from, 10, 64)
 		if err != nil {
 			return opts, &requestError{field: "fromSequence", reason: fmt.Sprintf("is %.100q: give a number from 0, or now", from)}

@@ -146,7 +146,7 @@ func TestFollowNegotiatesAndRefuses(t *testing.T) {
 	for _, id := range []string{"x", "-1", "18446744073709551615"} {
 		r.wantProblem(r.do("GET "+ordersEvents, "", "Last-Event-ID: "+id), 400, "invalid_request", "Last-Event-ID")
 	}
-	r.wantProblem(r.do("GET "+ordersEvents+"?actorId="+strings.Repeat("x", 256), ""), 400, "invalid_event", "actorId")
+	r.wantProblem(r.do("GET "+ordersEvents+"?actorId="+strings.Repeat("x", 256), ""), 400, "invalid_request", "actorId")
 }
 
 // A message that is no event has a name of its own, and a failure is the last

@@ -142,9 +142,9 @@ func TestRefusedRequests(t *testing.T) {
 		{"POST /v1/stores/nowhere/events", event(""), 404, "unknown_store", ""},
 		{"GET /v1/stores//actors/a/version", "", 404, "unknown_store", ""},
 		{"GET " + order1 + "/snapshot", "", 404, "no_snapshot", ""},
-		{"GET /v1/stores/orders/actors//events", "", 400, "invalid_event", "actorId"},
-		{"GET /v1/stores/orders/actors/" + strings.Repeat("x", 256) + "/version", "", 400, "invalid_event", "actorId"},
-		{"GET /v1/stores/orders/actors/%FF/version", "", 400, "invalid_event", "actorId"},
+		{"GET /v1/stores/orders/actors//events", "", 400, "invalid_request", "actorId"},
+		{"GET /v1/stores/orders/actors/" + strings.Repeat("x", 256) + "/version", "", 400, "invalid_request", "actorId"},
+		{"GET /v1/stores/orders/actors/%FF/version", "", 400, "invalid_request", "actorId"},
 
 		{"POST " + ordersEvents, "", 400, "invalid_event", "body"},
 		{"POST " + ordersEvents, `{"id":`, 400, "invalid_event", "body"},
@@ -190,6 +190,8 @@ func TestRefusedRequests(t *testing.T) {
 		{"POST " + ordersEvents, event(`,"expectedVersion":"some"`), 400, "invalid_event", "expectedVersion"},
 		{"POST " + ordersEvents, event(`,"expectedVersion":"1"`), 400, "invalid_event", "expectedVersion"},
 		{"POST " + ordersEvents, event(`,"expectedVersion":-1`), 400, "invalid_event", "expectedVersion"},
+		{"POST " + ordersEvents, event(`,"version":5,"expectedVersion":5`), 400, "invalid_event", "version"},
+		{"POST " + ordersEvents, event(`,"expectedVersion":9007199254740991`), 400, "invalid_event", "expectedVersion"},
 		{"POST " + ordersEvents, `{"eventType":"T","actorId":"order-9"}`, 400, "invalid_event", "id"},
 		{"POST " + ordersEvents, `{"id":null,"eventType":"T","actorId":"order-9"}`, 400, "invalid_event", "id"},
 		{"POST " + ordersEvents, `{"id":"x","eventType":"T"}`, 400, "invalid_event", "actorId"},
@@ -213,13 +215,18 @@ func TestRefusedRequests(t *testing.T) {
 		{"GET " + order1 + "/events?from=1", "", 400, "invalid_request", "from"},
 		{"GET " + order1 + "/events?limit=%zz", "", 400, "invalid_request", "query"},
 		{"GET " + order1 + "/version?x=1", "", 400, "invalid_request", "x"},
+		{"GET " + order1 + "/events?limit=", "", 400, "invalid_request", "limit"},
+		{"GET " + ordersEvents + "?fromSequence=", "", 400, "invalid_request", "fromSequence"},
+		{"GET " + ordersEvents + "?actorType=", "", 400, "invalid_request", "actorType"},
+		{"GET " + ordersEvents + "?actorType=item&actorId=order-1", "", 400, "invalid_request", "actorType"},
+		{"GET " + ordersEvents + "?fromSequence=1&fromTime=2026-01-01T00:00:00Z", "", 400, "invalid_request", "fromTime"},
 		{"GET " + ordersEvents + "?fromSequence=first", "", 400, "invalid_request", "fromSequence"},
 		{"GET " + ordersEvents + "?fromTime=", "", 400, "invalid_request", "fromTime"},
 		{"GET " + ordersEvents + "?fromTime=0001-01-01T00:00:00Z", "", 400, "invalid_request", "fromTime"},
-		{"GET " + ordersEvents + "?fromTime=9999-12-31T23:59:59-12:00", "", 400, "invalid_event", "fromTime"},
-		{"GET " + ordersEvents + "?actorType=a-b", "", 400, "invalid_event", "actorType"},
-		{"GET " + ordersEvents + "?actorType=" + strings.Repeat("a", 4000), "", 400, "invalid_event", "actorType"},
-		{"GET " + ordersEvents + "?eventType=" + strings.Repeat("a", 4000), "", 400, "invalid_event", "eventType"},
+		{"GET " + ordersEvents + "?fromTime=9999-12-31T23:59:59-12:00", "", 400, "invalid_request", "fromTime"},
+		{"GET " + ordersEvents + "?actorType=a-b", "", 400, "invalid_request", "actorType"},
+		{"GET " + ordersEvents + "?actorType=" + strings.Repeat("a", 4000), "", 400, "invalid_request", "actorType"},
+		{"GET " + ordersEvents + "?eventType=" + strings.Repeat("a", 4000), "", 400, "invalid_request", "eventType"},
 
 		{"DELETE " + order1 + "/snapshot?version=0", "", 400, "invalid_request", "version"},
 		{"DELETE " + order1 + "/snapshot?version=9007199254740992", "", 400, "invalid_request", "version"},
@@ -251,18 +258,21 @@ func TestConflicts(t *testing.T) {
 	event := func(id, more string) string {
 		return `{"id":"` + id + `","eventType":"T","actorId":"order-1"` + more + `}`
 	}
-	conflict := func(got answer, eventID string, attempted int64) {
+	// A conflict tells what was sent, and nothing that was not.
+	conflict := func(got answer, attempted, expected any) {
 		t.Helper()
 		p := r.wantProblem(got, 409, "version_conflict", "")
-		if p.ActorID != "order-1" || p.EventID != eventID || p.AttemptedVersion == nil || *p.AttemptedVersion != attempted ||
-			p.CurrentVersion == nil || *p.CurrentVersion != 3 {
-			t.Errorf("conflict does not name both versions: %s", got.body)
+		var sent map[string]any
+		must(t, json.Unmarshal([]byte(got.body), &sent))
+		if p.ActorID != "order-1" || p.EventID != "e-2" || p.CurrentVersion == nil || *p.CurrentVersion != 3 ||
+			sent["attemptedVersion"] != attempted || sent["expectedVersion"] != expected {
+			t.Errorf("conflict does not name what was sent and what is there: %s", got.body)
 		}
 	}
-	conflict(r.do("POST "+ordersEvents, event("e-2", `,"version":3`)), "e-2", 3)
-	conflict(r.do("POST "+ordersEvents, event("e-2", `,"version":4,"expectedVersion":2`)), "e-2", 4)
-	conflict(r.do("POST "+ordersEvents, event("e-2", `,"expectedVersion":"none"`)), "e-2", 1)
-	conflict(r.do("POST "+ordersEvents+"?expectedVersion=7", event("e-2", "")), "e-2", 8)
+	conflict(r.do("POST "+ordersEvents, event("e-2", `,"version":3`)), 3.0, nil)
+	conflict(r.do("POST "+ordersEvents, event("e-2", `,"version":4,"expectedVersion":2`)), 4.0, 2.0)
+	conflict(r.do("POST "+ordersEvents, event("e-2", `,"expectedVersion":"none"`)), nil, "none")
+	conflict(r.do("POST "+ordersEvents+"?expectedVersion=7", event("e-2", "")), nil, 7.0)
 	p := r.wantProblem(r.do("POST "+ordersEvents, `{"id":"e-1","eventType":"T","actorId":"other","data":1}`), 409, "duplicate_event", "")
 	if p.EventID != "e-1" || p.ActorID != "order-1" || p.Version != 3 || p.Sequence != 1 {
 		t.Errorf("the duplicate does not name who has the id: %+v", p)
@@ -413,6 +423,9 @@ func TestNDJSON(t *testing.T) {
 		"application/json, application/x-ndjson;q=0.1": "application/json",
 		"application/x-ndjson;q=0, application/json":   "application/json",
 		"*/*, application/x-ndjson":                    "application/x-ndjson",
+		"application/ndjson":                           "application/ndjson",
+		"application/json;q=0.5, application/jsonl":    "application/jsonl",
+		"text/html, */*;q=0.1":                         "application/json",
 	} {
 		if got := r.do("GET "+order1+"/events", "", "Accept: "+accept).header.Get("Content-Type"); got != want {
 			t.Errorf("Accept %s: answered %s, want %s", accept, got, want)
@@ -423,6 +436,9 @@ func TestNDJSON(t *testing.T) {
 		t.Errorf("no events: %d %q", none.status, none.body)
 	}
 	r.wantProblem(r.do("GET "+order1+"/events?limit=3", "", "Accept: application/x-ndjson"), 400, "invalid_request", "limit")
+	for _, accept := range []string{"text/html", "application/json;q=0, application/*"} {
+		r.wantProblem(r.do("GET "+order1+"/events", "", "Accept: "+accept), 406, "invalid_request", "Accept")
+	}
 }
 
 // HEAD is GET without the content, and does not wait for a stream.

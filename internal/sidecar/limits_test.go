@@ -3,13 +3,17 @@ package sidecar_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
@@ -177,4 +181,60 @@ func TestBodiesOfManyParts(t *testing.T) {
 	}
 	event := `{"id":"e-1","eventType":"T","actorId":"order-1","metadata":{` + keys.String() + `"last":""}}`
 	r.wantProblem(r.do("POST "+ordersEvents, event), 400, "invalid_event", "metadata")
+}
+
+// The same holds for messages of gRPC and Connect, whose smallest event has two bytes.
+func TestMessagesOfManyParts(t *testing.T) {
+	t.Parallel()
+	r := serveMemory(t)
+	const most, service = 6 << 20, "POST /aether.eventstore.v1.EventStoreService/"
+	events := bytes.Repeat([]byte{0x12, 0}, most/2)
+	var keys []byte
+	for n := 0; len(keys) < most; n++ {
+		keys = protowire.AppendTag(keys, 8, protowire.BytesType)
+		keys = protowire.AppendBytes(keys, protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), strconv.Itoa(n)))
+	}
+	metadata := protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), keys)
+	batches := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType),
+		protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), events))
+	for name, sent := range map[string]struct{ procedure, contentType, body string }{
+		"events":          {"SaveEvents", "application/proto", string(events)},
+		"batches":         {"SaveBatches", "application/proto", string(batches)},
+		"metadata":        {"SaveEvent", "application/proto", string(metadata)},
+		"events of JSON":  {"SaveEvents", "application/json", `{"events":[` + strings.Repeat("{},", most/3) + "{}]}"},
+		"numbers":         {"ReplayParked", "application/proto", "\x12\xff\xff\x7f" + strings.Repeat("\x01", 1<<21-1)},
+		"numbers of JSON": {"ReplayParked", "application/json", `{"sequences":[` + strings.Repeat("1,", 1<<21) + "1]}"},
+	} {
+		got := r.do(service+sent.procedure, sent.body, "Content-Type: "+sent.contentType)
+		if got.status != http.StatusBadRequest || !strings.Contains(got.body, "KiB of memory") || !strings.Contains(got.body, "send fewer") {
+			t.Errorf("%s: answered %d %.300s", name, got.status, got.body)
+		}
+	}
+	// In an envelope it is the same.
+	message := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(events))), events...)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.api+strings.TrimPrefix(service, "POST ")+"SaveEvents", bytes.NewReader(message))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/grpc+proto")
+	request.Header.Set("Te", "trailers")
+	response, err := http2(t).Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		t.Fatal(err)
+	}
+	status := response.Header.Get("Grpc-Status") + response.Trailer.Get("Grpc-Status")
+	if text := response.Header.Get("Grpc-Message") + response.Trailer.Get("Grpc-Message"); status != "3" || !strings.Contains(text, "KiB of memory") {
+		t.Errorf("over gRPC: %s %s", status, text)
+	}
+	// Of what JSON has many, the memory is taken while it is taken apart.
+	var event strings.Builder
+	for n := range 1900 {
+		fmt.Fprintf(&event, `"%d":"",`, n)
+	}
+	body := "[" + strings.Repeat(`{"metadata":{`+event.String()+`"last":""}},`, 100) + "{}]"
+	r.wantProblem(r.do("POST "+ordersEvents, body), http.StatusRequestEntityTooLarge, "too_large", "")
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"time"
 
 	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
 )
@@ -98,47 +97,3 @@ func (w *statusRecorder) code() string {
 	}
 	return strconv.Itoa(w.status)
 }
-
-// bounded gives every write a deadline, so that a client that reads nothing
-// holds nothing for ever.
-func (s *Server) bounded(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b := &boundedWriter{ResponseWriter: w, control: http.NewResponseController(w), timeout: s.writeTimeout}
-		// That of the request before, on a connection that is kept alive.
-		b.release()
-		// What is left is written after the handler has returned.
-		defer b.limit()
-		next.ServeHTTP(b, r)
-	})
-}
-
-// boundedWriter bounds each write and flush. Between them there is no deadline:
-// over HTTP/2 it would end a stream that is merely silent.
-type boundedWriter struct {
-	http.ResponseWriter
-	control *http.ResponseController
-	timeout time.Duration
-}
-
-// A connection that takes no deadlines has none to keep, as in a test.
-func (w *boundedWriter) limit()   { _ = w.control.SetWriteDeadline(time.Now().Add(w.timeout)) }
-func (w *boundedWriter) release() { _ = w.control.SetWriteDeadline(time.Time{}) }
-
-func (w *boundedWriter) Write(p []byte) (int, error) {
-	w.limit()
-	defer w.release()
-	return w.ResponseWriter.Write(p)
-}
-
-// Flush is for those who do not use http.ResponseController.
-func (w *boundedWriter) Flush() { _ = w.FlushError() }
-
-// FlushError is for http.ResponseController.
-func (w *boundedWriter) FlushError() error {
-	w.limit()
-	defer w.release()
-	return w.control.Flush()
-}
-
-// Unwrap is for http.ResponseController.
-func (w *boundedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

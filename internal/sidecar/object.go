@@ -59,7 +59,7 @@ func validateBody(body []byte) error {
 // it is no array. The document is valid; what is returned are parts of it. More
 // elements than a batch may have are refused before they are kept: the smallest are of
 // three bytes each.
-func decodeArray(document json.RawMessage) ([]json.RawMessage, error) {
+func decodeArray(document json.RawMessage, parts *parts) ([]json.RawMessage, error) {
 	if document = bytes.TrimSpace(document); document[0] != '[' {
 		return []json.RawMessage{document}, nil
 	}
@@ -75,6 +75,9 @@ func decodeArray(document json.RawMessage) ([]json.RawMessage, error) {
 		}
 		if len(elements) == eventstore.MaxBatchEvents {
 			return nil, fmt.Errorf("the body has more than %d events, which are saved at once at most: %w", eventstore.MaxBatchEvents, eventstore.ErrTooLarge)
+		}
+		if err := parts.add(eventCost); err != nil {
+			return nil, err
 		}
 		elements = append(elements, element)
 	}
@@ -103,8 +106,8 @@ const maxMembers = eventstore.MaxMetadataBytes / 16
 
 // decodeObject returns the members of a JSON object, whose names are all known
 // and all different. The document is valid; the values are parts of it. prefix
-// names where it is, as "metadata." does.
-func decodeObject(document json.RawMessage, prefix string, known []string) ([]member, error) {
+// names where it is, as "metadata." does. For each member memory is taken first.
+func decodeObject(document json.RawMessage, prefix string, known []string, parts *parts) ([]member, error) {
 	decoder := json.NewDecoder(bytes.NewReader(document))
 	if opening, err := decoder.Token(); err != nil || opening != json.Delim('{') {
 		return nil, invalid(whole(prefix), "is %s: an object is wanted", kindOf(document))
@@ -128,6 +131,9 @@ func decodeObject(document json.RawMessage, prefix string, known []string) ([]me
 		}
 		if len(members) == maxMembers {
 			return nil, invalid(whole(prefix), "has more than %d members: fewer are allowed", maxMembers)
+		}
+		if err := parts.add(entryCost); err != nil {
+			return nil, err
 		}
 		names[m.name] = true
 		members = append(members, m)
@@ -223,7 +229,7 @@ func parseTime(text string) (t time.Time, reason string) {
 	}
 	switch {
 	case err != nil || t.IsZero() && !dateTime.MatchString(text):
-		return t, fmt.Sprintf("is %.100q: a time after RFC 3339 is wanted, such as 2026-01-02T15:04:05.123456789Z", text)
+		return t, fmt.Sprintf("is %.100q: give a time as RFC 3339 has it, such as 2026-01-02T15:04:05.123456789Z", text)
 	case t.IsZero():
 		return t, fmt.Sprintf("is %.100q, the zero of a program: leave it out where there is none", text)
 	}
@@ -242,8 +248,8 @@ func decodeBase64(field string, value json.RawMessage) ([]byte, error) {
 	return data, nil
 }
 
-func decodeMetadata(value json.RawMessage) (map[string]string, error) {
-	members, err := decodeObject(value, "metadata.", nil)
+func decodeMetadata(value json.RawMessage, parts *parts) (map[string]string, error) {
+	members, err := decodeObject(value, "metadata.", nil, parts)
 	if err != nil || len(members) == 0 {
 		return nil, err
 	}
@@ -273,6 +279,19 @@ func decodeExpected(value json.RawMessage) (eventstore.ExpectedVersion, error) {
 		return 0, invalid("expectedVersion", "%s", reason)
 	}
 	return expected, nil
+}
+
+// encodeExpected is an expected version as it is sent, nil for none.
+func encodeExpected(expected eventstore.ExpectedVersion) any {
+	switch expected {
+	case eventstore.ExpectAny:
+		return nil
+	case eventstore.ExpectNone:
+		return "none"
+	case eventstore.ExpectExists:
+		return "exists"
+	}
+	return int64(expected)
 }
 
 // parseExpected reads an expected version, or says what is wrong with it.

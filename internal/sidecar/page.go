@@ -47,7 +47,7 @@ func (s *Server) readPage(ctx context.Context, store *Store, actorID string, fro
 		}
 		i, err := itemOf(event, err)
 		if err != nil {
-			return page{}, err
+			return page{}, asRequest(err)
 		}
 		if p.items() == limit || bytes >= maxPageBytes {
 			p.next = i.sequence

@@ -22,6 +22,8 @@ type call struct {
 	query   url.Values
 	// stream: the call lives as long as its client wants.
 	stream bool
+	// lines is the media type of an answer in lines of JSON, empty for another.
+	lines string
 }
 
 // route is one path of the HTTP API. Its methods return an error only while
@@ -63,6 +65,9 @@ func (s *Server) httpRoutes() []route {
 		}},
 		{"/openapi.yaml", map[string]method{
 			http.MethodGet: {serve: getOpenAPI},
+		}},
+		{"/eventstore.proto", map[string]method{
+			http.MethodGet: {serve: getProto},
 		}},
 	}
 }
@@ -163,7 +168,10 @@ func (s *Server) match(routes []route, r *http.Request) (match, error) {
 			return match{label: route.pattern}, &routeError{method: r.Method, path: r.URL.EscapedPath(), allowed: route.allowed()}
 		}
 		found := match{method: method, label: name + " " + route.pattern, call: &call{}}
-		found.call.stream = method.stream || method.lines && quality(r, "application/x-ndjson") > 0 && quality(r, "application/x-ndjson") >= quality(r, "application/json")
+		if method.lines {
+			found.call.lines = asLines(r)
+		}
+		found.call.stream = method.stream || found.call.lines != ""
 		return found, s.parse(found, parameters, r.URL.RawQuery)
 	}
 	return match{label: "none"}, &routeError{method: r.Method, path: r.URL.EscapedPath()}
@@ -219,7 +227,7 @@ func (s *Server) parse(m match, parameters map[string]string, rawQuery string) e
 	}
 	if actorID, named := parameters["actorId"]; named {
 		if err := eventstore.ValidateActorID(actorID); err != nil {
-			return err
+			return asRequest(err)
 		}
 		m.call.actorID = actorID
 	}
@@ -236,12 +244,18 @@ func validateQuery(query url.Values, known []string) error {
 		if !slices.Contains(known, name) {
 			reason := "is no query parameter here: there is none"
 			if len(known) > 0 {
-				reason = "is no query parameter here: there are " + strings.Join(known, ", ")
+				reason = "is no query parameter here, as are " + strings.Join(known, ", ")
+			}
+			if len(known) == 1 {
+				reason = "is no query parameter here: the only one is " + known[0]
 			}
 			return &requestError{field: cut(name), reason: reason}
 		}
 		if len(values) > 1 {
 			return &requestError{field: name, reason: "is given more than once"}
+		}
+		if values[0] == "" {
+			return &requestError{field: name, reason: "is empty: give a value, or leave it out"}
 		}
 	}
 	return nil

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
@@ -30,83 +28,7 @@ func (s *Server) rpcRoutes() http.Handler {
 	reflector := grpcreflect.NewStaticReflector(rpcServices...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
-	return mux
-}
-
-// procedures are those of the service, and whether they are streams.
-var procedures = func() map[string]bool {
-	streams := map[string]bool{}
-	service := eventstorev1.File_eventstore_proto.Services().Get(0)
-	for i := range service.Methods().Len() {
-		method := service.Methods().Get(i)
-		streams["/"+string(service.FullName())+"/"+string(method.Name())] = method.IsStreamingServer()
-	}
-	return streams
-}()
-
-// admitted admits an RPC before its message is read, as run does for HTTP.
-func (s *Server) admitted(next http.Handler) http.Handler {
-	errorWriter := connect.NewErrorWriter()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		stream, known := procedures[r.URL.Path]
-		if !known {
-			next.ServeHTTP(w, r)
-			return
-		}
-		if encoding := compressed(r.Header); encoding != "" {
-			w.Header().Set("Grpc-Accept-Encoding", "identity")
-			// Who does not read its answer has nobody else to tell.
-			_ = errorWriter.Write(w, r, connect.NewError(connect.CodeUnimplemented, fmt.Errorf("messages are compressed with %.100q: send them as they are", encoding)))
-			return
-		}
-		account, err := s.limits.open(r.Context(), stream, r.ContentLength)
-		if err != nil {
-			ctx, calling := s.begin(r.Context(), r.Header, "rpc", r.URL.Path, stream)
-			calling.end(ctx, connect.CodeResourceExhausted.String(), "")
-			refused := failureOf(err)
-			s.logFailure(ctx, r.URL.Path, refused)
-			// Who does not read its answer has nobody else to tell.
-			_ = errorWriter.Write(w, r, refused.connectError())
-			return
-		}
-		defer account.close()
-		r = r.WithContext(withAccount(r.Context(), account))
-		control := http.NewResponseController(w)
-		// A connection that takes no deadlines has none to keep, as in a test.
-		late := time.AfterFunc(s.readTimeout, func() { _ = control.SetReadDeadline(time.Now()) })
-		defer late.Stop()
-		r.Body = &rpcBody{account.body(r.Body), late}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// compressed is how the messages of a request are compressed, empty for not at all.
-func compressed(header http.Header) string {
-	for _, name := range []string{"Grpc-Encoding", "Connect-Content-Encoding", "Content-Encoding"} {
-		if encoding := header.Get(name); encoding != "" && encoding != "identity" {
-			return encoding
-		}
-	}
-	return ""
-}
-
-// rpcBody gives errors of the body their meaning: Connect reads it, and answers
-// them before any interceptor sees them.
-type rpcBody struct {
-	io.ReadCloser
-	// late ends what takes too long to arrive.
-	late *time.Timer
-}
-
-func (b *rpcBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	switch {
-	case errors.Is(err, io.EOF):
-		b.late.Stop()
-	case errors.Is(err, errTooManyRequests):
-		err = failureOf(err).connectError()
-	}
-	return n, err
+	return s.known(mux)
 }
 
 // edge is where every RPC gets its deadline, and every error its meaning.

@@ -77,7 +77,8 @@ func (s *Server) httpServer(handler http.Handler) *http.Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         new(http.Protocols),
 		ErrorLog:          slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
-		HTTP2:             &http.HTTP2Config{WriteByteTimeout: writeTimeout},
+		// A client that answers no ping, or takes no byte, is gone.
+		HTTP2: &http.HTTP2Config{WriteByteTimeout: s.writeTimeout, SendPingTimeout: s.writeTimeout / 2, PingTimeout: s.writeTimeout / 2},
 	}
 	server.Protocols.SetHTTP1(true)
 	// gRPC needs HTTP/2, and on localhost there is no TLS to agree on it.

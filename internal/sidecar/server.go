@@ -31,8 +31,6 @@ const (
 	// heartbeat is how often a stream of server-sent events says that it lives:
 	// proxies tend to end what is silent for 30 s or more.
 	heartbeat = 15 * time.Second
-	// writeTimeout is how long one write may wait for a client that reads nothing.
-	writeTimeout = 30 * time.Second
 )
 
 // Store is one of the stores that a Server serves.

@@ -85,7 +85,7 @@ func (r *running) do(request, body string, headers ...string) answer {
 		r.Fatalf("%s: read the answer: %v", request, err)
 	}
 	got := answer{status: response.StatusCode, header: response.Header, body: string(content)}
-	if r.api != r.health {
+	if r.api != r.health && !strings.Contains(request, " /aether.") {
 		r.keepsContract(request, got)
 	}
 	return got

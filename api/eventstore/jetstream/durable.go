@@ -75,7 +75,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 		return nil, err
 	}
 	d.key, d.opts.AckWait, d.opts.MaxDeliveries = main.Key, opts.AckWait, opts.MaxDeliveries
-	d.member = group.NewMember(d.id, opts.MaxInHand, opts.AckWait, opts.MaxDeliveries)
+	d.member = group.NewMember(d.id, min(opts.MaxInHand, int(s.nc.MaxPayload())/heldOnWire), opts.AckWait, opts.MaxDeliveries)
 	d.member.Depart(s.departures())
 	// Not of ctx, which is for this call.
 	d.over, d.end = context.WithCancelCause(context.WithoutCancel(ctx))

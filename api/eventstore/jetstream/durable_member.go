@@ -26,6 +26,10 @@ const lookPause = 200 * time.Millisecond
 // member gets a larger one itself.
 const maxEventOnWire = 128 << 10
 
+// heldOnWire is how much one event in hand takes at most of what a member says of
+// itself, twice if its time is over. All of them are told in one message.
+const heldOnWire = 150
+
 // spoken is what members say to each other, one of the two.
 type spoken struct {
 	Up   *group.ToCoordinator `json:"up,omitempty"`
@@ -128,6 +132,11 @@ func (d *durable) speak(now time.Time) {
 
 func (d *durable) send(member string, what spoken) {
 	data, err := json.Marshal(what)
+	if err == nil && what.Event != nil && int64(len(data)) > d.store.nc.MaxPayload() {
+		// The member gets the event itself.
+		what.Event = nil
+		data, err = json.Marshal(what)
+	}
 	if err != nil {
 		return
 	}

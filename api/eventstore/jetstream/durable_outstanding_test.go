@@ -107,24 +107,21 @@ func TestDurableManyGivenBack(t *testing.T) {
 	store := again()
 	actors := sized(10_000, 1_500)
 	const due = 50
-	opts := eventstore.DurableOptions{MaxInHand: 256, MaxDeliveries: 3}
+	opts := eventstore.DurableOptions{MaxInHand: 256}
 	saveRows(ctx, t, store, rowOf("slow", actors, 1))
 	saveRows(ctx, t, store, rowOf("slow", actors, 2))
-	l := newLedger(t, 3)
+	l := newLedger(t, eventstore.DefaultMaxDeliveries)
 	member := joined(t, store, opts)
-	const soon = 5 * time.Second
-	l.giveBack(ctx, member, actors, func(d eventstore.Delivery) time.Duration {
-		if d.Event.Sequence <= due {
-			return soon
-		}
-		return time.Hour
-	})
+	l.giveBack(ctx, member, actors, time.Hour)
 	messages, bytes := recordBytes(ctx, t, js, c)
 	t.Logf("%d actors wait: %d records of %d bytes", actors, messages, bytes)
 	if limit := uint64(actors*300 + 256*300); bytes > limit {
 		t.Errorf("the records have %d bytes, want %d at most", bytes, limit)
 	}
 	l.workedOff(ctx, member, func() { saveOf(t, store, "quick-0", 1) }, func() bool { return l.done["quick-0"] == 1 })
+	saveRows(ctx, t, store, rowOf("due", due, 1))
+	saveRows(ctx, t, store, rowOf("due", due, 2))
+	l.giveBack(ctx, member, due, 3*time.Second)
 	if err := member.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +150,7 @@ func (l *ledger) workedOff(ctx context.Context, member eventstore.DurableSubscri
 }
 
 // giveBack takes so many events and gives each back for a time.
-func (l *ledger) giveBack(ctx context.Context, member eventstore.DurableSubscription, events int, delay func(eventstore.Delivery) time.Duration) {
+func (l *ledger) giveBack(ctx context.Context, member eventstore.DurableSubscription, events int, delay time.Duration) {
 	l.Helper()
 	working, stop := context.WithCancel(ctx)
 	defer stop()
@@ -162,7 +159,7 @@ func (l *ledger) giveBack(ctx context.Context, member eventstore.DurableSubscrip
 	go func() {
 		defer close(done)
 		l.work(working, member, 64, func(d eventstore.Delivery) bool {
-			if err := member.Nak(ctx, d.Event.Sequence, delay(d), "later"); err != nil {
+			if err := member.Nak(ctx, d.Event.Sequence, delay, "later"); err != nil {
 				l.Errorf("give back %d: %v", d.Event.Sequence, err)
 			}
 			given <- struct{}{}

@@ -30,10 +30,7 @@ func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts 
 	saved, err := s.save(ctx, events, eventstore.NewSaveOptions(opts...))
 	if err != nil {
 		outcome.Failed(&s.opts, err)
-		if len(events) == 1 {
-			return nil, fmt.Errorf("save event %.100q of actor %.100q in stream %s: %w", events[0].ID, events[0].ActorID, s.config.EventsStream, err)
-		}
-		return nil, fmt.Errorf("save %d events in stream %s: %w", len(events), s.config.EventsStream, err)
+		return nil, fmt.Errorf("save %s in stream %s: %w", outcome.Subject(events), s.config.EventsStream, err)
 	}
 	outcome.Saved(&s.opts, events, saved)
 	return saved, nil

@@ -80,10 +80,7 @@ func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts 
 	saved, err := s.save(ctx, events, eventstore.NewSaveOptions(opts...))
 	if err != nil {
 		outcome.Failed(&s.opts, err)
-		if len(events) == 1 {
-			return nil, fmt.Errorf("save event %.100q of actor %.100q in memory: %w", events[0].ID, events[0].ActorID, err)
-		}
-		return nil, fmt.Errorf("save %d events in memory: %w", len(events), err)
+		return nil, fmt.Errorf("save %s in memory: %w", outcome.Subject(events), err)
 	}
 	return saved, nil
 }

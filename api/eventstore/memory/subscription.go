@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
@@ -14,8 +15,9 @@ import (
 type subscription struct {
 	store *Store
 	opts  eventstore.SubscribeOptions
-	// next is the place in the log, and so the sequence before it.
-	next   int
+	// next is the place in the log, and so the sequence before it. Next moves it, and
+	// Position looks at it meanwhile.
+	next   atomic.Int64
 	closed chan struct{}
 	close  sync.Once
 }
@@ -34,7 +36,9 @@ func (s *Store) Subscribe(ctx context.Context, opts eventstore.SubscribeOptions)
 		return nil, fmt.Errorf("subscribe to events in memory: %w: the subscription is to begin with sequence %d, and the next that is saved is %d: this store is another than that of the place, or was begun anew; begin from sequence 0",
 			eventstore.ErrPlaceAhead, opts.FromSequence, end)
 	}
-	return &subscription{store: s, opts: opts, next: s.startAt(opts), closed: make(chan struct{})}, nil
+	sub := &subscription{store: s, opts: opts, closed: make(chan struct{})}
+	sub.next.Store(int64(s.startAt(opts)))
+	return sub, nil
 }
 
 // startAt is the place in the log where a subscription begins. The lock is held.
@@ -66,10 +70,9 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 		s.store.mu.RLock()
 		log, storedAt, grown := s.store.log, s.store.storedAt, s.store.grown
 		s.store.mu.RUnlock()
-		for s.next < len(log) {
-			e := &log[s.next]
-			stored := storedAt[s.next]
-			s.next++
+		for at := int(s.next.Load()); at < len(log); at++ {
+			e, stored := &log[at], storedAt[at]
+			s.next.Store(int64(at) + 1)
 			if !stored.Before(s.opts.FromTime) && s.opts.Matches(e) {
 				s.store.opts.Metrics.EventsRead.Add(1)
 				return clone(e), nil
@@ -85,7 +88,7 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 
 // Position is how far the subscription is.
 func (s *subscription) Position() (uint64, bool) {
-	return uint64(s.next), !s.opts.FromTime.After(time.Now())
+	return uint64(s.next.Load()), !s.opts.FromTime.After(time.Now())
 }
 
 // Close ends the subscription.

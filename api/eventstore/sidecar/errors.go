@@ -105,9 +105,7 @@ func answer(err error) (_ error, ok bool) {
 func fromDetail(message string, detail any) error {
 	switch d := detail.(type) {
 	case *eventstorev1.VersionConflict:
-		return &eventstore.VersionConflictError{
-			ActorID: d.GetActorId(), EventID: d.GetEventId(), AttemptedVersion: d.GetAttemptedVersion(), CurrentVersion: d.GetCurrentVersion(),
-		}
+		return d.ToConflict()
 	case *eventstorev1.DuplicateEvent:
 		return &eventstore.DuplicateEventError{EventID: d.GetEventId(), ActorID: d.GetActorId(), Version: d.GetVersion(), Sequence: d.GetSequence()}
 	case *eventstorev1.FieldViolation:

@@ -81,7 +81,7 @@ func TestTypedErrorsOverTheWire(t *testing.T) {
 	}
 	_, err := store.SaveEvent(t.Context(), event("e-2", "order-1"), eventstore.Expect("order-1", 1))
 	var conflict *eventstore.VersionConflictError
-	if want := (eventstore.VersionConflictError{ActorID: "order-1", EventID: "e-2", AttemptedVersion: 2, CurrentVersion: 3}); !errors.As(err, &conflict) || *conflict != want {
+	if want := (eventstore.VersionConflictError{ActorID: "order-1", EventID: "e-2", ExpectedVersion: 1, CurrentVersion: 3}); !errors.As(err, &conflict) || *conflict != want {
 		t.Errorf("error %v, want %v", err, &want)
 	}
 	first.ActorID = "other"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"connectrpc.com/connect"
 
@@ -21,10 +22,9 @@ const subscriptionBuffer = 64
 type subscription struct {
 	store *Store
 	items chan item
-	// position is that of the last message that Next has taken, and known says that it
-	// has one.
-	position uint64
-	known    bool
+	// position is that of the last message that Next has taken and that had one, nil
+	// before.
+	position atomic.Pointer[uint64]
 	// failed holds why the stream ended, once items is closed.
 	failed error
 	cancel context.CancelFunc
@@ -130,12 +130,18 @@ func (s *subscription) Next(ctx context.Context) (eventstore.Event, error) {
 // passed remembers the position that a message has.
 func (s *subscription) passed(position *uint64) {
 	if position != nil {
-		s.position, s.known = *position, true
+		s.position.Store(position)
 	}
 }
 
 // Position is how far the subscription is, as the sidecar has said.
-func (s *subscription) Position() (uint64, bool) { return s.position, s.known }
+func (s *subscription) Position() (uint64, bool) {
+	position := s.position.Load()
+	if position == nil {
+		return 0, false
+	}
+	return *position, true
+}
 
 // ended is why items is closed.
 func (s *subscription) ended() error {

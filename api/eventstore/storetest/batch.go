@@ -61,7 +61,7 @@ func batchConflict(e *env) {
 	e.save(store, newEvent("order-2", 5))
 	events := []eventstore.Event{newEvent("order-1", 1), newEvent("order-2", 5), newEvent("order-3", 1)}
 	_, err := store.SaveEvents(e.ctx, events)
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-2", EventID: events[1].ID, AttemptedVersion: 5, CurrentVersion: 5})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-2", EventID: events[1].ID, AttemptedVersion: 5, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: 5})
 	e.wantVersions(store, "order-1")
 	e.wantVersions(store, "order-2", 5)
 	e.wantVersions(store, "order-3")
@@ -74,7 +74,7 @@ func batchConflictInside(e *env) {
 	store := e.newStore()
 	events := newEvents("order-1", 1, 3, 3)
 	_, err := store.SaveEvents(e.ctx, events)
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: events[2].ID, AttemptedVersion: 3, CurrentVersion: 3})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: events[2].ID, AttemptedVersion: 3, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: 3})
 	e.wantVersions(store, "order-1")
 }
 
@@ -83,7 +83,7 @@ func batchExpectations(e *env) {
 	e.save(store, newEvent("order-1", 1))
 	events := append(newEvents("order-1", 0, 0), newEvents("order-2", 0, 0)...)
 	_, err := store.SaveEvents(e.ctx, events, eventstore.Expect("order-1", 1), eventstore.Expect("order-2", eventstore.ExpectExists))
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-2", EventID: events[2].ID, AttemptedVersion: 1, CurrentVersion: 0})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-2", EventID: events[2].ID, ExpectedVersion: eventstore.ExpectExists, CurrentVersion: 0})
 	e.saveAll(store, events, eventstore.Expect("order-1", 1), eventstore.Expect("order-2", eventstore.ExpectNone))
 	e.wantVersions(store, "order-1", 1, 2, 3)
 	e.wantVersions(store, "order-2", 1, 2)

@@ -138,6 +138,6 @@ func takenVersion(e *env) {
 	other := event
 	other.ID = "other"
 	_, err := store.SaveEvent(e.ctx, other)
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: "other", AttemptedVersion: 1, CurrentVersion: 1})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: "other", AttemptedVersion: 1, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: 1})
 	e.wantEvents(e.get(store, "order-1", 0), []eventstore.Event{event})
 }

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"math"
 	"strings"
 	"time"
 
@@ -124,9 +125,11 @@ func invalidSubscriptions(e *env) {
 		_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{FromTime: at})
 		e.wantInvalid(err, "fromTime")
 	}
+	_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{ActorType: "item", ActorID: "order-1"})
+	e.wantInvalid(err, "actorType")
 	_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{ActorID: "\xff"})
 	e.wantInvalid(err, "actorId")
-	for _, kind := range []string{"a-b", "\xff", strings.Repeat("x", eventstore.MaxActorIDBytes+1), strings.Repeat("x", 5000)} {
+	for _, kind := range []string{"a-b", "\xff", strings.Repeat("x", eventstore.MaxActorIDBytes), strings.Repeat("x", 5000)} {
 		_, err = store.Subscribe(e.ctx, eventstore.SubscribeOptions{ActorType: kind})
 		e.wantInvalid(err, "actorType")
 	}
@@ -154,5 +157,16 @@ func invalidExpectations(e *env) {
 	e.wantInvalid(err, "expectedVersion")
 	_, err = store.SaveEvent(e.ctx, newEvent("order-1", 1), eventstore.Expect("order-1", -3))
 	e.wantInvalid(err, "expectedVersion")
+	// What cannot hold, wherever the actor is, is no conflict: reading anew does not help.
+	for _, expected := range []eventstore.ExpectedVersion{eventstore.MaxVersion, math.MaxInt64} {
+		_, err = store.SaveEvent(e.ctx, newEvent("order-1", 0), eventstore.Expect("order-1", expected))
+		e.wantInvalid(err, "expectedVersion")
+	}
+	for _, expected := range []eventstore.ExpectedVersion{eventstore.ExpectExists, 1, 5} {
+		_, err = store.SaveEvent(e.ctx, newEvent("order-1", 1), eventstore.Expect("order-1", expected))
+		e.wantInvalid(err, "version")
+	}
+	_, err = store.SaveEvents(e.ctx, append(newEvents("order-1", 3, 5), newEvent("order-2", 0)), eventstore.Expect("order-1", 5))
+	e.wantInvalid(err, "[1].version")
 	e.wantVersions(store, "order-1")
 }

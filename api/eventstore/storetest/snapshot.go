@@ -97,7 +97,7 @@ func olderSnapshotRefused(e *env) {
 	e.saveSnapshot(store, newest)
 	for _, version := range []int64{4, 1} {
 		err := store.SaveSnapshot(e.ctx, eventstore.Snapshot{ActorID: "order-1", Version: version})
-		e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: version, CurrentVersion: 5})
+		e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: version, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: 5})
 	}
 	e.wantSnapshot(store, newest)
 }
@@ -127,7 +127,7 @@ func snapshotDeleted(e *env) {
 	e.saveSnapshot(store, eventstore.Snapshot{ActorID: "order-2", Version: 1})
 	for _, version := range []int64{1, 2, 4} {
 		err := store.DeleteSnapshot(e.ctx, "order-1", version)
-		e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: version, CurrentVersion: 3})
+		e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", AttemptedVersion: version, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: 3})
 	}
 	e.wantSnapshot(store, eventstore.Snapshot{ActorID: "order-1", Version: 3, Data: []byte("wrong")})
 	for _, version := range []int64{3, 3, 0} {

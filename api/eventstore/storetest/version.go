@@ -33,7 +33,7 @@ func notGreaterIsRefused(e *env) {
 	for _, version := range []int64{5, 4, 3, 1} {
 		event := newEvent("order-1", version)
 		_, err := store.SaveEvent(e.ctx, event)
-		e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: event.ID, AttemptedVersion: version, CurrentVersion: 5})
+		e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: event.ID, AttemptedVersion: version, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: 5})
 	}
 	e.wantVersions(store, "order-1", 3, 5)
 	e.save(store, newEvent("order-1", 6))
@@ -59,7 +59,7 @@ func expectedNone(e *env) {
 	e.save(store, newEvent("order-1", 0), expect)
 	again := newEvent("order-1", 0)
 	_, err := store.SaveEvent(e.ctx, again, expect)
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: again.ID, AttemptedVersion: 1, CurrentVersion: 1})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: again.ID, ExpectedVersion: eventstore.ExpectNone, CurrentVersion: 1})
 	e.wantVersions(store, "order-1", 1)
 }
 
@@ -68,7 +68,7 @@ func expectedExists(e *env) {
 	expect := eventstore.Expect("order-1", eventstore.ExpectExists)
 	first := newEvent("order-1", 0)
 	_, err := store.SaveEvent(e.ctx, first, expect)
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: first.ID, AttemptedVersion: 1, CurrentVersion: 0})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: first.ID, ExpectedVersion: eventstore.ExpectExists, CurrentVersion: 0})
 	e.save(store, first)
 	e.save(store, newEvent("order-1", 0), expect)
 	e.wantVersions(store, "order-1", 1, 2)
@@ -79,10 +79,10 @@ func expectedNumber(e *env) {
 	e.save(store, newEvent("order-1", 4))
 	behind := newEvent("order-1", 0)
 	_, err := store.SaveEvent(e.ctx, behind, eventstore.Expect("order-1", 3))
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: behind.ID, AttemptedVersion: 4, CurrentVersion: 4})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: behind.ID, ExpectedVersion: 3, CurrentVersion: 4})
 	ahead := newEvent("order-1", 0)
 	_, err = store.SaveEvent(e.ctx, ahead, eventstore.Expect("order-1", 7))
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: ahead.ID, AttemptedVersion: 8, CurrentVersion: 4})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: ahead.ID, ExpectedVersion: 7, CurrentVersion: 4})
 	e.save(store, newEvent("order-1", 0), eventstore.Expect("order-1", 4))
 	// What this Store has just saved it knows.
 	for version := eventstore.ExpectedVersion(5); version < 30; version++ {
@@ -103,7 +103,7 @@ func expectedBesideVersion(e *env) {
 	e.save(store, newEvent("order-1", 2))
 	event := newEvent("order-1", 9)
 	_, err := store.SaveEvent(e.ctx, event, eventstore.Expect("order-1", 1))
-	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: event.ID, AttemptedVersion: 9, CurrentVersion: 2})
+	e.wantConflict(err, eventstore.VersionConflictError{ActorID: "order-1", EventID: event.ID, AttemptedVersion: 9, ExpectedVersion: 1, CurrentVersion: 2})
 	e.save(store, event, eventstore.Expect("order-1", 2))
 	e.wantVersions(store, "order-1", 2, 9)
 }

@@ -129,6 +129,27 @@ func (x *ExpectedVersion) ToExpected() (eventstore.ExpectedVersion, error) {
 	return 0, invalidExpected("of an unknown kind")
 }
 
+// FromConflict is a version conflict as a message.
+func FromConflict(e *eventstore.VersionConflictError) *VersionConflict {
+	message := &VersionConflict{ActorId: e.ActorID, EventId: e.EventID, AttemptedVersion: e.AttemptedVersion, CurrentVersion: e.CurrentVersion}
+	if e.ExpectedVersion != eventstore.ExpectAny {
+		message.ExpectedVersion = FromExpected(e.ExpectedVersion)
+	}
+	return message
+}
+
+// ToConflict is the version conflict of a message.
+func (x *VersionConflict) ToConflict() *eventstore.VersionConflictError {
+	expected, err := x.GetExpectedVersion().ToExpected()
+	if err != nil {
+		// A kind that is not known here is told by the version that the actor has.
+		expected = eventstore.ExpectAny
+	}
+	return &eventstore.VersionConflictError{
+		ActorID: x.GetActorId(), EventID: x.GetEventId(), AttemptedVersion: x.GetAttemptedVersion(), ExpectedVersion: expected, CurrentVersion: x.GetCurrentVersion(),
+	}
+}
+
 func invalidExpected(value string) error {
 	return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf("is %s: give a number from 0, none, exists or any", value)}
 }

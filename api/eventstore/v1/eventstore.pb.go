@@ -84,9 +84,9 @@ func (ExpectedVersion_State) EnumDescriptor() ([]byte, []int) {
 // Event is one fact about one actor.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id is the event's identity. Required.
+	// id is the event's identity, at most 255 bytes. Required.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// event_type says what happened. Required.
+	// event_type says what happened, at most 255 bytes. Required.
 	EventType string `protobuf:"bytes,2,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
 	// actor_id is whose event it is, 1 to 255 bytes. Required.
 	ActorId string `protobuf:"bytes,3,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
@@ -95,11 +95,14 @@ type Event struct {
 	// version orders the events of one actor, from 1 to 2^53-1; 0 in a save asks
 	// for the next.
 	Version int64 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
-	// data is the payload, kept byte for byte.
+	// data is the payload, kept byte for byte. An event may have none: data is empty
+	// then, which is no JSON, so look before you parse it.
 	Data []byte `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
 	// content_type is the media type of data; empty is application/json.
 	ContentType string `protobuf:"bytes,7,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
-	// metadata is free for the application.
+	// metadata is free for the application. Keys are 1 to 128 of a-z 0-9 - _ . and values
+	// have no control characters and no white space at either end; so have id, event_type
+	// and command_id. 32 KiB in all, each key with 16 bytes more.
 	Metadata map[string]string `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// timestamp is when the event happened, of the years 1 to 9999 in UTC; absent
 	// in a save is now.
@@ -3554,13 +3557,18 @@ func (x *DurableStatus) GetFull() bool {
 
 // VersionConflict is the detail of ABORTED.
 type VersionConflict struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	ActorId          string                 `protobuf:"bytes,1,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
-	EventId          string                 `protobuf:"bytes,2,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
-	AttemptedVersion int64                  `protobuf:"varint,3,opt,name=attempted_version,json=attemptedVersion,proto3" json:"attempted_version,omitempty"`
-	CurrentVersion   int64                  `protobuf:"varint,4,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ActorId string                 `protobuf:"bytes,1,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
+	EventId string                 `protobuf:"bytes,2,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// attempted_version is the version that the event gives, 0 for none, or that of the
+	// snapshot.
+	AttemptedVersion int64 `protobuf:"varint,3,opt,name=attempted_version,json=attemptedVersion,proto3" json:"attempted_version,omitempty"`
+	// current_version is the actor's latest, 0 for none, or that of the newest snapshot.
+	CurrentVersion int64 `protobuf:"varint,4,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
+	// expected_version is what the save expects of the actor; absent for nothing.
+	ExpectedVersion *ExpectedVersion `protobuf:"bytes,5,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *VersionConflict) Reset() {
@@ -3619,6 +3627,13 @@ func (x *VersionConflict) GetCurrentVersion() int64 {
 		return x.CurrentVersion
 	}
 	return 0
+}
+
+func (x *VersionConflict) GetExpectedVersion() *ExpectedVersion {
+	if x != nil {
+		return x.ExpectedVersion
+	}
+	return nil
 }
 
 // DuplicateEvent is the detail of ALREADY_EXISTS: the event that has the id.
@@ -4030,12 +4045,13 @@ const file_eventstore_proto_rawDesc = "" +
 	"\x06queued\x18\x06 \x01(\x03R\x06queued\x12\x18\n" +
 	"\awaiting\x18\a \x01(\x03R\awaiting\x12\x16\n" +
 	"\x06parked\x18\b \x01(\x03R\x06parked\x12\x12\n" +
-	"\x04full\x18\t \x01(\bR\x04full\"\x9d\x01\n" +
+	"\x04full\x18\t \x01(\bR\x04full\"\xef\x01\n" +
 	"\x0fVersionConflict\x12\x19\n" +
 	"\bactor_id\x18\x01 \x01(\tR\aactorId\x12\x19\n" +
 	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12+\n" +
 	"\x11attempted_version\x18\x03 \x01(\x03R\x10attemptedVersion\x12'\n" +
-	"\x0fcurrent_version\x18\x04 \x01(\x03R\x0ecurrentVersion\"|\n" +
+	"\x0fcurrent_version\x18\x04 \x01(\x03R\x0ecurrentVersion\x12P\n" +
+	"\x10expected_version\x18\x05 \x01(\v2%.aether.eventstore.v1.ExpectedVersionR\x0fexpectedVersion\"|\n" +
 	"\x0eDuplicateEvent\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x19\n" +
 	"\bactor_id\x18\x02 \x01(\tR\aactorId\x12\x18\n" +
@@ -4069,7 +4085,8 @@ const file_eventstore_proto_rawDesc = "" +
 	"\fReplayParked\x12).aether.eventstore.v1.ReplayParkedRequest\x1a*.aether.eventstore.v1.ReplayParkedResponse\x12h\n" +
 	"\rDeleteDurable\x12*.aether.eventstore.v1.DeleteDurableRequest\x1a+.aether.eventstore.v1.DeleteDurableResponse\x12e\n" +
 	"\fListDurables\x12).aether.eventstore.v1.ListDurablesRequest\x1a*.aether.eventstore.v1.ListDurablesResponse\x12q\n" +
-	"\x10GetDurableStatus\x12-.aether.eventstore.v1.GetDurableStatusRequest\x1a..aether.eventstore.v1.GetDurableStatusResponseBNZLgit.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1;eventstorev1b\x06proto3"
+	"\x10GetDurableStatus\x12-.aether.eventstore.v1.GetDurableStatusRequest\x1a..aether.eventstore.v1.GetDurableStatusResponseB\x84\x01\n" +
+	"!one.flowmade.aether.eventstore.v1B\x0fEventStoreProtoP\x01ZLgit.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1;eventstorev1b\x06proto3"
 
 var (
 	file_eventstore_proto_rawDescOnce sync.Once
@@ -4194,54 +4211,55 @@ var file_eventstore_proto_depIdxs = []int32{
 	46, // 38: aether.eventstore.v1.ListParkedResponse.parked:type_name -> aether.eventstore.v1.ParkedEvent
 	63, // 39: aether.eventstore.v1.ParkedEvent.parked_at:type_name -> google.protobuf.Timestamp
 	55, // 40: aether.eventstore.v1.GetDurableStatusResponse.status:type_name -> aether.eventstore.v1.DurableStatus
-	5,  // 41: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
-	6,  // 42: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
-	8,  // 43: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
-	10, // 44: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
-	15, // 45: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
-	17, // 46: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
-	20, // 47: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
-	22, // 48: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
-	24, // 49: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
-	26, // 50: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
-	28, // 51: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
-	30, // 52: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
-	34, // 53: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
-	36, // 54: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
-	38, // 55: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
-	40, // 56: aether.eventstore.v1.EventStoreService.ReleaseDeliveries:input_type -> aether.eventstore.v1.ReleaseDeliveriesRequest
-	42, // 57: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
-	44, // 58: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
-	47, // 59: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
-	49, // 60: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
-	51, // 61: aether.eventstore.v1.EventStoreService.ListDurables:input_type -> aether.eventstore.v1.ListDurablesRequest
-	53, // 62: aether.eventstore.v1.EventStoreService.GetDurableStatus:input_type -> aether.eventstore.v1.GetDurableStatusRequest
-	7,  // 63: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
-	9,  // 64: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
-	12, // 65: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
-	16, // 66: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
-	18, // 67: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
-	21, // 68: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
-	23, // 69: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
-	25, // 70: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
-	27, // 71: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
-	29, // 72: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
-	31, // 73: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
-	35, // 74: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
-	37, // 75: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
-	39, // 76: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
-	41, // 77: aether.eventstore.v1.EventStoreService.ReleaseDeliveries:output_type -> aether.eventstore.v1.ReleaseDeliveriesResponse
-	43, // 78: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
-	45, // 79: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
-	48, // 80: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
-	50, // 81: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
-	52, // 82: aether.eventstore.v1.EventStoreService.ListDurables:output_type -> aether.eventstore.v1.ListDurablesResponse
-	54, // 83: aether.eventstore.v1.EventStoreService.GetDurableStatus:output_type -> aether.eventstore.v1.GetDurableStatusResponse
-	63, // [63:84] is the sub-list for method output_type
-	42, // [42:63] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	5,  // 41: aether.eventstore.v1.VersionConflict.expected_version:type_name -> aether.eventstore.v1.ExpectedVersion
+	5,  // 42: aether.eventstore.v1.SaveEventsRequest.ExpectedVersionsEntry.value:type_name -> aether.eventstore.v1.ExpectedVersion
+	6,  // 43: aether.eventstore.v1.EventStoreService.SaveEvent:input_type -> aether.eventstore.v1.SaveEventRequest
+	8,  // 44: aether.eventstore.v1.EventStoreService.SaveEvents:input_type -> aether.eventstore.v1.SaveEventsRequest
+	10, // 45: aether.eventstore.v1.EventStoreService.SaveBatches:input_type -> aether.eventstore.v1.SaveBatchesRequest
+	15, // 46: aether.eventstore.v1.EventStoreService.GetEvents:input_type -> aether.eventstore.v1.GetEventsRequest
+	17, // 47: aether.eventstore.v1.EventStoreService.StreamEvents:input_type -> aether.eventstore.v1.StreamEventsRequest
+	20, // 48: aether.eventstore.v1.EventStoreService.GetLatestVersion:input_type -> aether.eventstore.v1.GetLatestVersionRequest
+	22, // 49: aether.eventstore.v1.EventStoreService.SaveSnapshot:input_type -> aether.eventstore.v1.SaveSnapshotRequest
+	24, // 50: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:input_type -> aether.eventstore.v1.GetLatestSnapshotRequest
+	26, // 51: aether.eventstore.v1.EventStoreService.DeleteSnapshot:input_type -> aether.eventstore.v1.DeleteSnapshotRequest
+	28, // 52: aether.eventstore.v1.EventStoreService.Subscribe:input_type -> aether.eventstore.v1.SubscribeRequest
+	30, // 53: aether.eventstore.v1.EventStoreService.SubscribeDurable:input_type -> aether.eventstore.v1.SubscribeDurableRequest
+	34, // 54: aether.eventstore.v1.EventStoreService.StartDeliveries:input_type -> aether.eventstore.v1.StartDeliveriesRequest
+	36, // 55: aether.eventstore.v1.EventStoreService.Acknowledge:input_type -> aether.eventstore.v1.AcknowledgeRequest
+	38, // 56: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:input_type -> aether.eventstore.v1.NegativeAcknowledgeRequest
+	40, // 57: aether.eventstore.v1.EventStoreService.ReleaseDeliveries:input_type -> aether.eventstore.v1.ReleaseDeliveriesRequest
+	42, // 58: aether.eventstore.v1.EventStoreService.ExtendDelivery:input_type -> aether.eventstore.v1.ExtendDeliveryRequest
+	44, // 59: aether.eventstore.v1.EventStoreService.ListParked:input_type -> aether.eventstore.v1.ListParkedRequest
+	47, // 60: aether.eventstore.v1.EventStoreService.ReplayParked:input_type -> aether.eventstore.v1.ReplayParkedRequest
+	49, // 61: aether.eventstore.v1.EventStoreService.DeleteDurable:input_type -> aether.eventstore.v1.DeleteDurableRequest
+	51, // 62: aether.eventstore.v1.EventStoreService.ListDurables:input_type -> aether.eventstore.v1.ListDurablesRequest
+	53, // 63: aether.eventstore.v1.EventStoreService.GetDurableStatus:input_type -> aether.eventstore.v1.GetDurableStatusRequest
+	7,  // 64: aether.eventstore.v1.EventStoreService.SaveEvent:output_type -> aether.eventstore.v1.SaveEventResponse
+	9,  // 65: aether.eventstore.v1.EventStoreService.SaveEvents:output_type -> aether.eventstore.v1.SaveEventsResponse
+	12, // 66: aether.eventstore.v1.EventStoreService.SaveBatches:output_type -> aether.eventstore.v1.SaveBatchesResponse
+	16, // 67: aether.eventstore.v1.EventStoreService.GetEvents:output_type -> aether.eventstore.v1.GetEventsResponse
+	18, // 68: aether.eventstore.v1.EventStoreService.StreamEvents:output_type -> aether.eventstore.v1.StreamEventsResponse
+	21, // 69: aether.eventstore.v1.EventStoreService.GetLatestVersion:output_type -> aether.eventstore.v1.GetLatestVersionResponse
+	23, // 70: aether.eventstore.v1.EventStoreService.SaveSnapshot:output_type -> aether.eventstore.v1.SaveSnapshotResponse
+	25, // 71: aether.eventstore.v1.EventStoreService.GetLatestSnapshot:output_type -> aether.eventstore.v1.GetLatestSnapshotResponse
+	27, // 72: aether.eventstore.v1.EventStoreService.DeleteSnapshot:output_type -> aether.eventstore.v1.DeleteSnapshotResponse
+	29, // 73: aether.eventstore.v1.EventStoreService.Subscribe:output_type -> aether.eventstore.v1.SubscribeResponse
+	31, // 74: aether.eventstore.v1.EventStoreService.SubscribeDurable:output_type -> aether.eventstore.v1.SubscribeDurableResponse
+	35, // 75: aether.eventstore.v1.EventStoreService.StartDeliveries:output_type -> aether.eventstore.v1.StartDeliveriesResponse
+	37, // 76: aether.eventstore.v1.EventStoreService.Acknowledge:output_type -> aether.eventstore.v1.AcknowledgeResponse
+	39, // 77: aether.eventstore.v1.EventStoreService.NegativeAcknowledge:output_type -> aether.eventstore.v1.NegativeAcknowledgeResponse
+	41, // 78: aether.eventstore.v1.EventStoreService.ReleaseDeliveries:output_type -> aether.eventstore.v1.ReleaseDeliveriesResponse
+	43, // 79: aether.eventstore.v1.EventStoreService.ExtendDelivery:output_type -> aether.eventstore.v1.ExtendDeliveryResponse
+	45, // 80: aether.eventstore.v1.EventStoreService.ListParked:output_type -> aether.eventstore.v1.ListParkedResponse
+	48, // 81: aether.eventstore.v1.EventStoreService.ReplayParked:output_type -> aether.eventstore.v1.ReplayParkedResponse
+	50, // 82: aether.eventstore.v1.EventStoreService.DeleteDurable:output_type -> aether.eventstore.v1.DeleteDurableResponse
+	52, // 83: aether.eventstore.v1.EventStoreService.ListDurables:output_type -> aether.eventstore.v1.ListDurablesResponse
+	54, // 84: aether.eventstore.v1.EventStoreService.GetDurableStatus:output_type -> aether.eventstore.v1.GetDurableStatusResponse
+	64, // [64:85] is the sub-list for method output_type
+	43, // [43:64] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_eventstore_proto_init() }

@@ -6,7 +6,7 @@ package collect
 import (
 	"errors"
 	"iter"
-	"slices"
+	"math"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
@@ -40,7 +40,8 @@ func Window(events iter.Seq2[eventstore.Event, error], opts eventstore.ReadOptio
 		events = until(events, opts)
 	}
 	if opts.Newest > 0 {
-		events = newest(events, opts.Newest)
+		// All that there is has room: it is a part of what is in memory already.
+		events = Newest(events, opts.Newest, math.MaxInt, nil)
 	}
 	return events
 }
@@ -51,40 +52,6 @@ func until(events iter.Seq2[eventstore.Event, error], opts eventstore.ReadOption
 			if err == nil && event.Timestamp.After(opts.Until) || !yield(event, err) {
 				return
 			}
-		}
-	}
-}
-
-func newest(events iter.Seq2[eventstore.Event, error], n int) iter.Seq2[eventstore.Event, error] {
-	type item struct {
-		event eventstore.Event
-		err   error
-	}
-	return func(yield func(eventstore.Event, error) bool) {
-		var items []item
-		var missing *eventstore.TruncatedError
-		for event, err := range events {
-			var malformed *eventstore.ReplayError
-			if errors.As(err, &missing) {
-				continue
-			}
-			if err != nil && !errors.As(err, &malformed) {
-				yield(event, err)
-				return
-			}
-			if len(items) == 2*n {
-				items = slices.Delete(items, 0, n)
-			}
-			items = append(items, item{event, err})
-		}
-		for _, i := range slices.Backward(items[max(0, len(items)-n):]) {
-			if !yield(i.event, i.err) {
-				return
-			}
-		}
-		// What is missing is older than what is left.
-		if missing != nil && len(items) < n {
-			yield(eventstore.Event{}, missing)
 		}
 	}
 }

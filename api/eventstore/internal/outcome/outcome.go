@@ -4,9 +4,23 @@ package outcome
 
 import (
 	"errors"
+	"fmt"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
+
+// Subject names the events of a save in an error about it, as far as they have names.
+func Subject(events []eventstore.Event) string {
+	switch {
+	case len(events) == 0:
+		return "events"
+	case len(events) > 1:
+		return fmt.Sprintf("%d events", len(events))
+	case events[0].ID == "" || events[0].ActorID == "":
+		return "an event"
+	}
+	return fmt.Sprintf("event %.100q of actor %.100q", events[0].ID, events[0].ActorID)
+}
 
 // Saved counts events that were saved, and sends an EventStored notification
 // for each that was not stored before. Both slices are in the same order; the

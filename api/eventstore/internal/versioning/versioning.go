@@ -25,11 +25,8 @@ func Assign(event *eventstore.Event, expected eventstore.ExpectedVersion, latest
 	if version > latest && expected.Holds(latest) {
 		return version, nil
 	}
-	if event.Version == 0 && expected >= 0 {
-		version = next(int64(expected))
-	}
 	return 0, &eventstore.VersionConflictError{
-		ActorID: event.ActorID, EventID: event.ID, AttemptedVersion: version, CurrentVersion: latest,
+		ActorID: event.ActorID, EventID: event.ID, AttemptedVersion: event.Version, ExpectedVersion: expected, CurrentVersion: latest,
 	}
 }
 
@@ -122,28 +119,61 @@ func ValidateBatch(events []eventstore.Event, opts eventstore.SaveOptions) error
 		return events[0].Validate()
 	}
 	indexOf := make(map[string]int, len(events))
-	actors := make(map[string]struct{}, len(events))
+	greatest := make(map[string]int, len(events))
 	for i := range events {
 		if err := events[i].Validate(); err != nil {
 			return atIndex(err, i, len(events))
 		}
 		if first, taken := indexOf[events[i].ID]; taken {
 			return atIndex(&eventstore.InvalidEventError{
-				Field: "id", Reason: fmt.Sprintf("%.100q is that of event [%d] too: give every event an id of its own", events[i].ID, first),
+				Field: "id", Reason: fmt.Sprintf("is %.100q, as that of event [%d]: give every event an id of its own", events[i].ID, first),
 			}, i, len(events))
 		}
 		indexOf[events[i].ID] = i
-		actors[events[i].ActorID] = struct{}{}
+		if before, present := greatest[events[i].ActorID]; !present || above(&events[i], &events[before]) {
+			greatest[events[i].ActorID] = i
+		}
 	}
 	for actorID, expected := range opts.Expected {
-		if _, present := actors[actorID]; !present {
-			return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf("is given for actor %.100q, of whom no event is saved", actorID)}
+		i, present := greatest[actorID]
+		if !present {
+			return invalidExpected("is given for actor %.100q, of whom no event is saved", actorID)
 		}
 		if expected < eventstore.ExpectExists {
-			return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf("is %d: give a number from 0, none, exists or any", expected)}
+			return invalidExpected("is %d: give a number from 0, none, exists or any", expected)
+		}
+		if expected >= eventstore.MaxVersion {
+			return invalidExpected("is %d, and versions end at %d: no event can follow", expected, int64(eventstore.MaxVersion))
+		}
+		if err := canFollow(&events[i], expected); err != nil {
+			return atIndex(err, i, len(events))
 		}
 	}
 	return nil
+}
+
+// above says whether an event may get a greater version than another of its actor.
+func above(event, other *eventstore.Event) bool {
+	return other.Version != 0 && (event.Version == 0 || event.Version > other.Version)
+}
+
+// canFollow says why an event, whose version is the greatest of its actor in a save, does
+// not come after what is expected, wherever the actor is.
+func canFollow(event *eventstore.Event, expected eventstore.ExpectedVersion) error {
+	least := int64(expected)
+	if expected == eventstore.ExpectExists {
+		least = 1
+	}
+	if event.Version == 0 || event.Version > least {
+		return nil
+	}
+	return &eventstore.InvalidEventError{
+		Field: "version", Reason: fmt.Sprintf("is %d, and the save expects version %d or more before it: give a greater one, or leave it out", event.Version, least),
+	}
+}
+
+func invalidExpected(format string, args ...any) error {
+	return &eventstore.InvalidEventError{Field: "expectedVersion", Reason: fmt.Sprintf(format, args...)}
 }
 
 // atIndex names the event of a batch that err is about; one alone needs no
@@ -179,5 +209,5 @@ func sameSnapshot(actorID string, attempted, newest int64, accepted bool) error 
 	if accepted {
 		return nil
 	}
-	return &eventstore.VersionConflictError{ActorID: actorID, AttemptedVersion: attempted, CurrentVersion: newest}
+	return &eventstore.VersionConflictError{ActorID: actorID, AttemptedVersion: attempted, ExpectedVersion: eventstore.ExpectAny, CurrentVersion: newest}
 }

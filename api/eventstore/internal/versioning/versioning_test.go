@@ -32,17 +32,17 @@ func TestAssign(t *testing.T) {
 		{version: 0, expected: eventstore.ExpectAny, latest: 0, want: 1},
 		{version: 0, expected: eventstore.ExpectAny, latest: 7, want: 8},
 		{version: 0, expected: eventstore.ExpectNone, latest: 0, want: 1},
-		{version: 0, expected: eventstore.ExpectNone, latest: 7, attempted: 1},
+		{version: 0, expected: eventstore.ExpectNone, latest: 7},
 		{version: 0, expected: eventstore.ExpectExists, latest: 7, want: 8},
-		{version: 0, expected: eventstore.ExpectExists, latest: 0, attempted: 1},
+		{version: 0, expected: eventstore.ExpectExists, latest: 0},
 		{version: 0, expected: 7, latest: 7, want: 8},
-		{version: 0, expected: 6, latest: 7, attempted: 7},
-		{version: 0, expected: 9, latest: 7, attempted: 10},
+		{version: 0, expected: 6, latest: 7},
+		{version: 0, expected: 9, latest: 7},
 		{version: 9, expected: 7, latest: 7, want: 9},
 		{version: 9, expected: 8, latest: 7, attempted: 9},
 		{version: eventstore.MaxVersion, expected: eventstore.ExpectAny, latest: eventstore.MaxVersion - 1, want: eventstore.MaxVersion},
-		{version: 0, expected: eventstore.ExpectAny, latest: eventstore.MaxVersion, attempted: eventstore.MaxVersion},
-		{version: 0, expected: math.MaxInt64, latest: 7, attempted: eventstore.MaxVersion},
+		{version: 0, expected: eventstore.ExpectAny, latest: eventstore.MaxVersion},
+		{version: 0, expected: math.MaxInt64, latest: 7},
 	} {
 		e := event(c.version)
 		got, err := versioning.Assign(&e, c.expected, c.latest)
@@ -53,7 +53,7 @@ func TestAssign(t *testing.T) {
 			continue
 		}
 		var conflict *eventstore.VersionConflictError
-		want := eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", AttemptedVersion: c.attempted, CurrentVersion: c.latest}
+		want := eventstore.VersionConflictError{ActorID: "order-1", EventID: "e", AttemptedVersion: c.attempted, ExpectedVersion: c.expected, CurrentVersion: c.latest}
 		if !errors.As(err, &conflict) || *conflict != want {
 			t.Errorf("version %d, expected %d, latest %d: %d (%v), want %v", c.version, c.expected, c.latest, got, err, &want)
 		}
