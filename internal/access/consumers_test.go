@@ -22,6 +22,7 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/callout"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
 )
 
 // newMember gives a bench a store, and opens it as a pod with all permissions of a
@@ -101,6 +102,61 @@ func TestSubscriptionsWithoutOperator(t *testing.T) {
 	// Another member needs no operator either.
 	if _, err := opened.SubscribeDurable(ctx, options); err != nil {
 		t.Errorf("join a durable subscription that is there: %v", err)
+	}
+}
+
+// While the operator is slow, a pod does not ask for its consumer again, nor does the operator
+// ask JetStream twice.
+func TestConsumerIsAskedForOnce(t *testing.T) {
+	t.Parallel()
+	b, store, opened := newMember(t)
+	way := link.To(t, b.servers.URL())
+	consumers, err := b.serveConsumersAt([]string{way.URL()}, *store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(consumers.Close)
+	administrator := b.administrator(t)
+	asked, err := administrator.SubscribeSync("$JS.API.CONSUMER.CREATE.>")
+	if err == nil {
+		err = administrator.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The first of a store tells that the operator listens.
+	if _, err := opened.Subscribe(t.Context(), eventstore.SubscribeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	way.Silence()
+	subscribed := make(chan error, 1)
+	go func() {
+		_, err := opened.Subscribe(t.Context(), eventstore.SubscribeOptions{})
+		subscribed <- err
+	}()
+	select {
+	case err := <-subscribed:
+		t.Fatalf("subscribed while the operator was silent: %v", err)
+	case <-time.After(4 * time.Second):
+	}
+	way.Resume()
+	if err := <-subscribed; err != nil {
+		t.Fatal(err)
+	}
+	if err := administrator.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for count := 0; ; count++ {
+		msg, err := asked.NextMsg(time.Millisecond)
+		if errors.Is(err, nats.ErrTimeout) && count == 2 {
+			return
+		}
+		if err != nil {
+			t.Fatalf("JetStream was asked for %d of two consumers: %v", count, err)
+		}
+		if count == 2 {
+			t.Fatalf("JetStream was asked for two consumers, and then on %s", msg.Subject)
+		}
 	}
 }
 

@@ -97,8 +97,13 @@ func (b *bench) makeConsumers(t *testing.T, stores ...v1alpha1.EventStore) *acce
 }
 
 func (b *bench) serveConsumers(stores ...v1alpha1.EventStore) (*access.Consumers, error) {
+	return b.serveConsumersAt(b.servers.URLs(), stores...)
+}
+
+// serveConsumersAt is serveConsumers through a way to the servers.
+func (b *bench) serveConsumersAt(urls []string, stores ...v1alpha1.EventStore) (*access.Consumers, error) {
 	const most = 20
-	login := stream.Login{Name: "test", Servers: b.servers.URLs(), Credentials: secretData(b.setup.Operator), Field: "spec.credentials"}
+	login := stream.Login{Name: "test", Servers: urls, Credentials: secretData(b.setup.Operator), Field: "spec.credentials"}
 	return access.ServeConsumers(login, access.ConsumersConfig{
 		Class: "bench", MaxConsumers: most, Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) { return stores, nil },
 		Streams: func() []string {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,11 @@ const (
 	ahead = 2 * pageMessages
 	// pullExpires is how long one request for messages holds.
 	pullExpires = 30 * time.Second
+	// probeExpires is the same for one that is made since nothing came on another, which
+	// may be there all the same.
+	probeExpires = 5 * time.Second
+	// maxFormer is how many inboxes are kept on which something may still come.
+	maxFormer = 8
 )
 
 // When a consumer is silent.
@@ -50,6 +56,8 @@ type quiet struct {
 	// is needed.
 	probe  *nats.Subscription
 	probed time.Time
+	// former receive what comes on requests that are not counted on any more.
+	former []*nats.Subscription
 	// look asks the leader of the stream, nil when none is under way, and answered says
 	// that it has answered.
 	look     *leaderLook
@@ -113,9 +121,10 @@ func (s *subscription) inbox() (*nats.Subscription, error) {
 // stop gives the consumer up. The server removes it soon: whoever deletes one
 // needs a permission more.
 func (s *subscription) stop() {
-	drop(s.answers)
-	drop(s.quiet.probe)
-	s.answers, s.quiet.probe, s.quiet.look, s.quiet.answered = nil, nil, nil, false
+	for _, inbox := range append(s.quiet.former, s.answers, s.quiet.probe) {
+		drop(inbox)
+	}
+	s.answers, s.quiet.probe, s.quiet.former, s.quiet.look, s.quiet.answered = nil, nil, nil, nil, false
 }
 
 // drop ends the subscription to an inbox, if there is one. The server drops the request then.
@@ -133,14 +142,15 @@ func (s *subscription) pull() error {
 		return nil
 	}
 	s.wanted += more
-	return s.ask(s.answers, more)
+	return s.ask(s.answers, messagesRequest{Batch: more})
 }
 
 // ask asks the consumer. Where there is no connection for the moment it is asked again later,
 // as a silent one is.
-func (s *subscription) ask(inbox *nats.Subscription, count int) error {
+func (s *subscription) ask(inbox *nats.Subscription, request messagesRequest) error {
 	s.quiet.permissions = s.store.permissions(s.store.nextSubject(s.consumer))
-	err := s.store.askForMessages(s.consumer, inbox.Subject, messagesRequest{Batch: count, MaxBytes: s.store.config.ReadAheadBytes})
+	request.MaxBytes = s.store.config.ReadAheadBytes
+	err := s.store.askForMessages(s.consumer, inbox.Subject, request)
 	if err != nil && !s.store.nc.IsClosed() {
 		return nil
 	}
@@ -184,6 +194,7 @@ func (s *subscription) receive(msg *nats.Msg) (*message, error) {
 	current := s.settle(msg.Sub)
 	if !delivered {
 		if !current {
+			s.forget(msg)
 			return nil, nil
 		}
 		return nil, s.heed(msg)
@@ -212,23 +223,43 @@ func (s *subscription) missing() {
 	}
 }
 
-// settle keeps one of two requests when something has come, and says whether it came on
+// settle counts on one of two requests when something has come, and says whether it came on
 // that. The server serves the older one first: where the probe is answered first, the other
 // was lost.
 func (s *subscription) settle(inbox *nats.Subscription) (current bool) {
 	switch inbox {
 	case s.answers:
-		drop(s.quiet.probe)
+		s.retire(s.quiet.probe)
 	case s.quiet.probe:
-		drop(s.answers)
+		s.retire(s.answers)
 		s.answers, s.wanted = inbox, ahead
 	default:
-		// It came on one that was given up meanwhile.
 		return false
 	}
 	s.quiet.probe, s.quiet.look, s.quiet.answered = nil, nil, false
 	s.quiet.spoke, s.quiet.mute, s.quiet.due = true, 0, time.Now().Add(silentAfter)
 	return true
+}
+
+// retire counts no more on what was asked for on an inbox. It stays, since messages that come
+// there are missing elsewhere.
+func (s *subscription) retire(inbox *nats.Subscription) {
+	if inbox == nil {
+		return
+	}
+	if s.quiet.former = append(s.quiet.former, inbox); len(s.quiet.former) > maxFormer {
+		drop(s.quiet.former[0])
+		s.quiet.former = s.quiet.former[1:]
+	}
+}
+
+// forget drops the inbox of a request that has come to its end.
+func (s *subscription) forget(msg *nats.Msg) {
+	if msg.Header.Get("Status") == "100" {
+		return
+	}
+	drop(msg.Sub)
+	s.quiet.former = slices.DeleteFunc(s.quiet.former, func(inbox *nats.Subscription) bool { return inbox == msg.Sub })
 }
 
 // rouse is for a consumer that says nothing. It is asked once more, and so is the leader of
@@ -277,16 +308,15 @@ func (s *subscription) looked() error {
 	return s.askAgain()
 }
 
-// askAgain asks the consumer on another inbox, with which what was asked on the one
-// before the last is given up.
+// askAgain asks the consumer on another inbox.
 func (s *subscription) askAgain() error {
 	probe, err := s.inbox()
 	if err != nil {
 		return err
 	}
-	drop(s.quiet.probe)
+	s.retire(s.quiet.probe)
 	s.quiet.probe, s.quiet.probed = probe, time.Now()
-	return s.ask(probe, ahead)
+	return s.ask(probe, messagesRequest{Batch: ahead, Expires: probeExpires})
 }
 
 // heed does what a message without an event asks for.

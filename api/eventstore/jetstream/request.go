@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -224,23 +223,4 @@ func sendError(err error) error {
 		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", errNoAnswer, err)
-}
-
-// ask is request for what changes nothing: it asks until an answer comes or the
-// context ends, and answers the server's refusal as an error.
-func (s *Store) ask(ctx context.Context, subject string, body any, answer func(*nats.Msg) error) error {
-	var data []byte
-	if body != nil {
-		var err error
-		if data, err = json.Marshal(body); err != nil {
-			return fmt.Errorf("encode request: %w", err)
-		}
-	}
-	return retry(ctx, func() error {
-		msg, err := s.request(ctx, &nats.Msg{Subject: subject, Data: data})
-		if err != nil {
-			return err
-		}
-		return answer(msg)
-	})
 }
