@@ -30,7 +30,7 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 	allowed := cors.New(cors.Options{
 		// AllowedOrigins would be everything where it is empty.
 		AllowOriginFunc: func(origin string) bool { return slices.Contains(s.config.AllowedOrigins, origin) },
-		AllowedMethods:  append(connectcors.AllowedMethods(), http.MethodPut),
+		AllowedMethods:  append(connectcors.AllowedMethods(), http.MethodPut, http.MethodDelete),
 		AllowedHeaders:  append(connectcors.AllowedHeaders(), "Accept", "Last-Event-ID", "Traceparent", "Tracestate"),
 		ExposedHeaders:  append(connectcors.ExposedHeaders(), "Retry-After"),
 		MaxAge:          7200,

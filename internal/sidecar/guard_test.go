@@ -87,7 +87,7 @@ func TestWebPagesThatAreAllowed(t *testing.T) {
 	if got := r.as("GET /v1/stores", "", origin); got.header.Get("Access-Control-Allow-Origin") != origin || got.status != http.StatusOK {
 		t.Errorf("answered %d %v", got.status, got.header)
 	}
-	for method, headers := range map[string]string{"PUT": "content-type", "POST": "connect-protocol-version,content-type", "GET": "last-event-id"} {
+	for method, headers := range map[string]string{"PUT": "content-type", "DELETE": "traceparent", "POST": "connect-protocol-version,content-type", "GET": "last-event-id"} {
 		got := r.as("OPTIONS "+ordersEvents, "", origin, "Access-Control-Request-Method: "+method, "Access-Control-Request-Headers: "+headers)
 		if got.status != http.StatusNoContent || got.header.Get("Access-Control-Allow-Origin") != origin ||
 			got.header.Get("Access-Control-Allow-Methods") != method || got.header.Get("Access-Control-Allow-Headers") != headers {

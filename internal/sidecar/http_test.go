@@ -246,6 +246,11 @@ func TestRefusedRequests(t *testing.T) {
 		})
 	}
 	r.wantJSON(r.do("GET /v1/stores/orders/actors/order-9/version", "").body, `{"actorId":"order-9","version":0}`)
+	// RFC 3339 has small letters too.
+	r.post(ordersEvents, `{"id":"t","eventType":"T","actorId":"time-1","timestamp":"2026-01-02t12:00:00.5z"}`)
+	if got := r.do("GET /v1/stores/orders/actors/time-1/events", "").body; !strings.Contains(got, `"timestamp":"2026-01-02T12:00:00.5Z"`) {
+		t.Errorf("a time in small letters is %s", got)
+	}
 	if allow := r.do("DELETE "+ordersEvents, "").header.Get("Allow"); allow != "GET, HEAD, POST" {
 		t.Errorf("Allow is %q", allow)
 	}

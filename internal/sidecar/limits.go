@@ -127,13 +127,16 @@ func (a *account) charge(n int64) error {
 	if a.owed <= a.taken {
 		return nil
 	}
-	more := max(a.owed-a.taken, chargeStep)
-	if !a.limits.memory.TryAcquire(more) {
-		a.owed -= n
-		return a.limits.errMemory()
+	// What there is room for is not refused for the sake of a whole step.
+	least := a.owed - a.taken
+	for _, more := range []int64{max(least, chargeStep), least} {
+		if a.limits.memory.TryAcquire(more) {
+			a.taken += more
+			return nil
+		}
 	}
-	a.taken += more
-	return nil
+	a.owed -= n
+	return a.limits.errMemory()
 }
 
 // reading takes what a read may need before anything is known of its events.

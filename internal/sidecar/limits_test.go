@@ -206,7 +206,7 @@ func TestMessagesOfManyParts(t *testing.T) {
 		"numbers of JSON": {"ReplayParked", "application/json", `{"sequences":[` + strings.Repeat("1,", 1<<21) + "1]}"},
 	} {
 		got := r.do(service+sent.procedure, sent.body, "Content-Type: "+sent.contentType)
-		if got.status != http.StatusBadRequest || !strings.Contains(got.body, "KiB of memory") || !strings.Contains(got.body, "send fewer") {
+		if got.status != http.StatusBadRequest || !strings.Contains(got.body, "than there is memory for") || !strings.Contains(got.body, "send fewer") {
 			t.Errorf("%s: answered %d %.300s", name, got.status, got.body)
 		}
 	}
@@ -227,7 +227,7 @@ func TestMessagesOfManyParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := response.Header.Get("Grpc-Status") + response.Trailer.Get("Grpc-Status")
-	if text := response.Header.Get("Grpc-Message") + response.Trailer.Get("Grpc-Message"); status != "3" || !strings.Contains(text, "KiB of memory") {
+	if text := response.Header.Get("Grpc-Message") + response.Trailer.Get("Grpc-Message"); status != "3" || !strings.Contains(text, "than there is memory for") {
 		t.Errorf("over gRPC: %s %s", status, text)
 	}
 	// Of what JSON has many, the memory is taken while it is taken apart.
@@ -237,4 +237,19 @@ func TestMessagesOfManyParts(t *testing.T) {
 	}
 	body := "[" + strings.Repeat(`{"metadata":{`+event.String()+`"last":""}},`, 100) + "{}]"
 	r.wantProblem(r.do("POST "+ordersEvents, body), http.StatusRequestEntityTooLarge, "too_large", "")
+}
+
+// What has no room beside its own body is too large, and not worth another try.
+func TestPartsBesideTheirBody(t *testing.T) {
+	t.Parallel()
+	r := serve(t, sidecar.Config{Memory: 2 << 20, Stores: []sidecar.Store{{Name: "orders", Store: memory.New()}}})
+	batch := func(size int) string {
+		var events []string
+		for n := range 1000 {
+			events = append(events, fmt.Sprintf(`{"id":"%d-%d","eventType":"T","actorId":"order-1","metadata":{"a":"","b":""},"data":%q}`, size, n, strings.Repeat("x", size)))
+		}
+		return "[" + strings.Join(events, ",") + "]"
+	}
+	r.wantProblem(r.do("POST "+ordersEvents, batch(500)), http.StatusRequestEntityTooLarge, "too_large", "")
+	r.post(ordersEvents, batch(100))
 }

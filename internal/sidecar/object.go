@@ -106,7 +106,8 @@ const maxMembers = eventstore.MaxMetadataBytes / 16
 
 // decodeObject returns the members of a JSON object, whose names are all known
 // and all different. The document is valid; the values are parts of it. prefix
-// names where it is, as "metadata." does. For each member memory is taken first.
+// names where it is, as "metadata." does. Where any name is known memory is taken for each
+// member; the others are few.
 func decodeObject(document json.RawMessage, prefix string, known []string, parts *parts) ([]member, error) {
 	decoder := json.NewDecoder(bytes.NewReader(document))
 	if opening, err := decoder.Token(); err != nil || opening != json.Delim('{') {
@@ -132,8 +133,10 @@ func decodeObject(document json.RawMessage, prefix string, known []string, parts
 		if len(members) == maxMembers {
 			return nil, invalid(whole(prefix), "has more than %d members: fewer are allowed", maxMembers)
 		}
-		if err := parts.add(entryCost); err != nil {
-			return nil, err
+		if known == nil {
+			if err := parts.add(entryCost); err != nil {
+				return nil, err
+			}
 		}
 		names[m.name] = true
 		members = append(members, m)

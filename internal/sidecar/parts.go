@@ -43,13 +43,13 @@ func newParts(account *account) *parts {
 	return &parts{account: account, most: min(maxPartsCost, account.limits.config.Memory/2)}
 }
 
-// add takes memory for more parts, before they are made. What would have no room also when
-// nothing else is under way is too large.
+// add takes memory for more parts, before they are made. What would have no room, with the
+// body that they are of, also when nothing else is under way is too large.
 func (p *parts) add(cost int64) error {
 	p.taken += cost
-	if p.taken > p.most {
-		return fmt.Errorf("the request has more events, fields and keys of metadata than there are %d KiB of memory for: send fewer events at once: %w",
-			p.most>>10, eventstore.ErrTooLarge)
+	if p.taken > p.most || callCost+p.account.owed+cost > p.account.limits.config.Memory {
+		return fmt.Errorf("the request has more events, fields and keys of metadata than there is memory for, %d KiB and what the body leaves of %d KiB: send fewer events at once: %w",
+			p.most>>10, p.account.limits.config.Memory>>10, eventstore.ErrTooLarge)
 	}
 	return p.account.charge(cost)
 }

@@ -159,6 +159,8 @@ func rpcFailures() map[string]struct {
 	}{
 		"conflict": {save(&eventstorev1.SaveEventRequest{Event: event("e-2", "order-1", 3)}), connect.CodeAborted,
 			&eventstorev1.VersionConflict{ActorId: "order-1", EventId: "e-2", AttemptedVersion: 3, CurrentVersion: 3}},
+		"conflict of what is expected": {save(&eventstorev1.SaveEventRequest{Event: event("e-2", "order-1", 0), ExpectedVersion: &eventstorev1.ExpectedVersion{Expected: &eventstorev1.ExpectedVersion_State_{State: eventstorev1.ExpectedVersion_STATE_NONE}}}), connect.CodeAborted,
+			&eventstorev1.VersionConflict{ActorId: "order-1", EventId: "e-2", CurrentVersion: 3, ExpectedVersion: &eventstorev1.ExpectedVersion{Expected: &eventstorev1.ExpectedVersion_Version{}}}},
 		"duplicate": {save(&eventstorev1.SaveEventRequest{Event: event("e-1", "other", 1)}), connect.CodeAlreadyExists,
 			&eventstorev1.DuplicateEvent{EventId: "e-1", ActorId: "order-1", Version: 3, Sequence: 1}},
 		"no event": {save(&eventstorev1.SaveEventRequest{}), connect.CodeInvalidArgument,

@@ -19,6 +19,7 @@ var subscribeTests = []test{
 	{"has a place beyond what its filter leaves out", placeMovesOn},
 	{"from now", subscribeFromNow},
 	{"from a time", subscribeFromTime},
+	{"from a time of long ago or far away", subscribeFromFarTimes},
 	{"with filters", subscribeWithFilters},
 	{"while writers write", subscribeWhileWriting},
 	{"close ends a waiting next", closeEndsNext},
@@ -335,4 +336,29 @@ func subscribeFromTime(e *env) {
 	}
 	e.wantNext(from(between.Add(-time.Hour)), events[:2]...)
 	e.wantNext(from(between), events[1])
+}
+
+// subscribeFromFarTimes: a server counts nanoseconds in 64 bits, from 1677 to 2262.
+func subscribeFromFarTimes(e *env) {
+	store := e.newStore()
+	events := e.saved(store, newEvent("order-1", 1))
+	for _, text := range []string{"0001-01-01T00:00:01Z", "1582-10-15T00:00:00Z", "1677-09-21T00:00:00Z", "1970-01-01T00:00:00Z"} {
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			e.Fatal(err)
+		}
+		e.wantNext(e.subscribe(store, eventstore.SubscribeOptions{FromTime: at}), events...)
+	}
+	for _, text := range []string{"2262-04-11T23:47:16Z", "2262-05-01T00:00:00Z", "9999-12-31T23:59:59Z"} {
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			e.Fatal(err)
+		}
+		subscription := e.subscribe(store, eventstore.SubscribeOptions{FromTime: at})
+		ctx, cancel := context.WithTimeout(e.ctx, 100*time.Millisecond)
+		if event, err := subscription.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			e.Errorf("version %d of before %s: %v", event.Version, text, err)
+		}
+		cancel()
+	}
 }
