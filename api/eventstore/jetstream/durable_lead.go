@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -63,9 +64,7 @@ func atOnce(numbers []int, do func(int) (func(), error)) error {
 
 // takeOver makes the member the coordinator, if no other is faster.
 func (d *durable) takeOver(main group.Main, sequence uint64) {
-	ctx, cancel := context.WithTimeout(d.life, d.store.config.Timeout)
-	defer cancel()
-	l, err := d.win(ctx, main, sequence)
+	l, err := d.win(d.life, main, sequence)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.looking = false
@@ -79,7 +78,7 @@ func (d *durable) takeOver(main group.Main, sequence uint64) {
 			l.handOver(d.member.End(), d.told)
 		}
 		d.speak(time.Now())
-	case errors.Is(err, eventstore.ErrNoDurable), errors.Is(err, eventstore.ErrPermissionDenied), errors.Is(err, eventstore.ErrDurableAhead):
+	case errors.Is(err, eventstore.ErrNoDurable), errors.Is(err, eventstore.ErrPermissionDenied), errors.Is(err, eventstore.ErrDurableAhead), errors.Is(err, eventstore.ErrTooLarge):
 		d.end(err)
 	default:
 		d.look = true
@@ -89,42 +88,92 @@ func (d *durable) takeOver(main group.Main, sequence uint64) {
 
 // win writes the member into the record, and takes over the shards. Each of them
 // is written once, so that no earlier coordinator can write it any more.
-func (d *durable) win(ctx context.Context, main group.Main, sequence uint64) (*lead, error) {
+func (d *durable) win(life context.Context, main group.Main, sequence uint64) (*lead, error) {
 	s := d.store
+	most, err := s.recordBytes()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(life, s.config.Timeout)
+	defer cancel()
 	if err := s.sameStream(ctx, &main); err != nil {
 		return nil, err
 	}
 	main.Epoch++
-	main.Revision++
 	main.Coordinator = d.id
-	l := &lead{d: d, epoch: main.Epoch, shards: map[int]uint64{}, mains: make(chan group.Main, 1), wanted: make(chan struct{}, 1), wrote: time.Now()}
-	leased := time.Now()
-	var err error
-	if l.main, err = s.replace(ctx, durableSubject(s.config.EventsStream, d.opts.Name), sequence, group.Encode(main)); err != nil {
+	l := &lead{d: d, epoch: main.Epoch, main: sequence, shards: map[int]uint64{}, mains: make(chan group.Main, 1), wanted: make(chan struct{}, 1)}
+	if err := l.claim(ctx, &main); err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
 	d.member.Follow(time.Now(), main.Epoch, d.id)
-	d.seen = l.main
 	d.mu.Unlock()
 	offset, err := s.clockOffset(ctx, l.main)
 	if err != nil {
 		return nil, err
 	}
-	shards := map[int]group.Shard{}
-	err = atOnce(main.Shards.List(), func(number int) (func(), error) {
-		shard, written, err := d.fence(ctx, main, number)
-		return func() { shards[number], l.shards[number] = shard, written }, err
-	})
+	shards, err := l.takeShards(life, &main)
 	if err != nil {
 		return nil, err
 	}
-	most := min(int(s.nc.MaxPayload())-8<<10, 900<<10)
-	l.machine = group.New(group.Config{Offset: offset, Leased: leased, MaxShardBytes: most}, main, shards, time.Now())
+	l.machine = group.New(group.Config{Offset: offset, Leased: l.wrote, MaxShardBytes: most - most/10}, main, shards, time.Now())
 	l.life, l.stop = context.WithCancel(d.life)
 	// It fails when the connection is lost, and then they find out.
 	_ = s.nc.Publish(d.group.Subject, []byte(wordLook))
 	return l, nil
+}
+
+// claim writes the record while the member takes over: wrote is when it was sent.
+func (l *lead) claim(ctx context.Context, main *group.Main) error {
+	sent := time.Now()
+	main.Revision++
+	written, err := l.d.store.replace(ctx, durableSubject(l.d.store.config.EventsStream, l.d.opts.Name), l.main, group.Encode(*main))
+	if err != nil {
+		return err
+	}
+	l.main, l.wrote = written, sent
+	l.d.mu.Lock()
+	defer l.d.mu.Unlock()
+	l.d.seen = written
+	return nil
+}
+
+// takeShards takes over the shards, some at a time. Others wait for as long as the
+// record is written meanwhile.
+func (l *lead) takeShards(life context.Context, main *group.Main) (map[int]group.Shard, error) {
+	shards := map[int]group.Shard{}
+	for some := range slices.Chunk(main.Shards.List(), looksAtOnce) {
+		ctx, cancel := context.WithTimeout(life, l.d.store.config.Timeout)
+		epoch := *main
+		err := atOnce(some, func(number int) (func(), error) {
+			shard, written, err := l.d.fence(ctx, epoch, number)
+			return func() { shards[number], l.shards[number] = shard, written }, err
+		})
+		if err == nil && time.Since(l.wrote) > group.Stale/3 {
+			err = l.claim(ctx, main)
+		}
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return shards, nil
+}
+
+// Bounds of a record. Out and Open of a full window take the lower one.
+const (
+	minRecordBytes = 64 << 10
+	maxRecordBytes = 900 << 10
+)
+
+// recordBytes is how large a record may be, with what else a message has.
+func (s *Store) recordBytes() (int, error) {
+	most := int(s.nc.MaxPayload()) - 8<<10
+	if most < minRecordBytes {
+		return 0, fmt.Errorf("%w: the server takes messages of %d bytes at most, and durable subscriptions need %d: raise its max_payload",
+			eventstore.ErrTooLarge, s.nc.MaxPayload(), minRecordBytes+8<<10)
+	}
+	return min(most, maxRecordBytes), nil
 }
 
 // fence takes over a shard.
@@ -272,7 +321,7 @@ func (l *lead) writeShard(w group.ShardWrite) {
 	if l.settled(err) {
 		l.shards[w.Number] = written
 		now := time.Now()
-		l.machine.ShardCommitted(now, w.Number, len(data))
+		l.machine.ShardCommitted(now, w.Number)
 		l.flush(now)
 	}
 }
@@ -303,7 +352,9 @@ func (s *Store) replaceFor(life context.Context, subject string, before uint64, 
 		ctx, cancel := context.WithTimeout(life, s.config.Timeout)
 		written, err := s.replace(ctx, subject, before, data)
 		cancel()
-		if err == nil || life.Err() != nil || s.nc.IsClosed() || !errors.Is(err, eventstore.ErrUnavailable) && !errors.Is(err, errNoAnswer) {
+		// A stream that is full may have room later.
+		passes := errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, errNoAnswer) || errors.Is(err, eventstore.ErrStoreFull)
+		if err == nil || life.Err() != nil || s.nc.IsClosed() || !passes {
 			return written, err
 		}
 		if err := pause(life, retryWait); err != nil {
@@ -316,7 +367,7 @@ func (s *Store) replaceFor(life context.Context, subject string, before uint64, 
 func (l *lead) find(find group.Find) {
 	s := l.d.store
 	subject := strings.TrimSuffix(EventsSubjects(s.config.EventsStream), ">") + find.Actor
-	after := find.After
+	after := l.passOver(subject, find.After)
 	var found uint64
 	for {
 		m, err := s.leaderGet(l.life, s.config.EventsStream, getRequest{Sequence: after + 1, NextBySubject: subject})
@@ -344,6 +395,27 @@ func (l *lead) find(find group.Find) {
 	now := time.Now()
 	l.machine.Found(now, find.Actor, find.After, found)
 	l.flush(now)
+}
+
+// passOver answers up to where an actor has nothing that the group wants, as far as
+// any replica knows: it has a first part of the stream. Only where events are chosen by
+// type there may be many to pass over.
+func (l *lead) passOver(subject string, after uint64) uint64 {
+	s := l.d.store
+	for more := l.d.opts.EventType != ""; more; {
+		var messages []*message
+		var err error
+		if messages, more, err = s.page(l.life, s.config.EventsStream, subject, after+1); err != nil {
+			return after
+		}
+		for _, m := range messages {
+			if event, err := decodeEvent(m); err == nil && l.d.opts.Matches(&event) {
+				return after
+			}
+			after = m.Sequence
+		}
+	}
+	return after
 }
 
 // read reads the events of the group.

@@ -106,7 +106,7 @@ func (m *Machine) back(t *task, due time.Time, reason string) bool {
 	case t.attempts >= m.main.MaxDeliveries:
 		return m.park(t, reason)
 	case t.kind == window && t.actor.line == nil:
-		if !m.fits(t.actor.shard, len(t.actor.key)+100) {
+		if !m.fitsLine(t.actor) {
 			m.offer(t)
 			return false
 		}

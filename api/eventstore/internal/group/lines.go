@@ -15,7 +15,7 @@ func (m *Machine) makeLine(t *task) {
 	a.line = l
 	a.shard.lines[a] = l
 	a.shard.dirty = true
-	a.shard.bytes += len(a.key) + 100
+	a.shard.bytes += lineBytes(a.key)
 	m.main.Shards.Add(a.shard.number)
 	if len(a.queue) > 0 {
 		m.behindTop = max(m.behindTop, a.queue[len(a.queue)-1].sequence)
@@ -166,12 +166,12 @@ func (m *Machine) park(t *task, reason string) bool {
 		m.unlist(t)
 		return true
 	}
-	if !m.fits(s, len(a.key)+len(reason)+200) {
+	if !m.fits(s, parkedBytes(a.key, reason)) {
 		m.offer(t)
 		return false
 	}
 	t.reason, t.at, t.moving = reason, m.now.Add(m.config.Offset), true
-	s.bytes += len(a.key) + len(reason) + 200
+	s.bytes += parkedBytes(a.key, reason)
 	if t.kind == waiting {
 		m.advance(a)
 		return true

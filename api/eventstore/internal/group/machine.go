@@ -16,6 +16,10 @@ type Config struct {
 	// ShardBytes is how large a shard may be until no more events are read, and
 	// MaxShardBytes until nothing more is put into it.
 	ShardBytes, MaxShardBytes int
+	// Aside is how many actors may wait and events be parked until no more are read.
+	// Each takes some 800 bytes of memory, and half of that more while another takes
+	// over.
+	Aside int
 	// Offset is how far the clock of the server is ahead of this one: times in
 	// records are the server's.
 	Offset time.Duration
@@ -120,6 +124,9 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 	if config.MaxShardBytes == 0 {
 		config.MaxShardBytes = 900 << 10
 	}
+	if config.Aside == 0 {
+		config.Aside = 20_000
+	}
 	if config.ShardBytes == 0 {
 		config.ShardBytes = config.MaxShardBytes / 2
 	}
@@ -165,6 +172,7 @@ func compare(a, b uint64) int {
 // load takes over what a shard says. It wins over Main: what Main does not know
 // to be passed, it passes once it is read.
 func (m *Machine) load(s *shard, stored Shard) {
+	defer s.measure()
 	s.revision = stored.Revision
 	for _, l := range stored.Lines {
 		a := m.actor(l.Actor)
@@ -238,12 +246,14 @@ func (m *Machine) WantMore() bool {
 // Full says whether a shard has become so large that nothing more is read: too
 // many actors wait, or too much is parked.
 func (m *Machine) Full() bool {
+	aside := m.parked
 	for _, s := range m.shards {
 		if s.bytes > m.config.ShardBytes {
 			return true
 		}
+		aside += len(s.lines)
 	}
-	return false
+	return aside >= m.config.Aside
 }
 
 // Tick lets time pass. It is called at Wake at the latest.
@@ -288,7 +298,7 @@ func (m *Machine) setApart() {
 		if !t.windowed {
 			continue
 		}
-		if t.kind == window && t.actor.head() == t && t.holder != nil && !t.claiming && m.now.Sub(t.read) > held && m.read-t.sequence > uint64(m.config.Window) {
+		if t.kind == window && t.actor.head() == t && t.holder != nil && !t.claiming && m.now.Sub(t.read) > held && m.read-t.sequence > uint64(m.config.Window) && m.fitsLine(t.actor) {
 			m.makeLine(t)
 		}
 		break
@@ -305,7 +315,7 @@ func (m *Machine) setApart() {
 	if largest == nil || len(largest.queue) == 0 {
 		return
 	}
-	if t := largest.head(); t != nil && t.kind == window && !t.claiming && !t.settled && m.now.Sub(t.read) > patience {
+	if t := largest.head(); t != nil && t.kind == window && !t.claiming && !t.settled && m.now.Sub(t.read) > patience && m.fitsLine(t.actor) {
 		m.makeLine(t)
 	}
 }
@@ -365,6 +375,9 @@ func (m *Machine) Close() {
 
 // Closed says whether nothing is left to write.
 func (m *Machine) Closed() bool { return m.closed }
+
+// fitsLine says whether there is room to let an actor wait.
+func (m *Machine) fitsLine(a *actor) bool { return m.fits(a.shard, lineBytes(a.key)) }
 
 func (m *Machine) fits(s *shard, more int) bool {
 	return s.bytes+more <= m.config.MaxShardBytes && s.bytes < math.MaxInt32

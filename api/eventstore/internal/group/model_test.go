@@ -237,7 +237,7 @@ func (w *world) answer(n *node, made *write, ok bool) {
 		}
 	default:
 		n.versions[made.shard.Number]++
-		n.machine.ShardCommitted(w.now, made.shard.Number, 100)
+		n.machine.ShardCommitted(w.now, made.shard.Number)
 	}
 	w.gather(n)
 }

@@ -2,6 +2,7 @@ package group
 
 import (
 	"container/heap"
+	"strings"
 	"time"
 )
 
@@ -210,7 +211,37 @@ type shard struct {
 	revision uint64
 	lines    map[*actor]*line
 	parked   map[uint64]*task
-	bytes    int
+	// bytes is how large its record is at most, whatever of it is handed out.
+	bytes int
 	// sent is when its last write was.
 	sent time.Time
+}
+
+// measure counts what the shard takes.
+func (s *shard) measure() {
+	s.bytes = 0
+	for a := range s.lines {
+		s.bytes += lineBytes(a.key)
+	}
+	for _, t := range s.parked {
+		s.bytes += parkedBytes(t.actor.key, t.reason)
+	}
+}
+
+// lineBytes and parkedBytes are what an entry takes at most: its numbers have 20
+// digits, its times 35 characters and the member that has it 26, and the names of its
+// fields and what separates them are less than 100.
+func lineBytes(key string) int { return escaped(key) + 200 }
+
+func parkedBytes(key, reason string) int { return escaped(key) + escaped(reason) + 400 }
+
+// escaped is how long a text is in JSON at most.
+func escaped(text string) int {
+	n := len(text)
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || strings.IndexByte("\"\\<>&", c) >= 0 {
+			n += 5
+		}
+	}
+	return n
 }

@@ -20,7 +20,7 @@ func TestWhatComesAfterOneThatWaitsTakesNoMemory(t *testing.T) {
 			m.Committed(now)
 		}
 		for _, w := range m.Shards() {
-			m.ShardCommitted(now, w.Number, 100)
+			m.ShardCommitted(now, w.Number)
 		}
 	}
 	if len(m.late) > 1 || len(m.actors) > 1 {

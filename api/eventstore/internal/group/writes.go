@@ -178,11 +178,11 @@ func (m *Machine) whereabouts(t *task) (due time.Time, out string) {
 	return due, out
 }
 
-// ShardCommitted says that the last write of a shard is stored, in so many bytes.
-func (m *Machine) ShardCommitted(now time.Time, number, bytes int) {
+// ShardCommitted says that the last write of a shard is stored.
+func (m *Machine) ShardCommitted(now time.Time, number int) {
 	m.now = now
 	s := m.shards[number]
-	s.bytes = bytes
+	s.measure()
 	m.lease(s.sent)
 	s.committed()
 	m.schedule()
