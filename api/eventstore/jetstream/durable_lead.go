@@ -162,7 +162,7 @@ func (l *lead) takeShards(life context.Context, main *group.Main) (map[int]group
 
 // Bounds of a record. Out and Open of a full window take the lower one.
 const (
-	minRecordBytes = 64 << 10
+	minRecordBytes = 24 << 10
 	maxRecordBytes = 900 << 10
 )
 
