@@ -17,15 +17,17 @@ import (
 
 // settleFinalizer takes the finalizer off a store that keeps its streams, before
 // anything that needs NATS: its resource, and its namespace, must go at once. And it
-// puts it on one that deletes them and has some, whatever keeps it from being Ready.
+// puts it on one that deletes them and has some, whatever keeps it from being Ready,
+// unless the class is not found: what its limits would say nobody knows.
 func (p *pass) settleFinalizer(ctx context.Context) error {
-	policy, err := p.deletionPolicy(ctx)
-	switch {
-	case err != nil:
+	class, err := p.classOfDeletion(ctx)
+	if err != nil {
 		return err
-	case policy != v1alpha1.DeletionPolicyDelete:
+	}
+	switch {
+	case p.deletionPolicy(class) != v1alpha1.DeletionPolicyDelete:
 		return p.letGo(ctx)
-	case len(p.store.Status.Streams) > 0:
+	case class != nil && len(p.store.Status.Streams) > 0:
 		return p.setFinalizer(ctx, controllerutil.AddFinalizer)
 	}
 	return nil
@@ -50,29 +52,44 @@ func (p *pass) letGo(ctx context.Context) error {
 	return err
 }
 
-// deletionPolicy is what becomes of the streams, by the spec or else the class, which
-// may not exist: then its default deletes nothing. Where the class does not allow
-// Delete, a store without the finalizer does not get it.
-func (p *pass) deletionPolicy(ctx context.Context) (v1alpha1.DeletionPolicy, error) {
+// classOfDeletion is the class that says what becomes of the streams, nil where it does
+// not exist.
+func (p *pass) classOfDeletion(ctx context.Context) (*v1alpha1.EventStoreClass, error) {
+	name := classInUse(p.store)
+	if name == "" {
+		return nil, nil
+	}
 	class := &v1alpha1.EventStoreClass{}
-	if name := classInUse(p.store); name != "" {
-		if err := p.Get(ctx, client.ObjectKey{Name: name}, class); client.IgnoreNotFound(err) != nil {
-			return "", fmt.Errorf("read EventStoreClass %s: %w", name, err)
-		}
+	err := p.Get(ctx, client.ObjectKey{Name: name}, class)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read EventStoreClass %s: %w", name, err)
+	}
+	return class, nil
+}
+
+// deletionPolicy is what becomes of the streams, by the spec or else the class: that of
+// one which is nil, as it does not exist, deletes nothing. Where the class does not allow
+// Delete, a store without the finalizer does not get it.
+func (p *pass) deletionPolicy(class *v1alpha1.EventStoreClass) v1alpha1.DeletionPolicy {
+	if class == nil {
+		return stream.DeletionPolicyOf(p.store, v1alpha1.Defaults{})
 	}
 	policy := stream.DeletionPolicyOf(p.store, class.Spec.Defaults)
 	if !stream.AllowsDeletionPolicy(class.Spec.Limits, policy) && !controllerutil.ContainsFinalizer(p.store, v1alpha1.Finalizer) {
-		return v1alpha1.DeletionPolicyRetain, nil
+		return v1alpha1.DeletionPolicyRetain
 	}
-	return policy, nil
+	return policy
 }
 
 // claim puts the finalizer on a store that deletes its streams, before they are
 // made, and only once they are known to be ours to make.
 func (p *pass) claim(ctx context.Context) error {
-	policy, err := p.deletionPolicy(ctx)
-	if err != nil || policy != v1alpha1.DeletionPolicyDelete {
-		return err
+	// By the class that this pass goes by, whose limits it has checked.
+	if p.deletionPolicy(p.class) != v1alpha1.DeletionPolicyDelete {
+		return nil
 	}
 	return p.setFinalizer(ctx, controllerutil.AddFinalizer)
 }
@@ -109,12 +126,12 @@ func (p *pass) remove(ctx context.Context) error {
 		p.gone = true
 		return nil
 	}
-	policy, err := p.deletionPolicy(ctx)
+	class, err := p.classOfDeletion(ctx)
 	if err != nil {
 		return err
 	}
 	switch {
-	case policy != v1alpha1.DeletionPolicyDelete:
+	case p.deletionPolicy(class) != v1alpha1.DeletionPolicyDelete:
 	case p.observes():
 		p.tellNotDeleted("spec.managementPolicy is Observe, under which nothing is deleted: streams " +
 			p.store.EventsStreamName() + " and " + p.store.SnapshotsStreamName() + " stay as they are")
