@@ -99,7 +99,8 @@ const (
 	// take over a stream without an owner.
 	ReasonTenancyForbidden = "TenancyForbidden"
 	// ReasonNotGivenBack: the streams are of an earlier namespace or of another cluster,
-	// and the class does not give them back.
+	// and the class does not give them back; or an operator that is there does not say
+	// whether their EventStore still exists.
 	ReasonNotGivenBack = "NotGivenBack"
 	// ReasonObserved: managementPolicy is Observe. With Ready True, nothing is to be
 	// done; with Ready False, status.plan tells what.
@@ -131,8 +132,8 @@ const (
 	ReasonWouldReachOthers = "WouldReachOthers"
 	// ReasonTokenUnknown: no loss and no change that waits has this token.
 	ReasonTokenUnknown = "TokenUnknown"
-	// ReasonStreamsNotDeleted: deletionPolicy is Delete and streams on record are not
-	// where they can be deleted.
+	// ReasonStreamsNotDeleted: deletionPolicy is Delete, and streams on record are not
+	// where they can be deleted, or another cluster keeps them, or may.
 	ReasonStreamsNotDeleted = "StreamsNotDeleted"
 	// ReasonReplicasCurrent: every replica is current.
 	ReasonReplicasCurrent = "ReplicasCurrent"

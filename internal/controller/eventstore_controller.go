@@ -134,6 +134,8 @@ type pass struct {
 	// destroy.
 	hold     *stream.Fault
 	destroys map[v1alpha1.StreamRole]stream.Destroyed
+	// heard are the EventStores of which other operators were heard.
+	heard []stream.Owner
 	// isBound: the binding was seen to, with bindingErr.
 	isBound    bool
 	bindingErr error

@@ -40,6 +40,8 @@ func (p *pass) letGo(ctx context.Context) error {
 	if err := p.setFinalizer(ctx, controllerutil.RemoveFinalizer); err != nil || !had {
 		return err
 	}
+	// It is not told again, also where this pass writes nothing.
+	defer p.sendEvents(ctx)
 	if recorded := p.store.Status.Effective; p.store.Spec.DeletionPolicy != "" || recorded == nil || recorded.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
 		return nil
 	}
@@ -181,22 +183,6 @@ func (p *pass) deleteStreams(ctx context.Context) error {
 	}
 	if len(d.kept) > 0 {
 		p.tellNotDeleted(strings.Join(d.kept, "; "))
-	}
-	return nil
-}
-
-// checkKept goes on only where no other operator has this very EventStore and keeps it.
-func (p *pass) checkKept(ctx context.Context, ours []deletedStream) error {
-	if len(ours) == 0 {
-		return nil
-	}
-	kept, err := p.conn.IsKept(ctx, p.self())
-	if err != nil {
-		return p.lostConnection(err)
-	}
-	if kept {
-		return stream.Stalled(v1alpha1.ReasonStreamsNotDeleted,
-			"another operator on the NATS system of EventStoreClass %s has this EventStore too, with the uid %s, and does not delete it: one of the two clusters was made of a backup of the other; delete it there first, if the streams are to go", p.class.Name, p.store.UID)
 	}
 	return nil
 }

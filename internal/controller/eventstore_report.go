@@ -54,6 +54,10 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	if outdated(err) || stream.WasClosed(err) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
 	}
+	if waits, isAsking := errors.AsType[asking](err); isAsking {
+		return ctrl.Result{RequeueAfter: waits.again}, nil
+	}
+	p.forgetAnswers()
 	if fault, isFault := stream.AsFault(err); isFault && p.hold != nil && !access.NotOurs(fault.Reason) {
 		// What was first is told, unless nobody may be let in.
 		err = p.hold
