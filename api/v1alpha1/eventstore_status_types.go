@@ -23,7 +23,8 @@ type EventStoreStatus struct {
 	ClassName string `json:"className,omitempty"`
 
 	// effective is what the spec asks for with every default filled in: the field of
-	// the spec, else that of the class, else its own. What is not carried out is in plan.
+	// the spec, else that of the class, else its own. What is not carried out is in plan. A
+	// deletionPolicy Delete that the limits of the class do not allow is Retain.
 	// +optional
 	Effective *EffectiveSpec `json:"effective,omitempty"`
 

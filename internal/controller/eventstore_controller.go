@@ -117,6 +117,8 @@ type pass struct {
 	home   stream.Home
 	conn   *stream.Conn
 	wanted []stream.Wanted
+	// asked is what the spec asks for, with all defaults; not all of it need be in force.
+	asked v1alpha1.EffectiveSpec
 	// invalid: what the spec asks for cannot be, and wanted has names alone.
 	invalid bool
 	plans   []stream.Plan

@@ -74,16 +74,12 @@ func (p *pass) classOfDeletion(ctx context.Context) (*v1alpha1.EventStoreClass, 
 
 // deletionPolicy is what becomes of the streams, by the spec or else the class: that of
 // one which is nil, as it does not exist, deletes nothing. Where the class does not allow
-// Delete, a store without the finalizer does not get it.
+// Delete, a store that did not have it does not get it, whatever its finalizers are.
 func (p *pass) deletionPolicy(class *v1alpha1.EventStoreClass) v1alpha1.DeletionPolicy {
 	if class == nil {
 		return stream.DeletionPolicyOf(p.store, v1alpha1.Defaults{})
 	}
-	policy := stream.DeletionPolicyOf(p.store, class.Spec.Defaults)
-	if !stream.AllowsDeletionPolicy(class.Spec.Limits, policy) && !controllerutil.ContainsFinalizer(p.store, v1alpha1.Finalizer) {
-		return v1alpha1.DeletionPolicyRetain
-	}
-	return policy
+	return stream.DeletionPolicyInForce(stream.RecordedDeletionPolicy(p.before), stream.DeletionPolicyOf(p.store, class.Spec.Defaults), class.Spec.Limits)
 }
 
 // claim puts the finalizer on a store that deletes its streams, before they are

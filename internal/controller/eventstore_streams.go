@@ -56,7 +56,9 @@ func (p *pass) look(ctx context.Context) error {
 		return err
 	}
 	defaults := stream.DefaultsFor(p.class, p.store, p.live)
-	effective := stream.Effective(p.store, defaults)
+	p.asked = stream.Effective(p.store, defaults)
+	effective := p.asked
+	effective.DeletionPolicy = stream.DeletionPolicyInForce(stream.RecordedDeletionPolicy(p.before), p.asked.DeletionPolicy, p.class.Spec.Limits)
 	p.store.Status.Effective = &effective
 	p.wanted, err = stream.Desired(p.store, p.home, defaults)
 	fault, asksTooMuch := stream.AsFault(err)
