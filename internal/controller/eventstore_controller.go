@@ -134,6 +134,8 @@ type pass struct {
 	// destroy.
 	hold     *stream.Fault
 	destroys map[v1alpha1.StreamRole]stream.Destroyed
+	// blind: it is paused, and could not look whose the streams are.
+	blind bool
 	// isBound: the binding was seen to, with bindingErr.
 	isBound    bool
 	bindingErr error
@@ -151,7 +153,7 @@ type pass struct {
 
 // How a pass ends that does less than all, by what the spec asks.
 var (
-	errPaused   = errors.New("spec.managementPolicy is Paused: nothing is looked at and nothing is done, and the rest of the status is the last that was seen; set it to Full or Observe to go on")
+	errPaused   = errors.New("spec.managementPolicy is Paused: nothing is done, and nothing is looked at but whose the streams are; the rest of the status is the last that was seen; set it to Full or Observe to go on")
 	errObserved = errors.New("spec.managementPolicy is Observe: both streams are as asked for, and nothing is to be done")
 )
 

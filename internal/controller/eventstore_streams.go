@@ -35,14 +35,15 @@ func (p *pass) wasSeenSettled(ctx context.Context) bool {
 
 // observedSettled ends a pass over settled streams that may only look.
 func (p *pass) observedSettled(context.Context) error {
+	p.own()
 	if p.observes() {
 		return errObserved
 	}
 	return nil
 }
 
-// look sees both streams.
-func (p *pass) look(ctx context.Context) error {
+// see looks at both streams.
+func (p *pass) see(ctx context.Context) error {
 	names := []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
 	p.live = make([]*liveStream, len(names))
 	for i, name := range names {
@@ -52,12 +53,19 @@ func (p *pass) look(ctx context.Context) error {
 		}
 	}
 	var err error
-	if p.home, err = p.homes.of(ctx, p.store.Namespace); err != nil {
+	p.home, err = p.homes.of(ctx, p.store.Namespace)
+	return err
+}
+
+// look sees both streams, and finds what is asked for.
+func (p *pass) look(ctx context.Context) error {
+	if err := p.see(ctx); err != nil {
 		return err
 	}
 	defaults := stream.DefaultsFor(p.class, p.store, p.live)
 	effective := stream.Effective(p.store, defaults)
 	p.store.Status.Effective = &effective
+	var err error
 	p.wanted, err = stream.Desired(p.store, p.home, defaults)
 	fault, asksTooMuch := stream.AsFault(err)
 	if p.invalid = asksTooMuch; !p.invalid {
