@@ -142,11 +142,13 @@ func (p *pass) tellOutcome(fault *stream.Fault) {
 // whole of it, since a patch costs the API server a fifth more.
 func (p *pass) writeStatus(ctx context.Context) error {
 	if equality.Semantic.DeepEqual(*p.written, p.store.Status) {
+		p.records.read(p.store)
 		return nil
 	}
 	if err := p.Status().Update(ctx, p.store.DeepCopy()); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("write the status of EventStore %s: %w", client.ObjectKeyFromObject(p.store), err))
 	}
+	p.records.wrote(p.store)
 	return nil
 }
 

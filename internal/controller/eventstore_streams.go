@@ -30,7 +30,8 @@ const (
 func (p *pass) wasSeenSettled(ctx context.Context) bool {
 	seen, settled := p.sweeper.sawSettled(ctx, p.class, p.conn, p.store)
 	p.empty = settled && seen.empty
-	return settled
+	// A status that lacks what the sweep went by was taken away since.
+	return settled && p.store.Status.Effective != nil && len(p.store.Status.Streams) == len(p.streamNames())
 }
 
 // observedSettled ends a pass over settled streams that may only look.
@@ -42,9 +43,13 @@ func (p *pass) observedSettled(context.Context) error {
 	return nil
 }
 
+func (p *pass) streamNames() []string {
+	return []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
+}
+
 // see looks at both streams.
 func (p *pass) see(ctx context.Context) error {
-	names := []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
+	names := p.streamNames()
 	p.live = make([]*liveStream, len(names))
 	for i, name := range names {
 		var err error

@@ -187,7 +187,9 @@ var _ = Describe("A stream of another cluster in the place of a store's", func()
 
 	It("is read by no pod when the servers were out of reach when the class was led there, and the store's own is when it is led back", func(ctx context.Context) {
 		there.StopNode(0)
-		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) { c.Spec.Servers = []v1alpha1.ServerURL{v1alpha1.ServerURL(there.URL())} })
+		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) {
+			c.Spec.Servers = []v1alpha1.ServerURL{v1alpha1.ServerURL(there.URL())}
+		})
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(unreachable, owned))
 		Expect(there.StartNode(0)).To(Succeed())
 		letsNobodyIn()
