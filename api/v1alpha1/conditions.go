@@ -13,6 +13,11 @@ const (
 	// ConditionReplicasCurrent is always present on an EventStore. True: every
 	// replica of both streams has all that the leader has.
 	ConditionReplicasCurrent = "ReplicasCurrent"
+	// ConditionStreamsOwned is always present on an EventStore. True: both streams were
+	// this EventStore's when the operator looked last on the NATS system that
+	// status.system stands for, and the class lets it use them. Pods are let in by that,
+	// and not by Ready; a pass that cannot look leaves it as it is.
+	ConditionStreamsOwned = "StreamsOwned"
 	// ConditionReconciling is present only while True: the operator is at work or
 	// will try again by itself.
 	ConditionReconciling = "Reconciling"
@@ -80,6 +85,8 @@ const (
 	ReasonOutOfStorage = "OutOfStorage"
 	// ReasonConnected: connected.
 	ReasonConnected = "Connected"
+	// ReasonOwned: the streams are this EventStore's.
+	ReasonOwned = "Owned"
 	// ReasonInvalidSpec: the spec asks for something that cannot be.
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonInsufficientPeers: there are fewer servers than replicas asked for.

@@ -19,7 +19,7 @@ import (
 // grantsOf are what pods of a store's namespace may do with it.
 func grantsOf(store *v1alpha1.EventStore) []access.Grant {
 	of := access.Identity{Namespace: store.Namespace, ServiceAccount: "default", PodName: "p", PodUID: "u"}
-	return access.Decide([]v1alpha1.EventStore{*store}, of, []string{store.EventsStreamName()}).Grants
+	return access.Decide([]v1alpha1.EventStore{*store}, store.Status.System, of, []string{store.EventsStreamName()}).Grants
 }
 
 var _ = Describe("What a store had", func() {

@@ -216,6 +216,8 @@ func (p *pass) sortForDeletion(ctx context.Context) (deletion, error) {
 		case s.live == nil:
 		case !p.carriesUID(s.live):
 			d.kept = append(d.kept, fmt.Sprintf("stream %s with %d messages does not carry the uid of this EventStore, and stays", name, s.live.State.Msgs))
+		case p.store.Spec.DeletionPolicy == "" && stream.Retained(p.store, s.live):
+			d.kept = append(d.kept, fmt.Sprintf("stream %s with %d messages is marked to be retained, and spec.deletionPolicy does not say otherwise, so it stays", name, s.live.State.Msgs))
 		default:
 			immutable = immutable || stream.Immutable(s.live)
 			d.ours = append(d.ours, s)

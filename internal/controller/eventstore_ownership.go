@@ -18,6 +18,12 @@ import (
 // or to take.
 func (p *pass) checkOwnership(ctx context.Context) error {
 	whose := p.ownerships()
+	err := p.checkOwners(ctx, whose)
+	p.noteOwnership(err)
+	return err
+}
+
+func (p *pass) checkOwners(ctx context.Context, whose []stream.Ownership) error {
 	if err := p.checkEventNamespace(whose); err != nil {
 		return err
 	}

@@ -183,3 +183,10 @@ func (r *EventStoreReconciler) waitingForRoom(_ context.Context, made client.Obj
 	}
 	return requests(waiting)
 }
+
+func readyReason(store *v1alpha1.EventStore) string {
+	if ready := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
+		return ready.Reason
+	}
+	return ""
+}

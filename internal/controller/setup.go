@@ -126,7 +126,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	stores := &EventStoreReconciler{
 		Client: writer, connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		stores: index, sweeper: sweeps, memory: memory, metrics: counts, contests: newContests(), homes: homes, quotas: newQuotas(),
+		stores: index, sweeper: sweeps, memory: memory, records: newRecords(), metrics: counts, contests: newContests(), homes: homes, quotas: newQuotas(),
 	}
 	classes := &EventStoreClassReconciler{
 		Client: writer, connector: connect,
