@@ -46,7 +46,7 @@ RACY := ./internal/access ./internal/stream ./internal/webhook ./internal/sideca
 .PHONY: test-race
 test-race: controlplane ## The tests of what is used by many at once, with the race detector; needs a C compiler.
 	@# A flood is of no use beside it: who is to be fast enough is ten times slower.
-	CGO_ENABLED=1 go test -race -skip '^TestFloodOfLargeRequests$$' -timeout 20m $(TESTFLAGS) $(RACY)
+	CGO_ENABLED=1 go test -race -skip '^TestFloodOf(LargeRequests|StoresThatComeAndGo)$$' -timeout 20m $(TESTFLAGS) $(RACY)
 
 # The oldest nats-server that is supported, in its newest patch.
 OLDEST := v2.12.15

@@ -13,6 +13,11 @@ const (
 	// ConditionReplicasCurrent is always present on an EventStore. True: every
 	// replica of both streams has all that the leader has.
 	ConditionReplicasCurrent = "ReplicasCurrent"
+	// ConditionStreamsOwned is always present on an EventStore. True: both streams were
+	// this EventStore's when the operator looked last on the NATS system that
+	// status.system stands for, and the class lets it use them. Pods are let in by that,
+	// and not by Ready; a pass that cannot look leaves it as it is.
+	ConditionStreamsOwned = "StreamsOwned"
 	// ConditionReconciling is present only while True: the operator is at work or
 	// will try again by itself.
 	ConditionReconciling = "Reconciling"
@@ -80,6 +85,8 @@ const (
 	ReasonOutOfStorage = "OutOfStorage"
 	// ReasonConnected: connected.
 	ReasonConnected = "Connected"
+	// ReasonOwned: the streams are this EventStore's.
+	ReasonOwned = "Owned"
 	// ReasonInvalidSpec: the spec asks for something that cannot be.
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonInsufficientPeers: there are fewer servers than replicas asked for.
@@ -99,7 +106,8 @@ const (
 	// take over a stream without an owner.
 	ReasonTenancyForbidden = "TenancyForbidden"
 	// ReasonNotGivenBack: the streams are of an earlier namespace or of another cluster,
-	// and the class does not give them back.
+	// and the class does not give them back; or an operator that is there does not say
+	// whether their EventStore still exists.
 	ReasonNotGivenBack = "NotGivenBack"
 	// ReasonObserved: managementPolicy is Observe. With Ready True, nothing is to be
 	// done; with Ready False, status.plan tells what.
@@ -131,8 +139,8 @@ const (
 	ReasonWouldReachOthers = "WouldReachOthers"
 	// ReasonTokenUnknown: no loss and no change that waits has this token.
 	ReasonTokenUnknown = "TokenUnknown"
-	// ReasonStreamsNotDeleted: deletionPolicy is Delete and streams on record are not
-	// where they can be deleted.
+	// ReasonStreamsNotDeleted: deletionPolicy is Delete, and streams on record are not
+	// where they can be deleted, or another cluster keeps them, or may.
 	ReasonStreamsNotDeleted = "StreamsNotDeleted"
 	// ReasonReplicasCurrent: every replica is current.
 	ReasonReplicasCurrent = "ReplicasCurrent"

@@ -22,12 +22,21 @@ type EventStoreStatus struct {
 	// +optional
 	ClassName string `json:"className,omitempty"`
 
+	// system stands for the NATS system that the condition StreamsOwned is about: a
+	// digest of the name of the class and of its servers, domain and credentials, in no
+	// order. Where the class leads elsewhere meanwhile, no pod is let in on the account
+	// of that condition.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	System string `json:"system,omitempty"`
+
 	// effective is what the spec asks for with every default filled in: the field of
-	// the spec, else that of the class, else its own. What is not carried out is in plan.
+	// the spec, else that of the class, else its own. What is not carried out is in plan. A
+	// deletionPolicy Delete that the limits of the class do not allow is Retain.
 	// +optional
 	Effective *EffectiveSpec `json:"effective,omitempty"`
 
-	// conditions: Ready, Connected and ReplicasCurrent always, Reconciling, Stalled,
+	// conditions: Ready, Connected, ReplicasCurrent and StreamsOwned always, Reconciling, Stalled,
 	// Full, DataLoss, DataLossPrevented and AcceptanceUnmatched only while they are true.
 	// +listType=map
 	// +listMapKey=type

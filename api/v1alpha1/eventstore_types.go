@@ -95,7 +95,8 @@ type EventStoreSpec struct {
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 
 	// managementPolicy says what the operator may do: Full; Observe, which only
-	// tells in the status what it would do; or Paused, which does nothing at all.
+	// tells in the status what it would do; or Paused, which does nothing at all but
+	// look whose the streams are.
 	// Defaults to Full.
 	// +optional
 	ManagementPolicy ManagementPolicy `json:"managementPolicy,omitempty"`
@@ -219,7 +220,7 @@ const (
 	ManagementFull ManagementPolicy = "Full"
 	// ManagementObserve changes nothing and tells in the status what would change.
 	ManagementObserve ManagementPolicy = "Observe"
-	// ManagementPaused does nothing at all.
+	// ManagementPaused does nothing at all but look whose the streams are.
 	ManagementPaused ManagementPolicy = "Paused"
 )
 

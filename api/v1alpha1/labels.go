@@ -59,6 +59,12 @@ const (
 	// MetadataSchema in a stream's metadata is the version of what Aether stores
 	// there and how, "1" today.
 	MetadataSchema = "aether.flowmade.one/schema"
+	// MetadataCreation in a stream's metadata is a text that the request had which made the
+	// stream, and no other one.
+	MetadataCreation = "aether.flowmade.one/creation"
+	// MetadataDeletionPolicy in a stream's metadata is what becomes of it with the
+	// EventStore: Retain or Delete. Where nothing else says so, Retain there keeps it.
+	MetadataDeletionPolicy = "aether.flowmade.one/deletion-policy"
 )
 
 // The binding Secret, after the Service Binding specification. Each key is a

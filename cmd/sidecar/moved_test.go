@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar/binding"
@@ -49,6 +50,47 @@ func TestBindingLeadsToOtherServers(t *testing.T) {
 	}
 }
 
+// The servers, or how a platform reaches them, may have another domain of JetStream: it is
+// asked in that then, also where the servers stay the same.
+func TestBindingLeadsToAnotherDomain(t *testing.T) {
+	t.Parallel()
+	domain := func(name string) natsserver.Option { return func(o *server.Options) { o.JetStreamDomain = name } }
+	before, after := natsserver.Run(t, 1, domain("hub")), natsserver.Run(t, 1, domain("spoke"))
+	root := t.TempDir()
+	bind(t, before, root, "orders", before.Connect(t), map[string]string{"domain": "hub"})
+	s := startHere(t, map[string]string{"SERVICE_BINDING_ROOT": root})
+	s.waitReady("")
+	sent := 0
+	saves := func(what string) {
+		t.Helper()
+		testenv.Eventually(t, time.Minute, what, func() error {
+			sent++
+			if status, body := s.post("orders", fmt.Sprintf(`{"id":"%d","eventType":"T","actorId":"order-%d"}`, sent, sent)); status != http.StatusCreated {
+				return fmt.Errorf("%d %s", status, body)
+			}
+			return nil
+		})
+	}
+	saves("an event in the domain of the beginning")
+	bind(t, after, root, "orders", after.Connect(t), map[string]string{"domain": "spoke"})
+	before.StopNode(0)
+	saves("an event on the other servers")
+	dir := filepath.Join(root, "orders")
+	asksIn := func(name string) func() error {
+		return func() error {
+			status, body := s.post("orders", `{"id":"again","eventType":"T","actorId":"again-1"}`)
+			if (status == http.StatusCreated) != (name == "spoke") {
+				return fmt.Errorf("with the domain %s: %d %s", name, status, body)
+			}
+			return nil
+		}
+	}
+	for _, name := range []string{"none", "spoke"} {
+		writeBinding(t, dir, map[string]string{"domain": name})
+		testenv.Eventually(t, time.Minute, "the domain "+name, asksIn(name))
+	}
+}
+
 // Two stores of one pod are on one connection while their bindings lead to the same servers.
 // When one class is moved the other store is not led to servers that do not have it.
 func TestBindingOfOneStoreLeadsNoOther(t *testing.T) {
@@ -76,7 +118,8 @@ func TestBindingOfOneStoreLeadsNoOther(t *testing.T) {
 	leadsTo := func(servers *natsserver.Cluster) bool {
 		on.mu.Lock()
 		defer on.mu.Unlock()
-		return slices.Equal(on.leadsTo(), servers.URLs())
+		to, _ := on.leadsTo()
+		return slices.Equal(to, servers.URLs())
 	}
 	writeBinding(t, dir("orders"), map[string]string{"servers": after.URL()})
 	on.follow()

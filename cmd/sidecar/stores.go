@@ -88,47 +88,62 @@ type connection struct {
 	servers []string
 }
 
-// lead is the binding of the connection, with the servers to which it leads now.
+// lead is the binding of the connection, with the servers to which it leads now. The stores
+// that are opened on it ask in the domain that their bindings name with these.
 func (c *connection) lead() binding.Binding {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.servers = c.leadsTo()
+	var domains []string
+	c.servers, domains = c.leadsTo()
+	for i, store := range c.stores {
+		store.config.Domain = domains[i]
+	}
 	b := c.binding
 	b.Servers = c.servers
 	return b
 }
 
-// follow connects anew where the bindings lead to other servers.
+// follow connects anew where the bindings lead to other servers, or to another domain.
 func (c *connection) follow() {
 	c.mu.Lock()
-	same := slices.Equal(c.leadsTo(), c.servers)
+	servers, domains := c.leadsTo()
+	same := slices.Equal(servers, c.servers) && slices.Equal(domains, c.domains())
 	c.mu.Unlock()
 	if !same {
-		c.logger.Info("the binding leads to other servers of NATS, and the connection to those before is ended", "binding", c.binding.Dir)
+		c.logger.Info("the binding leads to other servers of NATS or another domain, and the connection of before is ended", "binding", c.binding.Dir)
 		c.keeper.Conn().Close()
 	}
 }
 
-// leadsTo are the servers to which the bindings of all stores on the connection lead now.
-// While they do not agree, or one is being written or is gone, what there is goes on: one
-// of the stores would be led to where its streams are not. The caller has the lock.
-func (c *connection) leadsTo() []string {
+// domains are those in which the stores of the connection ask. The caller has the lock.
+func (c *connection) domains() []string {
+	domains := make([]string, len(c.stores))
+	for i, store := range c.stores {
+		domains[i] = store.config.Domain
+	}
+	return domains
+}
+
+// leadsTo are the servers to which the bindings of all stores on the connection lead now,
+// and the domain of each store there. While they do not agree, or one is being written or
+// is gone, what there is goes on: one of the stores would be led to where its streams are
+// not. The caller has the lock.
+func (c *connection) leadsTo() (servers, domains []string) {
 	before := c.servers
 	if before == nil {
 		before = c.binding.Servers
 	}
-	var servers []string
 	for _, store := range c.stores {
 		now, err := binding.Read(store.dir)
 		if err != nil || servers != nil && !slices.Equal(now.Servers, servers) {
-			return before
+			return before, c.domains()
 		}
-		servers = now.Servers
+		servers, domains = now.Servers, append(domains, now.Domain)
 	}
 	if servers == nil {
-		return before
+		return before, nil
 	}
-	return servers
+	return servers, domains
 }
 
 // serves says whether the connection does for a binding.

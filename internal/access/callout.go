@@ -20,6 +20,9 @@ type Config struct {
 	// Account is the NATS account that pods are placed in, and Domain the JetStream
 	// domain of the streams.
 	Account, Domain string
+	// System is the NATS system that pods are let into, as the status of an EventStore
+	// names it.
+	System string
 	// Issuer signs. XKey, nil where the servers do not encrypt, reads what they do.
 	Issuer, XKey nkeys.KeyPair
 	// Review asks the API server to review a token.
@@ -125,7 +128,7 @@ func (c Config) admit(ctx context.Context, request *jwt.AuthorizationRequestClai
 	if err != nil {
 		return "", fmt.Errorf("find the EventStores of %s: %w", clip(strings.Join(a.wanted, ", ")), err)
 	}
-	decision := Decide(stores, a.identity, a.wanted)
+	decision := Decide(stores, c.System, a.identity, a.wanted)
 	a.refusals = decision.Refusals
 	if len(decision.Grants) == 0 {
 		return "", refused("%s", reasons(decision.Refusals))

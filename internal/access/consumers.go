@@ -47,6 +47,8 @@ type ConsumersConfig struct {
 	// Domain is the JetStream domain of the streams as the operator reaches them, empty
 	// for that of the servers.
 	Domain string
+	// System is the NATS system of the streams, as the status of an EventStore names it.
+	System string
 	// MaxConsumers is how many consumers a store has, those of others than pods among
 	// them; 0 is DefaultMaxConsumers.
 	MaxConsumers int
@@ -193,9 +195,14 @@ func (c *Consumers) make(msg *nats.Msg) {
 		c.fail(msg, name, err)
 		return
 	}
-	if store, refusal := holder(stores, name); store == nil || refusal != "" {
+	switch _, standing, _ := holder(stores, c.config.System, name); standing {
+	case barred:
 		c.refuse(msg, Refused, 404, codeStreamNotFound, "the operator has no EventStore with this stream that can be used")
 		return
+	case unproven:
+		c.refuse(msg, Failed, 503, codeTooManyRequests, "the operator has not looked yet whose this stream is")
+		return
+	case usable:
 	}
 	full, err := c.full(ctx, request)
 	if full {

@@ -122,9 +122,19 @@ func TestConsumersThatAreNotMade(t *testing.T) {
 		t.Errorf("a store that is being deleted: %v", err)
 	}
 	consumers.Close()
-	b.makeConsumers(t, *store)
 	a := &attacker{T: t, nc: b.servers.Connect(t, nats.UserInfo("member", "p"), nats.CustomInboxPrefix(access.InboxPrefix("member"))), own: store.EventsStreamName()}
 	subject := jetstream.MakeConsumerSubject(a.own)
+	for why, edit := range map[string]func(*v1alpha1.EventStore){
+		"has not looked yet":             func(s *v1alpha1.EventStore) { s.Status.System = "elsewhere" },
+		"no EventStore with this stream": disowned(v1alpha1.ReasonNotGivenBack),
+	} {
+		edited := store.DeepCopy()
+		edit(edited)
+		consumers = b.makeConsumers(t, *edited)
+		a.wantRefused(why, a.request(subject, nil, consumerFor(a.own, mine, unchanged)), why)
+		consumers.Close()
+	}
+	b.makeConsumers(t, *store)
 	for body, why := range map[string]string{
 		"": "cannot be read", "{": "cannot be read", "[]": "cannot be read", "{} {}": "after its end", "{}": "it is for stream", consumerFor(a.own, mine, unchanged) + "{}": "after its end",
 		strings.Repeat(" ", 9<<10): "larger than", strings.Repeat(" ", 8<<10+1): "8193 bytes", consumerFor("shop_other", mine, unchanged): "it is for stream", consumerFor(a.own, durable, unchanged): "name",

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -53,6 +55,11 @@ type credits struct {
 	arrived chan *nats.Msg
 	// debtors are who may send, by subject. Only run uses them.
 	debtors map[string]*debtor
+	// distrusted are families of subjects, of one of which a large message came, and until
+	// when: a subject that comes new, or again, is not trusted for that it left. cautious is
+	// until when none is that comes, since the connection was lost.
+	distrusted map[string]time.Time
+	cautious   time.Time
 	// failed: the last subscription could not be made.
 	failed bool
 	// lost tells that the connection was lost.
@@ -105,7 +112,7 @@ func lossy(sub *nats.Subscription) bool {
 func newCredits(conn *nats.Conn, group string, allowed *allowance, log *slog.Logger, subjects func() []string, receive func(*nats.Msg)) *credits {
 	return &credits{
 		conn: conn, group: group, log: log, subjects: subjects, receive: receive, allowed: allowed,
-		arrived: make(chan *nats.Msg, maxArrived), debtors: map[string]*debtor{}, lost: make(chan struct{}, 1),
+		arrived: make(chan *nats.Msg, maxArrived), debtors: map[string]*debtor{}, distrusted: map[string]time.Time{}, lost: make(chan struct{}, 1),
 	}
 }
 
@@ -145,6 +152,7 @@ func (c *credits) disconnected(*nats.Conn, error) {
 // beginAnew trusts nobody: a server may have ended the connection because more came than
 // was read, and who sent that may not be known.
 func (c *credits) beginAnew() {
+	c.cautious = time.Now().Add(distrust)
 	for _, d := range c.debtors {
 		d.drop(always)
 		d.credit = 1
@@ -154,9 +162,13 @@ func (c *credits) beginAnew() {
 // take counts a message, and has it worked on.
 func (c *credits) take(msg *nats.Msg) {
 	c.allowed.spend(msg.Subject, 1+msg.Size()/chargedBytes)
+	now := time.Now()
+	if msg.Size() > largeMessage {
+		c.distrusted[family(msg.Subject)] = now.Add(distrust)
+	}
 	if d := c.debtors[msg.Subject]; d != nil {
 		d.count(msg.Sub)
-		if now := time.Now(); msg.Size() > largeMessage {
+		if msg.Size() > largeMessage {
 			if now.After(d.distrusted) {
 				d.drop(always)
 			}
@@ -173,9 +185,10 @@ func (c *credits) follow() {
 	now := c.subjects()
 	for _, subject := range now {
 		if c.debtors[subject] == nil {
-			c.debtors[subject] = &debtor{left: map[*nats.Subscription]int{}, credit: firstCredit}
+			c.debtors[subject] = c.newcomer(subject, time.Now())
 		}
 	}
+	maps.DeleteFunc(c.distrusted, func(_ string, until time.Time) bool { return time.Now().After(until) })
 	slices.Sort(now)
 	for subject, d := range c.debtors {
 		d.drop(lossy)
@@ -185,6 +198,22 @@ func (c *credits) follow() {
 		}
 	}
 	c.renewAll()
+}
+
+// newcomer is a subject that nothing is known of but its family.
+func (c *credits) newcomer(subject string, now time.Time) *debtor {
+	d := &debtor{left: map[*nats.Subscription]int{}, credit: firstCredit, distrusted: c.distrusted[family(subject)]}
+	if now.Before(c.cautious) {
+		d.credit = 1
+	}
+	return d
+}
+
+// family is what the subjects of all stores of one event namespace share: who may make
+// and delete one of them may do so with the others.
+func family(subject string) string {
+	namespace, _, _ := strings.Cut(subject, "_")
+	return namespace
 }
 
 func (c *credits) renewAll() {

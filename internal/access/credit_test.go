@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,8 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/callout"
 )
 
@@ -70,6 +73,53 @@ type floodBench struct {
 	// in bytes.
 	flooders []string
 	sent     atomic.Int64
+	// gone: the stores of the flooders are deleted. asked is how often it was asked which
+	// stores there are.
+	gone  atomic.Bool
+	asked atomic.Int64
+}
+
+// streams are what the EventStores of the class name now.
+func (f *floodBench) streams(victim string) []string {
+	f.asked.Add(1)
+	if f.gone.Load() {
+		return []string{victim}
+	}
+	return append([]string{victim}, f.flooders...)
+}
+
+// Who floods may delete its stores and apply them again, or make others in the same
+// namespace: what is known of it is not forgotten with them.
+func TestFloodOfStoresThatComeAndGo(t *testing.T) {
+	const stores, rounds, flooded = 8, 8, 64 << 20
+	f := newFloodBench(t, 1, stores)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+	defer cancel()
+	defer f.flood(ctx, t, stores)()
+	// grown waits until a figure is so much more than now.
+	grown := func(what string, figure *atomic.Int64, by int64) {
+		t.Helper()
+		before := figure.Load()
+		testenv.Eventually(t, limit, what, func() error {
+			if more := figure.Load() - before; more < by {
+				return fmt.Errorf("%d more of %d", more, by)
+			}
+			return nil
+		})
+	}
+	for round := range rounds {
+		grown("a flood", &f.sent, flooded)
+		if _, err := f.victim.Subscribe(ctx, eventstore.SubscribeOptions{}); err != nil {
+			t.Errorf("round %d: %v", round, err)
+		}
+		f.gone.Store(true)
+		grown("the stores to be left", &f.asked, 2)
+		f.gone.Store(false)
+		grown("the stores to be there again", &f.asked, 2)
+	}
+	if ended := f.servers.Node(0).NumSlowConsumers(); ended > 1 {
+		t.Errorf("the servers ended the connection of the operator %d times", ended)
+	}
 }
 
 func newFloodBench(t *testing.T, servers, stores int) *floodBench {
@@ -104,7 +154,16 @@ func newFloodBench(t *testing.T, servers, stores int) *floodBench {
 		f.flooders = append(f.flooders, all[i].EventsStreamName())
 	}
 	f.flooders = f.flooders[1:]
-	f.makeConsumers(t, all...)
+	consumers, err := access.ServeConsumers(
+		stream.Login{Name: "test", Servers: cluster.URLs(), Credentials: secretData(setup.Operator), Field: "spec.credentials"},
+		access.ConsumersConfig{
+			Class: "bench", System: here, Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) { return all, nil },
+			Streams: func() []string { return f.streams(all[0].EventsStreamName()) },
+		}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(consumers.Close)
 	f.victim, err = jetstream.New(f.member(t, 0), jetstream.Config{
 		Namespace: all[0].Namespace, Store: all[0].Name, EventsStream: all[0].EventsStreamName(), SnapshotsStream: all[0].SnapshotsStreamName(),
 		Domain: callout.Domain, OperatorMakesConsumers: true, Timeout: limit,

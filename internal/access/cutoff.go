@@ -110,7 +110,7 @@ func (s *Server) unwanted(ctx context.Context, c connection, had map[string]int)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("find the EventStores that a connection of %s uses: %w", c.identity, err)
-	case c.outdated(stores):
+	case c.outdated(stores, s.config.System):
 		return "the access has changed", nil
 	}
 	if had[c.identity.PodUID]++; had[c.identity.PodUID] > maxConnections {

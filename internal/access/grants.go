@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -29,24 +30,32 @@ type Decision struct {
 	Grants []Grant
 	// Refusals say of each stream that is not granted why.
 	Refusals []string
+	// Unproven are what would be granted if the streams were known to be the store's, of
+	// which the operator has not looked yet: nobody new is let in, and who is in stays.
+	Unproven []Grant
 }
 
 // Decide says which of the streams of events that a pod wants it may use. stores
-// are those of the class with one of these streams.
-func Decide(stores []v1alpha1.EventStore, identity Identity, wanted []string) Decision {
+// are those of the class with one of these streams, and system is the NATS system that
+// the pod is to be let into; see v1alpha1.EventStoreStatus.
+func Decide(stores []v1alpha1.EventStore, system string, identity Identity, wanted []string) Decision {
 	var d Decision
 	for _, stream := range wanted {
-		if grant, refusal := decide(stores, identity, stream); refusal == "" {
+		grant, standing, refusal := decide(stores, system, identity, stream)
+		if standing == usable {
 			d.Grants = append(d.Grants, grant)
-		} else {
-			d.Refusals = append(d.Refusals, refusal)
+			continue
+		}
+		d.Refusals = append(d.Refusals, refusal)
+		if standing == unproven {
+			d.Unproven = append(d.Unproven, grant)
 		}
 	}
 	return d
 }
 
-func decide(stores []v1alpha1.EventStore, identity Identity, stream string) (Grant, string) {
-	store, refusal := holder(stores, stream)
+func decide(stores []v1alpha1.EventStore, system string, identity Identity, stream string) (Grant, standing, string) {
+	store, standing, refusal := holder(stores, system, stream)
 	role := v1alpha1.Role("")
 	if store != nil {
 		role = RoleOf(store, identity.Namespace, identity.ServiceAccount)
@@ -54,15 +63,13 @@ func decide(stores []v1alpha1.EventStore, identity Identity, stream string) (Gra
 	switch {
 	case role == "" && !concerns(stores, store, identity.Namespace, stream):
 		// What there is in another namespace is nobody's business, nor that there is nothing.
-		return Grant{}, fmt.Sprintf("%s may not use stream %q: there is no EventStore of the class that has this stream and names the service account in spec.access", identity, stream)
+		return Grant{}, barred, fmt.Sprintf("%s may not use stream %q: there is no EventStore of the class that has this stream and names the service account in spec.access", identity, stream)
 	case store == nil:
-		return Grant{}, refusal
+		return Grant{}, barred, refusal
 	case role == "":
-		return Grant{}, fmt.Sprintf("%s may not use EventStore %s/%s: name it in spec.access", identity, store.Namespace, store.Name)
-	case refusal != "":
-		return Grant{}, refusal
+		return Grant{}, barred, fmt.Sprintf("%s may not use EventStore %s/%s: name it in spec.access", identity, store.Namespace, store.Name)
 	}
-	return Grant{Stream: stream, SnapshotStream: store.SnapshotsStreamName(), Role: role}, ""
+	return Grant{Stream: stream, SnapshotStream: store.SnapshotsStreamName(), Role: role}, standing, refusal
 }
 
 // concerns says whether a namespace may know what there is of a stream: the store that has
@@ -76,55 +83,61 @@ func concerns(stores []v1alpha1.EventStore, holder *v1alpha1.EventStore, namespa
 	})
 }
 
+// standing is what is known of a store and the stream that it names.
+type standing int
+
+const (
+	// barred: it lets nobody in.
+	barred standing = iota
+	// unproven: whose the stream is on that NATS system nobody has looked yet.
+	unproven
+	// usable: the stream is the store's.
+	usable
+)
+
 // holder finds the store that has a stream, and says why it cannot be used, empty
 // where it can. That its spec names the stream does not make it the store's:
 // another may have been first, in another namespace.
-func holder(stores []v1alpha1.EventStore, stream string) (found *v1alpha1.EventStore, refusal string) {
+func holder(stores []v1alpha1.EventStore, system, stream string) (found *v1alpha1.EventStore, best standing, refusal string) {
 	refusal = fmt.Sprintf("no EventStore of the class has stream %q", stream)
-	usable := false
 	for i := range stores {
 		store := &stores[i]
 		if store.EventsStreamName() != stream {
 			continue
 		}
-		reason := unusable(store)
+		standing, reason := standingOf(store, system)
 		switch {
-		case reason == "" && usable:
+		case standing == usable && best == usable:
 			// The operator lets one of them have the stream. Until it has said which,
 			// neither is taken at its word.
-			return nil, fmt.Sprintf("more than one EventStore claims stream %q", stream)
-		case reason == "":
-			found, refusal, usable = store, "", true
-		case found == nil:
-			found, refusal = store, fmt.Sprintf("EventStore %s/%s cannot be used: %s", store.Namespace, store.Name, reason)
+			return nil, barred, fmt.Sprintf("more than one EventStore claims stream %q", stream)
+		case standing == usable:
+			found, best, refusal = store, usable, ""
+		case found == nil, standing > best, standing == best && store.Namespace == store.EventNamespace():
+			found, best, refusal = store, standing, fmt.Sprintf("EventStore %s/%s cannot be used: %s", store.Namespace, store.Name, reason)
 		}
 	}
-	return found, refusal
+	return found, best, refusal
 }
 
-// unusable says why a store grants nobody anything, empty where it does.
-func unusable(store *v1alpha1.EventStore) string {
-	if !store.DeletionTimestamp.IsZero() {
-		return "it is being deleted"
-	}
-	ready := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionReady)
-	if ready != nil && NotOurs(ready.Reason) {
-		return ready.Message
-	}
+// standingOf says how a store stands, and why it grants nobody anything, empty where it
+// does. What keeps the operator from looking changes nothing of it, nor does a pause.
+func standingOf(store *v1alpha1.EventStore, system string) (standing, string) {
+	owned := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionStreamsOwned)
+	proven := owned != nil && owned.Status == metav1.ConditionTrue
+	switch {
+	case !store.DeletionTimestamp.IsZero():
+		return barred, "it is being deleted"
+	case store.Status.System == system && owned != nil && owned.Status == metav1.ConditionFalse:
+		return barred, owned.Message
 	// The binding is written once the streams are claimed, and stays on record when
 	// NATS is out of reach.
-	if store.Status.Binding == nil {
-		return "its streams are not made yet"
+	case store.Status.Binding == nil:
+		return unproven, "its streams are not made yet"
+	case !proven || store.Status.System != system:
+		return unproven, "the operator has not looked yet whose its streams are on the servers that the class leads to"
 	}
-	return ""
-}
-
-// NotOurs says whether a store that is not Ready for a reason lets nobody in: the streams
-// that it names are not its own, or it may not use them any more.
-func NotOurs(reason string) bool { return slices.Contains(notOurs, reason) }
-
-var notOurs = []string{
-	v1alpha1.ReasonConflict, v1alpha1.ReasonNotOwned, v1alpha1.ReasonTenancyForbidden, v1alpha1.ReasonNotGivenBack, v1alpha1.ReasonOnAnotherClass, v1alpha1.ReasonClassNotAllowed, v1alpha1.ReasonClassNotFound,
+	return usable, ""
 }
 
 // RoleOf is what a service account may do with a store, empty for nothing. Where

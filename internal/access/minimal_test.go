@@ -89,6 +89,7 @@ func numbered(i int) *v1alpha1.EventStore {
 		Spec:       v1alpha1.EventStoreSpec{Replicas: 1, Retention: v1alpha1.Retention{MaxAge: "1d"}},
 	}
 	store.Status.Binding = &v1alpha1.Binding{Name: "x"}
+	owned(metav1.ConditionTrue, v1alpha1.ReasonOwned)(store)
 	return store
 }
 

@@ -54,7 +54,7 @@ func newBench(t *testing.T, namespace string, options ...natsserver.Option) *ben
 		system: &system{servers: servers, setup: setup},
 		login:  stream.Login{Name: "test", Servers: servers.URLs(), Credentials: secretData(setup.Callout), Field: "spec.workloads.callout"},
 		config: access.Config{
-			Class: "bench", Account: callout.Account, Domain: callout.Domain,
+			Class: "bench", Account: callout.Account, Domain: callout.Domain, System: here,
 			Review: func(ctx context.Context, r *authenticationv1.TokenReview) error { return kube.Client.Create(ctx, r) },
 			Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) {
 				return []v1alpha1.EventStore{store}, nil
@@ -105,7 +105,7 @@ func (b *bench) serveConsumersAt(urls []string, stores ...v1alpha1.EventStore) (
 	const most = 20
 	login := stream.Login{Name: "test", Servers: urls, Credentials: secretData(b.setup.Operator), Field: "spec.credentials"}
 	return access.ServeConsumers(login, access.ConsumersConfig{
-		Class: "bench", MaxConsumers: most, Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) { return stores, nil },
+		Class: "bench", System: here, MaxConsumers: most, Stores: func(context.Context, []string) ([]v1alpha1.EventStore, error) { return stores, nil },
 		Streams: func() []string {
 			var streams []string
 			for _, store := range stores {

@@ -78,8 +78,15 @@ func parseSession(name string) (session, bool) {
 	return s, s.String() == name
 }
 
-// outdated says whether the connection would be granted something else now.
-func (s session) outdated(stores []v1alpha1.EventStore) bool {
-	now := Decide(stores, s.identity, s.wanted())
-	return newSession(s.class, s.identity, s.wanted(), now.Grants).String() != s.String()
+// outdated says whether the connection would be granted something else now, on that
+// NATS system. Where nobody has looked yet whose a stream is, it keeps what it has.
+func (s session) outdated(stores []v1alpha1.EventStore, system string) bool {
+	now := Decide(stores, system, s.identity, s.wanted())
+	grants := now.Grants
+	for _, grant := range now.Unproven {
+		if s.roles[grant.Stream] != "" {
+			grants = append(grants, grant)
+		}
+	}
+	return newSession(s.class, s.identity, s.wanted(), grants).String() != s.String()
 }

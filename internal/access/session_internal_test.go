@@ -52,8 +52,17 @@ func TestOutdated(t *testing.T) {
 	identity := Identity{Namespace: "shop", ServiceAccount: "checkout", PodUID: "0c2f"}
 	store := func(access ...v1alpha1.AccessEntry) []v1alpha1.EventStore {
 		s := v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders"}, Spec: v1alpha1.EventStoreSpec{Access: access}}
-		s.Status.Binding = &v1alpha1.Binding{Name: "x"}
+		s.Status.Binding, s.Status.System = &v1alpha1.Binding{Name: "x"}, "here"
+		s.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionStreamsOwned, Status: metav1.ConditionTrue}}
 		return []v1alpha1.EventStore{s}
+	}
+	elsewhere := func(stores []v1alpha1.EventStore) []v1alpha1.EventStore {
+		stores[0].Status.System = "elsewhere"
+		return stores
+	}
+	disowned := func(stores []v1alpha1.EventStore) []v1alpha1.EventStore {
+		stores[0].Status.Conditions[0].Status = metav1.ConditionFalse
+		return stores
 	}
 	as := func(role v1alpha1.Role) v1alpha1.AccessEntry {
 		return v1alpha1.AccessEntry{ServiceAccount: "checkout", Role: role}
@@ -71,9 +80,16 @@ func TestOutdated(t *testing.T) {
 		"no store any more":   {v1alpha1.RoleReader, nil, true},
 		"nothing before":      {"", store(), true},
 		"nothing as before":   {"", nil, false},
+
+		"another's":         {v1alpha1.RoleWriter, disowned(store()), true},
+		"not looked at yet": {v1alpha1.RoleWriter, elsewhere(store()), false},
+		"not looked at since the status was gone": {v1alpha1.RoleWriter, []v1alpha1.EventStore{{ObjectMeta: store()[0].ObjectMeta}}, false},
+		"not looked at yet, and less":             {v1alpha1.RoleWriter, elsewhere(store(as(v1alpha1.RoleReader))), true},
+		"not looked at yet, and nothing any more": {v1alpha1.RoleWriter, elsewhere(store(v1alpha1.AccessEntry{ServiceAccount: "other"})), true},
+		"not looked at yet, and nothing before":   {"", elsewhere(store()), false},
 	} {
 		s := newSession("standard", identity, []string{"shop_orders"}, []Grant{{Stream: "shop_orders", Role: c.had}})
-		if got := s.outdated(c.stores); got != c.want {
+		if got := s.outdated(c.stores, "here"); got != c.want {
 			t.Errorf("%s: outdated is %t", name, got)
 		}
 	}

@@ -74,7 +74,7 @@ func slim(object any) (any, error) {
 		}
 	}
 	store.APIVersion, store.Kind, store.Namespace = shared(store.APIVersion), shared(store.Kind), shared(store.Namespace)
-	store.Status.ClassName, store.Status.Namespace = shared(store.Status.ClassName), shared(store.Status.Namespace)
+	store.Status.ClassName, store.Status.Namespace, store.Status.System = shared(store.Status.ClassName), shared(store.Status.Namespace), shared(store.Status.System)
 	return store, nil
 }
 

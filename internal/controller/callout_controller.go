@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,18 +55,18 @@ func (r *CalloutReconciler) setup(mgr ctrl.Manager) error {
 // change all the time, do not count.
 var accessChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	before, now := e.ObjectOld.(*v1alpha1.EventStore), e.ObjectNew.(*v1alpha1.EventStore)
-	return readyReason(before) != readyReason(now) ||
+	return ownedStatus(before) != ownedStatus(now) || before.Status.System != now.Status.System ||
 		!reflect.DeepEqual(before.Spec.Access, now.Spec.Access) ||
 		before.DeletionTimestamp.IsZero() != now.DeletionTimestamp.IsZero() ||
 		(before.Status.Binding == nil) != (now.Status.Binding == nil) ||
 		classInUse(before) != classInUse(now)
 }}
 
-func readyReason(store *v1alpha1.EventStore) string {
-	if ready := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
-		return ready.Reason
+func ownedStatus(store *v1alpha1.EventStore) metav1.ConditionStatus {
+	if owned := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionStreamsOwned); owned != nil {
+		return owned.Status
 	}
-	return ""
+	return metav1.ConditionUnknown
 }
 
 // Reconcile serves the callouts of one class, and cuts off who has no access any

@@ -130,21 +130,21 @@ func (c *callouts) open(ctx context.Context, class *v1alpha1.EventStoreClass, da
 	if err := c.checkAccount(ctx, class); err != nil {
 		return nil, err
 	}
-	servers, name := serversOf(class), class.Name
+	servers, name, system := serversOf(class), class.Name, systemOf(class)
 	stores := func(_ context.Context, streams []string) ([]v1alpha1.EventStore, error) {
 		return c.storesOfStreams(name, streams), nil
 	}
 	log := slog.New(logr.ToSlogHandler(ctrl.Log.WithName("callout")))
 	consumers, err := access.ServeConsumers(
 		stream.Login{Name: "aether-consumers", Servers: servers, Credentials: operator, Field: operatorField},
-		access.ConsumersConfig{Class: name, Domain: class.Spec.Domain, Stores: stores, Streams: func() []string { return c.streamsOf(name) }}, log)
+		access.ConsumersConfig{Class: name, Domain: class.Spec.Domain, System: system, Stores: stores, Streams: func() []string { return c.streamsOf(name) }}, log)
 	if err != nil {
 		return nil, err
 	}
 	server, err := access.Serve(
 		stream.Login{Name: "aether-callout", Servers: servers, Credentials: data, Field: calloutField},
 		access.Config{
-			Class: name, Account: class.Spec.Workloads.Callout.Account, Domain: class.WorkloadDomain(),
+			Class: name, Account: class.Spec.Workloads.Callout.Account, Domain: class.WorkloadDomain(), System: system,
 			Review: func(ctx context.Context, review *authenticationv1.TokenReview) error {
 				return c.client.Create(ctx, review)
 			},

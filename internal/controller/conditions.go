@@ -51,7 +51,7 @@ func readyChange(before, now []metav1.Condition) (ready *metav1.Condition, chang
 }
 
 // conditionOrder is the order in which conditions are told; others follow by name.
-var conditionOrder = []string{v1alpha1.ConditionReady, v1alpha1.ConditionConnected, v1alpha1.ConditionReplicasCurrent}
+var conditionOrder = []string{v1alpha1.ConditionReady, v1alpha1.ConditionConnected, v1alpha1.ConditionReplicasCurrent, v1alpha1.ConditionStreamsOwned}
 
 // finishConditions stamps the generation on every condition and puts them in one
 // order, so that the same state is always written the same.

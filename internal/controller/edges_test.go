@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -20,7 +19,7 @@ import (
 // grantsOf are what pods of a store's namespace may do with it.
 func grantsOf(store *v1alpha1.EventStore) []access.Grant {
 	of := access.Identity{Namespace: store.Namespace, ServiceAccount: "default", PodName: "p", PodUID: "u"}
-	return access.Decide([]v1alpha1.EventStore{*store}, of, []string{store.EventsStreamName()}).Grants
+	return access.Decide([]v1alpha1.EventStore{*store}, store.Status.System, of, []string{store.EventsStreamName()}).Grants
 }
 
 var _ = Describe("What a store had", func() {
@@ -79,26 +78,6 @@ var _ = Describe("What a store had", func() {
 		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(held)
 		Expect(bindingOf(ctx, store).Data).To(Equal(before))
 		Expect(streamInfo(ctx, js(other), store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(5))
-	})
-
-	// A backup of etcd that is restored beside its cluster has all of its uids. The operator
-	// of the other cluster is what it says here.
-	It("stays while another cluster has the very same store and keeps it", func(ctx context.Context) {
-		class := newClass(ctx, single.URLs())
-		store := create(ctx, newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) { s.Spec.DeletionPolicy = v1alpha1.DeletionPolicyDelete }))
-		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
-		publish(ctx, api, store, 3)
-		another, err := api.Conn().Subscribe("aether.owner."+string(store.UID), func(question *nats.Msg) { _ = question.Respond([]byte("exists")) })
-		Expect(err).NotTo(HaveOccurred())
-		Expect(api.Conn().Flush()).To(Succeed())
-		Expect(k8s.Delete(ctx, store.DeepCopy())).To(Succeed())
-		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonStreamsNotDeleted), sayWhy(ContainSubstring("does not delete it"))))
-		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(3))
-		Expect(another.Unsubscribe()).To(Succeed())
-		annotate(ctx, store, unique("poke"))
-		Eventually(func() error { return k8s.Get(ctx, client.ObjectKeyFromObject(store), &v1alpha1.EventStore{}) }).ShouldNot(Succeed())
-		_, err = api.Stream(ctx, store.EventsStreamName())
-		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
 	})
 
 	DescribeTable("is missed when an age that somebody set by hand took it", func(ctx context.Context, hold func(context.Context, *v1alpha1.EventStoreClass, *v1alpha1.EventStore)) {

@@ -67,6 +67,7 @@ func (p *pass) commit(ctx context.Context) error {
 	}
 	p.store.ResourceVersion, p.before.ResourceVersion = stored.ResourceVersion, stored.ResourceVersion
 	p.written = p.store.Status.DeepCopy()
+	p.records.wrote(p.store)
 	return nil
 }
 

@@ -21,6 +21,7 @@ func (p *pass) apply(ctx context.Context) error {
 			return p.lostConnection(err)
 		}
 	}
+	p.own()
 	p.countContest()
 	p.carriedOut()
 	p.store.Status.Plan = nil

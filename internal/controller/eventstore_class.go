@@ -40,23 +40,6 @@ func (p *pass) resolveClass(ctx context.Context) error {
 	return nil
 }
 
-// paused does nothing but see whether the class allows the namespace: a pause keeps no
-// right that the class takes away.
-func (p *pass) paused(ctx context.Context) error {
-	class := &v1alpha1.EventStoreClass{}
-	err := p.Get(ctx, client.ObjectKey{Name: classInUse(p.store)}, class)
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("read EventStoreClass %s: %w", classInUse(p.store), err)
-	}
-	if err == nil {
-		p.class = class
-		if err := p.checkAllowed(ctx); err != nil {
-			return err
-		}
-	}
-	return errPaused
-}
-
 func (p *pass) classNotFound(ctx context.Context, name string) error {
 	names, _, err := p.classNames(ctx)
 	if err != nil {
@@ -136,7 +119,7 @@ func (p *pass) checkAllowed(ctx context.Context) error {
 		return nil
 	}
 	if err != nil {
-		return p.disconnected(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
+		return p.notAllowed(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
 			"spec.allowedNamespaces.selector of EventStoreClass %s cannot be read, so it allows no namespace: %w: correct it", p.class.Name, err))
 	}
 	has, err := namespaces.Labels(ctx, p.Client, p.uncached, p.store.Namespace)
@@ -146,9 +129,14 @@ func (p *pass) checkAllowed(ctx context.Context) error {
 	if selector.Matches(has) {
 		return nil
 	}
-	return p.disconnected(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
+	return p.notAllowed(stream.Stalled(v1alpha1.ReasonClassNotAllowed,
 		"EventStoreClass %s does not allow namespace %s, whose labels do not match %q: label the namespace, or delete this EventStore and apply it again with a className that allows it; what is stored is not touched",
 		p.class.Name, p.store.Namespace, selector))
+}
+
+func (p *pass) notAllowed(fault *stream.Fault) error {
+	p.disown(fault.Reason, fault.Error())
+	return p.disconnected(fault)
 }
 
 // selectorOf selects the namespaces that a class allows, nil for all.

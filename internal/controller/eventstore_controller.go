@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -36,6 +37,7 @@ type EventStoreReconciler struct {
 	stores   storeIndex
 	sweeper  *sweeper
 	memory   *stream.Memory
+	records  *records
 	metrics  *metrics
 	contests *contests
 	homes    homes
@@ -67,11 +69,15 @@ func (r *EventStoreReconciler) setup(mgr ctrl.Manager, told notices) error {
 // Reconcile brings one EventStore's streams and binding to what its spec asks.
 func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Request) (result ctrl.Result, err error) {
 	store := &v1alpha1.EventStore{}
-	if err := r.Get(ctx, request.NamespacedName, store); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+	if err := r.Get(ctx, request.NamespacedName, store); apierrors.IsNotFound(err) {
+		r.records.forget(request.NamespacedName)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, err
 	}
 	p := &pass{EventStoreReconciler: r, store: store, before: store.DeepCopy()}
 	p.written = &p.before.Status
+	r.records.recall(store)
 	defer func() { result, err = p.report(ctx, err) }()
 
 	if store.Spec.ManagementPolicy == v1alpha1.ManagementPaused {
@@ -117,6 +123,8 @@ type pass struct {
 	home   stream.Home
 	conn   *stream.Conn
 	wanted []stream.Wanted
+	// asked is what the spec asks for, with all defaults; not all of it need be in force.
+	asked v1alpha1.EffectiveSpec
 	// invalid: what the spec asks for cannot be, and wanted has names alone.
 	invalid bool
 	plans   []stream.Plan
@@ -134,6 +142,10 @@ type pass struct {
 	// destroy.
 	hold     *stream.Fault
 	destroys map[v1alpha1.StreamRole]stream.Destroyed
+	// heard are the EventStores of which other operators were heard.
+	heard []stream.Owner
+	// blind: it is paused, and could not look whose the streams are.
+	blind bool
 	// isBound: the binding was seen to, with bindingErr.
 	isBound    bool
 	bindingErr error
@@ -151,7 +163,7 @@ type pass struct {
 
 // How a pass ends that does less than all, by what the spec asks.
 var (
-	errPaused   = errors.New("spec.managementPolicy is Paused: nothing is looked at and nothing is done, and the rest of the status is the last that was seen; set it to Full or Observe to go on")
+	errPaused   = errors.New("spec.managementPolicy is Paused: nothing is done, and nothing is looked at but whose the streams are; the rest of the status is the last that was seen; set it to Full or Observe to go on")
 	errObserved = errors.New("spec.managementPolicy is Observe: both streams are as asked for, and nothing is to be done")
 )
 

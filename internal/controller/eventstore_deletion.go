@@ -17,15 +17,17 @@ import (
 
 // settleFinalizer takes the finalizer off a store that keeps its streams, before
 // anything that needs NATS: its resource, and its namespace, must go at once. And it
-// puts it on one that deletes them and has some, whatever keeps it from being Ready.
+// puts it on one that deletes them and has some, whatever keeps it from being Ready,
+// unless the class is not found: what its limits would say nobody knows.
 func (p *pass) settleFinalizer(ctx context.Context) error {
-	policy, err := p.deletionPolicy(ctx)
-	switch {
-	case err != nil:
+	class, err := p.classOfDeletion(ctx)
+	if err != nil {
 		return err
-	case policy != v1alpha1.DeletionPolicyDelete:
+	}
+	switch {
+	case p.deletionPolicy(class) != v1alpha1.DeletionPolicyDelete:
 		return p.letGo(ctx)
-	case len(p.store.Status.Streams) > 0:
+	case class != nil && len(p.store.Status.Streams) > 0:
 		return p.setFinalizer(ctx, controllerutil.AddFinalizer)
 	}
 	return nil
@@ -38,6 +40,8 @@ func (p *pass) letGo(ctx context.Context) error {
 	if err := p.setFinalizer(ctx, controllerutil.RemoveFinalizer); err != nil || !had {
 		return err
 	}
+	// It is not told again, also where this pass writes nothing.
+	defer p.sendEvents(ctx)
 	if recorded := p.store.Status.Effective; p.store.Spec.DeletionPolicy != "" || recorded == nil || recorded.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
 		return nil
 	}
@@ -50,29 +54,40 @@ func (p *pass) letGo(ctx context.Context) error {
 	return err
 }
 
-// deletionPolicy is what becomes of the streams, by the spec or else the class, which
-// may not exist: then its default deletes nothing. Where the class does not allow
-// Delete, a store without the finalizer does not get it.
-func (p *pass) deletionPolicy(ctx context.Context) (v1alpha1.DeletionPolicy, error) {
+// classOfDeletion is the class that says what becomes of the streams, nil where it does
+// not exist.
+func (p *pass) classOfDeletion(ctx context.Context) (*v1alpha1.EventStoreClass, error) {
+	name := classInUse(p.store)
+	if name == "" {
+		return nil, nil
+	}
 	class := &v1alpha1.EventStoreClass{}
-	if name := classInUse(p.store); name != "" {
-		if err := p.Get(ctx, client.ObjectKey{Name: name}, class); client.IgnoreNotFound(err) != nil {
-			return "", fmt.Errorf("read EventStoreClass %s: %w", name, err)
-		}
+	err := p.Get(ctx, client.ObjectKey{Name: name}, class)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read EventStoreClass %s: %w", name, err)
 	}
-	policy := stream.DeletionPolicyOf(p.store, class.Spec.Defaults)
-	if !stream.AllowsDeletionPolicy(class.Spec.Limits, policy) && !controllerutil.ContainsFinalizer(p.store, v1alpha1.Finalizer) {
-		return v1alpha1.DeletionPolicyRetain, nil
+	return class, nil
+}
+
+// deletionPolicy is what becomes of the streams, by the spec or else the class: that of
+// one which is nil, as it does not exist, deletes nothing. Where the class does not allow
+// Delete, a store that did not have it does not get it, whatever its finalizers are.
+func (p *pass) deletionPolicy(class *v1alpha1.EventStoreClass) v1alpha1.DeletionPolicy {
+	if class == nil {
+		return stream.DeletionPolicyOf(p.store, v1alpha1.Defaults{})
 	}
-	return policy, nil
+	return stream.DeletionPolicyInForce(stream.RecordedDeletionPolicy(p.before), stream.DeletionPolicyOf(p.store, class.Spec.Defaults), class.Spec.Limits)
 }
 
 // claim puts the finalizer on a store that deletes its streams, before they are
 // made, and only once they are known to be ours to make.
 func (p *pass) claim(ctx context.Context) error {
-	policy, err := p.deletionPolicy(ctx)
-	if err != nil || policy != v1alpha1.DeletionPolicyDelete {
-		return err
+	// By the class that this pass goes by, whose limits it has checked.
+	if p.deletionPolicy(p.class) != v1alpha1.DeletionPolicyDelete {
+		return nil
 	}
 	return p.setFinalizer(ctx, controllerutil.AddFinalizer)
 }
@@ -109,12 +124,12 @@ func (p *pass) remove(ctx context.Context) error {
 		p.gone = true
 		return nil
 	}
-	policy, err := p.deletionPolicy(ctx)
+	class, err := p.classOfDeletion(ctx)
 	if err != nil {
 		return err
 	}
 	switch {
-	case policy != v1alpha1.DeletionPolicyDelete:
+	case p.deletionPolicy(class) != v1alpha1.DeletionPolicyDelete:
 	case p.observes():
 		p.tellNotDeleted("spec.managementPolicy is Observe, under which nothing is deleted: streams " +
 			p.store.EventsStreamName() + " and " + p.store.SnapshotsStreamName() + " stay as they are")
@@ -168,22 +183,6 @@ func (p *pass) deleteStreams(ctx context.Context) error {
 	return nil
 }
 
-// checkKept goes on only where no other operator has this very EventStore and keeps it.
-func (p *pass) checkKept(ctx context.Context, ours []deletedStream) error {
-	if len(ours) == 0 {
-		return nil
-	}
-	kept, err := p.conn.IsKept(ctx, p.self())
-	if err != nil {
-		return p.lostConnection(err)
-	}
-	if kept {
-		return stream.Stalled(v1alpha1.ReasonStreamsNotDeleted,
-			"another operator on the NATS system of EventStoreClass %s has this EventStore too, with the uid %s, and does not delete it: one of the two clusters was made of a backup of the other; delete it there first, if the streams are to go", p.class.Name, p.store.UID)
-	}
-	return nil
-}
-
 // deletion is what becomes of the streams of a store that goes.
 type deletion struct {
 	ours []deletedStream
@@ -217,6 +216,8 @@ func (p *pass) sortForDeletion(ctx context.Context) (deletion, error) {
 		case s.live == nil:
 		case !p.carriesUID(s.live):
 			d.kept = append(d.kept, fmt.Sprintf("stream %s with %d messages does not carry the uid of this EventStore, and stays", name, s.live.State.Msgs))
+		case p.store.Spec.DeletionPolicy == "" && stream.Retained(p.store, s.live):
+			d.kept = append(d.kept, fmt.Sprintf("stream %s with %d messages is marked to be retained, and spec.deletionPolicy does not say otherwise, so it stays", name, s.live.State.Msgs))
 		default:
 			immutable = immutable || stream.Immutable(s.live)
 			d.ours = append(d.ours, s)

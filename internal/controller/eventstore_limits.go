@@ -12,7 +12,7 @@ import (
 // made, and one that exists stays as it is.
 func (p *pass) checkLimits(context.Context) error {
 	limits := p.class.Spec.Limits
-	over, err := stream.OverLimits(p.store, *p.store.Status.Effective, limits, p.live)
+	over, err := stream.OverLimits(stream.RecordedDeletionPolicy(p.before), p.asked, limits, p.live)
 	if err != nil {
 		p.holdBack(stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err))
 		return nil
@@ -22,7 +22,7 @@ func (p *pass) checkLimits(context.Context) error {
 			"this EventStore asks for more than spec.limits of EventStoreClass %s allows: %s. Ask for less; nothing was made or changed", p.class.Name, strings.Join(over, "; ")))
 		return nil
 	}
-	wanted, err := stream.Reserved(*p.store.Status.Effective)
+	wanted, err := stream.Reserved(p.asked)
 	if err != nil {
 		p.holdBack(stream.Stalled(v1alpha1.ReasonInvalidSpec, "%w", err))
 		return nil

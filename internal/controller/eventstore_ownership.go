@@ -18,6 +18,12 @@ import (
 // or to take.
 func (p *pass) checkOwnership(ctx context.Context) error {
 	whose := p.ownerships()
+	err := p.checkOwners(ctx, whose)
+	p.noteOwnership(err)
+	return err
+}
+
+func (p *pass) checkOwners(ctx context.Context, whose []stream.Ownership) error {
 	if err := p.checkEventNamespace(whose); err != nil {
 		return err
 	}
@@ -101,56 +107,10 @@ func (p *pass) checkAdoption(live *liveStream) error {
 	}
 }
 
-// checkTakeBack goes on only when a stream that names another EventStore is given
-// to this one: by an equal identity, or by the word of the platform. Either way the
-// other must not be known to exist.
-func (p *pass) checkTakeBack(ctx context.Context, whose stream.Ownership, owner stream.Owner, name string) error {
-	if whose == stream.OursBefore {
-		return p.confirmSelf(ctx)
-	}
-	given := slices.Contains(p.class.Spec.Tenancy.GiveBack, v1alpha1.StoreReference{Namespace: p.store.Namespace, Name: p.store.Name})
-	byName := whose == stream.OursElsewhere && p.class.Spec.Tenancy.TakeBack == v1alpha1.TakeBackByName
-	if !given && !byName {
-		if whose == stream.OursElsewhere {
-			return p.notGivenBack(owner, name)
-		}
-		return p.conflict(ctx, owner, "stream "+name+" belongs to")
-	}
-	standing, err := p.standingOf(ctx, owner)
-	switch {
-	case err != nil:
-		return err
-	case standing == stream.Exists, standing == stream.Ending:
-		return p.conflict(ctx, owner, "stream "+name+" belongs to")
-	case standing == stream.Unknown && !given:
-		return stream.Stalled(v1alpha1.ReasonNotGivenBack,
-			"stream %s belongs to EventStore %s with the uid %s of %s, of which no operator says whether it still exists, so it counts as there and nothing is touched: let the operator of that cluster run, with the permissions that the documentation of EventStoreClass lists; or, if that cluster is gone for good, add {namespace: %s, name: %s} to spec.tenancy.giveBack of EventStoreClass %s",
-			name, owner, owner.UID, clusterText(owner), p.store.Namespace, p.store.Name, p.class.Name)
-	case standing == stream.Unknown:
-		return p.checkCanAsk(ctx, name)
-	}
-	return p.confirmSelf(ctx)
-}
-
 func (p *pass) notGivenBack(owner stream.Owner, name string) error {
 	return stream.Stalled(v1alpha1.ReasonNotGivenBack,
 		"stream %s belongs to EventStore %s with the uid %s of another namespace of that name or of another cluster (its namespace has the uid %q and its cluster %q; here they are %s and %s), and is not touched: give this EventStore another name; or, if it is the same store, let the platform add {namespace: %s, name: %s} to spec.tenancy.giveBack of EventStoreClass %s",
 		name, owner, owner.UID, owner.Home.Namespace, owner.Home.Cluster, p.home.Namespace, p.home.Cluster, p.store.Namespace, p.store.Name, p.class.Name)
-}
-
-// checkCanAsk: the platform gives a stream away whose owner nobody knows. That
-// nobody knows it counts only where operators hear each other at all: two of them
-// that do not would take it from each other for ever.
-func (p *pass) checkCanAsk(ctx context.Context, name string) error {
-	can, err := p.conn.CanAsk(ctx, p.self())
-	if err != nil {
-		return p.lostConnection(err)
-	}
-	if can {
-		return p.confirmSelf(ctx)
-	}
-	return stream.Stalled(v1alpha1.ReasonPermissionDenied,
-		"stream %s is given back by EventStoreClass %s, and the operator cannot ask those of other clusters whether its EventStore still exists: it does not hear its own question on aether.owner.*: give the account of the class the permissions that the documentation of EventStoreClass lists", name, p.class.Name)
 }
 
 // confirmSelf reads past the cache before a stream gets another owner: an EventStore
@@ -169,18 +129,6 @@ func (p *pass) confirmSelf(ctx context.Context) error {
 		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("eventstores").GroupResource(), p.store.Name, errors.New("the cache is behind"))
 	}
 	return nil
-}
-
-// standingOf is what is known of an EventStore, here or in another cluster.
-func (p *pass) standingOf(ctx context.Context, owner stream.Owner) (stream.Standing, error) {
-	standing, err := p.homes.standing(ctx, p.stores, owner, false)
-	if err != nil || standing != stream.Unknown || owner.Home.Cluster == p.home.Cluster {
-		return standing, err
-	}
-	if standing, err = p.conn.StandingOf(ctx, owner); err != nil {
-		return standing, p.lostConnection(err)
-	}
-	return standing, nil
 }
 
 // checkSchema leaves what a newer operator made alone.
@@ -221,21 +169,19 @@ func (p *pass) checkEldest(ctx context.Context) error {
 	if eldest == nil || eldest.UID == p.store.UID {
 		return nil
 	}
-	return p.conflict(ctx, stream.OwnerOf(eldest, stream.Home{Cluster: p.home.Cluster}), "the name "+p.store.EventsStreamName()+" of the stream is taken by")
+	return p.conflict(stream.OwnerOf(eldest, stream.Home{Cluster: p.home.Cluster}), stream.Exists, "the name "+p.store.EventsStreamName()+" of the stream is taken by")
 }
 
-func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) error {
-	standing, err := p.standingOf(ctx, owner)
-	if err != nil {
-		return err
-	}
+// conflict tells whose a stream is; standing is what is known of that EventStore, here or
+// in another cluster.
+func (p *pass) conflict(owner stream.Owner, standing stream.Standing, what string) error {
 	state, wayOut := "", "give this EventStore another name or spec.namespace"
 	switch {
 	case standing == stream.Gone:
 		state = " (which does not exist any more; applied again it takes its streams back)"
 		wayOut += fmt.Sprintf("; or let the platform add {namespace: %s, name: %s} to spec.tenancy.giveBack of EventStoreClass %s", p.store.Namespace, p.store.Name, p.class.Name)
-	case owner.Home.Cluster != p.home.Cluster:
-		state = " with the uid " + string(owner.UID) + " of " + clusterText(owner)
+	case owner.Home.Cluster != p.home.Cluster, owner.String() == p.self().String():
+		state = " with the uid " + string(owner.UID) + " of " + p.clusterText(owner)
 		if standing == stream.Exists || standing == stream.Ending {
 			state += ", where it exists"
 		}
@@ -243,9 +189,12 @@ func (p *pass) conflict(ctx context.Context, owner stream.Owner, what string) er
 	return stream.Stalled(v1alpha1.ReasonConflict, "%s EventStore %s%s, and is not touched: %s", what, owner, state, wayOut)
 }
 
-func clusterText(owner stream.Owner) string {
-	if owner.Home.Cluster == "" {
+func (p *pass) clusterText(owner stream.Owner) string {
+	switch owner.Home.Cluster {
+	case "":
 		return "a cluster that the stream does not name"
+	case p.home.Cluster:
+		return fmt.Sprintf("a cluster with the uid of this one (%s), of which one was made of a backup of the other", owner.Home.Cluster)
 	}
 	return fmt.Sprintf("another cluster (%s)", owner.Home.Cluster)
 }

@@ -19,7 +19,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
-	"git.flowmade.one/flowmade-one/aether-operator/internal/access"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -54,7 +53,11 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	if outdated(err) || stream.WasClosed(err) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
 	}
-	if fault, isFault := stream.AsFault(err); isFault && p.hold != nil && !access.NotOurs(fault.Reason) {
+	if waits, isAsking := errors.AsType[asking](err); isAsking {
+		return ctrl.Result{RequeueAfter: waits.again}, nil
+	}
+	p.forgetAnswers()
+	if fault, isFault := stream.AsFault(err); isFault && p.hold != nil && !disowns(fault.Reason) {
 		// What was first is told, unless nobody may be let in.
 		err = p.hold
 	}
@@ -75,7 +78,10 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	if err != nil && !known {
 		return ctrl.Result{}, err
 	}
-	if p.swept(fault) {
+	switch {
+	case errors.Is(err, errPaused) && p.blind:
+		return ctrl.Result{RequeueAfter: jittered(min(credentialsPause, p.resync))}, nil
+	case !errors.Is(err, errPaused) && p.swept(fault):
 		return ctrl.Result{}, nil
 	}
 	return ctrl.Result{RequeueAfter: pause(p.store.Status.Conditions, fault, p.resync)}, nil
@@ -107,7 +113,7 @@ func (p *pass) setConditions(fault *stream.Fault, err error) {
 	case errors.Is(err, errObserved):
 		setCondition(&status.Conditions, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonObserved, err.Error())
 	}
-	for _, always := range []string{v1alpha1.ConditionConnected, v1alpha1.ConditionReplicasCurrent} {
+	for _, always := range []string{v1alpha1.ConditionConnected, v1alpha1.ConditionReplicasCurrent, v1alpha1.ConditionStreamsOwned} {
 		if meta.FindStatusCondition(status.Conditions, always) == nil {
 			setCondition(&status.Conditions, always, metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "Not seen yet")
 		}
@@ -140,11 +146,13 @@ func (p *pass) tellOutcome(fault *stream.Fault) {
 // whole of it, since a patch costs the API server a fifth more.
 func (p *pass) writeStatus(ctx context.Context) error {
 	if equality.Semantic.DeepEqual(*p.written, p.store.Status) {
+		p.records.read(p.store)
 		return nil
 	}
 	if err := p.Status().Update(ctx, p.store.DeepCopy()); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("write the status of EventStore %s: %w", client.ObjectKeyFromObject(p.store), err))
 	}
+	p.records.wrote(p.store)
 	return nil
 }
 

@@ -30,20 +30,26 @@ const (
 func (p *pass) wasSeenSettled(ctx context.Context) bool {
 	seen, settled := p.sweeper.sawSettled(ctx, p.class, p.conn, p.store)
 	p.empty = settled && seen.empty
-	return settled
+	// A status that lacks what the sweep went by was taken away since.
+	return settled && p.store.Status.Effective != nil && len(p.store.Status.Streams) == len(p.streamNames())
 }
 
 // observedSettled ends a pass over settled streams that may only look.
 func (p *pass) observedSettled(context.Context) error {
+	p.own()
 	if p.observes() {
 		return errObserved
 	}
 	return nil
 }
 
-// look sees both streams.
-func (p *pass) look(ctx context.Context) error {
-	names := []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
+func (p *pass) streamNames() []string {
+	return []string{p.store.EventsStreamName(), p.store.SnapshotsStreamName()}
+}
+
+// see looks at both streams.
+func (p *pass) see(ctx context.Context) error {
+	names := p.streamNames()
 	p.live = make([]*liveStream, len(names))
 	for i, name := range names {
 		var err error
@@ -52,12 +58,21 @@ func (p *pass) look(ctx context.Context) error {
 		}
 	}
 	var err error
-	if p.home, err = p.homes.of(ctx, p.store.Namespace); err != nil {
+	p.home, err = p.homes.of(ctx, p.store.Namespace)
+	return err
+}
+
+// look sees both streams, and finds what is asked for.
+func (p *pass) look(ctx context.Context) error {
+	if err := p.see(ctx); err != nil {
 		return err
 	}
 	defaults := stream.DefaultsFor(p.class, p.store, p.live)
-	effective := stream.Effective(p.store, defaults)
+	p.asked = stream.Effective(p.store, defaults)
+	effective := p.asked
+	effective.DeletionPolicy = stream.DeletionPolicyInForce(stream.RecordedDeletionPolicy(p.before), p.asked.DeletionPolicy, p.class.Spec.Limits)
 	p.store.Status.Effective = &effective
+	var err error
 	p.wanted, err = stream.Desired(p.store, p.home, defaults)
 	fault, asksTooMuch := stream.AsFault(err)
 	if p.invalid = asksTooMuch; !p.invalid {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -9,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/namespaces"
@@ -65,15 +67,19 @@ func (h homes) uidNow(ctx context.Context, namespace string) (types.UID, error) 
 	return found.UID, nil
 }
 
-// standing is what this cluster knows of an EventStore. That it exists the cache may
-// say, unless it is to be known now; that it is gone only the API server.
-func (h homes) standing(ctx context.Context, stores storeIndex, owner stream.Owner, now bool) (stream.Standing, error) {
-	if !now && stores.exists(owner.UID) {
-		return stream.Exists, nil
-	}
+// standing is what this cluster knows of an EventStore. Of one of another cluster the
+// cache may say that it is here, as where kube-system was made anew; of one of this
+// cluster the API server alone.
+func (h homes) standing(ctx context.Context, stores storeIndex, owner stream.Owner) (stream.Standing, error) {
 	cluster, err := h.cluster(ctx)
-	if err != nil || owner.Home.Cluster != cluster {
-		return stream.Unknown, err
+	if err != nil {
+		return stream.Untold, err
+	}
+	if owner.Home.Cluster != cluster {
+		if found := stores.withUID(owner.UID); found != nil {
+			return standingOf(found), nil
+		}
+		return stream.Unknown, nil
 	}
 	current := &v1alpha1.EventStore{}
 	err = h.uncached.Get(ctx, client.ObjectKey{Namespace: owner.Namespace, Name: owner.Name}, current)
@@ -81,9 +87,18 @@ func (h homes) standing(ctx context.Context, stores storeIndex, owner stream.Own
 	case apierrors.IsNotFound(err), err == nil && current.UID != owner.UID:
 		return stream.Gone, nil
 	case err != nil:
-		return stream.Unknown, fmt.Errorf("read EventStore %s: %w", owner, err)
-	case !current.DeletionTimestamp.IsZero():
-		return stream.Ending, nil
+		return stream.Untold, fmt.Errorf("read EventStore %s: %w", owner, err)
 	}
-	return stream.Exists, nil
+	return standingOf(current), nil
+}
+
+// standingOf says of an EventStore that is here whether it goes with its streams. One that
+// goes without them keeps them, as one that stays does.
+func standingOf(store *v1alpha1.EventStore) stream.Standing {
+	keeps := !controllerutil.ContainsFinalizer(store, v1alpha1.Finalizer) || store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyRetain ||
+		cmp.Or(store.Spec.ManagementPolicy, v1alpha1.ManagementFull) != v1alpha1.ManagementFull
+	if store.DeletionTimestamp.IsZero() || keeps {
+		return stream.Exists
+	}
+	return stream.Ending
 }

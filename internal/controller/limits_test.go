@@ -88,6 +88,52 @@ var _ = Describe("Limits of a class", func() {
 		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(1))
 	})
 
+	It("count for what becomes of the streams, whatever finalizer somebody sets", func(ctx context.Context) {
+		api := js(single)
+		class := newClass(ctx, single.URLs(), limited(v1alpha1.Limits{DeletionPolicies: []v1alpha1.DeletionPolicy{v1alpha1.DeletionPolicyRetain}}))
+		store := create(ctx, newStore(newNamespace(ctx), class.Name))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		publish(ctx, api, store, 3)
+		byHand := func(s *v1alpha1.EventStore) {
+			s.Spec.DeletionPolicy, s.Finalizers = v1alpha1.DeletionPolicyDelete, []string{v1alpha1.Finalizer}
+		}
+		change(ctx, store, byHand)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonLimitExceeded), HaveField("Finalizers", BeEmpty()),
+			HaveField("Status.Effective.DeletionPolicy", v1alpha1.DeletionPolicyRetain)))
+		change(ctx, store, byHand)
+		deleteStore(ctx, store)
+		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(3))
+
+		By("taking them back, made with the finalizer")
+		again := create(ctx, newStore(store.Namespace, class.Name, byHand, func(s *v1alpha1.EventStore) { s.Name = store.Name }))
+		Eventually(read(ctx, again)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonLimitExceeded))
+		deleteStore(ctx, again)
+		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(3))
+	})
+
+	It("count for what becomes of the streams also while the class is away, and after", func(ctx context.Context) {
+		api := js(single)
+		retainAlone := limited(v1alpha1.Limits{DeletionPolicies: []v1alpha1.DeletionPolicy{v1alpha1.DeletionPolicyRetain}})
+		class := newClass(ctx, single.URLs(), retainAlone)
+		store := create(ctx, newStore(newNamespace(ctx), class.Name))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		publish(ctx, api, store, 3)
+		refused := And(beStalled(v1alpha1.ReasonLimitExceeded), HaveField("Finalizers", BeEmpty()))
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.DeletionPolicy = v1alpha1.DeletionPolicyDelete })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(refused)
+
+		Expect(k8s.Delete(ctx, class)).To(Succeed())
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonClassNotFound))
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "364d" })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(HaveField("Status.ObservedGeneration", BeEquivalentTo(3)))
+		Expect(read(ctx, store)(Default)).To(And(beStalled(v1alpha1.ReasonClassNotFound), HaveField("Finalizers", BeEmpty())))
+
+		newClass(ctx, single.URLs(), retainAlone, func(c *v1alpha1.EventStoreClass) { c.Name = class.Name })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(refused)
+		deleteStore(ctx, store)
+		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(3))
+	})
+
 	It("of a namespace let the oldest in, and the next when there is room", func(ctx context.Context) {
 		class := newClass(ctx, single.URLs(), limited(v1alpha1.Limits{PerNamespace: v1alpha1.NamespaceLimits{Stores: 1}}))
 		ns := newNamespace(ctx)

@@ -66,7 +66,7 @@ func (q *quotas) admit(class *v1alpha1.EventStoreClass, store *v1alpha1.EventSto
 	slices.SortFunc(waiting, elder)
 	for _, other := range waiting {
 		effective := stream.Effective(other, class.Spec.Defaults)
-		over, err := stream.OverLimits(other, effective, class.Spec.Limits, make([]*liveStream, 2))
+		over, err := stream.OverLimits(stream.RecordedDeletionPolicy(other), effective, class.Spec.Limits, make([]*liveStream, 2))
 		if err != nil || len(over) > 0 {
 			// It waits for no room.
 			continue
@@ -182,4 +182,11 @@ func (r *EventStoreReconciler) waitingForRoom(_ context.Context, made client.Obj
 		}
 	}
 	return requests(waiting)
+}
+
+func readyReason(store *v1alpha1.EventStore) string {
+	if ready := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
+		return ready.Reason
+	}
+	return ""
 }

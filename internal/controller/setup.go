@@ -109,10 +109,13 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 			memory.NoteFirst(n.Class, n.Stream, n.FirstEvent)
 		}
 		forStores.send(n)
-	}, counts.measureRequest, func(ctx context.Context, owner stream.Owner, now bool) stream.Standing {
-		// What could not be found out is Unknown, and counts as there.
-		standing, _ := homes.standing(ctx, index, owner, now)
-		return standing
+	}, counts.measureRequest, stream.Self{
+		Cluster: homes.cluster,
+		Standing: func(ctx context.Context, owner stream.Owner) stream.Standing {
+			// The one who asks hears that it could not be found out.
+			standing, _ := homes.standing(ctx, index, owner)
+			return standing
+		},
 	})
 	connect := connector{cached: mgr.GetClient(), uncached: mgr.GetAPIReader(), connections: connections}
 	sweeps = newSweeper(connect, index, homes, memory, options.ResyncInterval/2, forStores.send)
@@ -123,7 +126,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	stores := &EventStoreReconciler{
 		Client: writer, connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		stores: index, sweeper: sweeps, memory: memory, metrics: counts, contests: newContests(), homes: homes, quotas: newQuotas(),
+		stores: index, sweeper: sweeps, memory: memory, records: newRecords(), metrics: counts, contests: newContests(), homes: homes, quotas: newQuotas(),
 	}
 	classes := &EventStoreClassReconciler{
 		Client: writer, connector: connect,

@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -65,9 +64,14 @@ func (s storeIndex) ofStream(events string) []*v1alpha1.EventStore {
 	return stores
 }
 
-// exists is asked seldom, and worth no index.
-func (s storeIndex) exists(uid types.UID) bool {
-	return slices.ContainsFunc(s.all(), func(store *v1alpha1.EventStore) bool { return store.UID == uid })
+// withUID is asked seldom, and worth no index; nil for none.
+func (s storeIndex) withUID(uid types.UID) *v1alpha1.EventStore {
+	for _, store := range s.all() {
+		if store.UID == uid {
+			return store
+		}
+	}
+	return nil
 }
 
 func (s storeIndex) inNamespace(name string) []*v1alpha1.EventStore {

@@ -23,7 +23,10 @@ import (
 func TestSweepHidesNothing(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(context.Context, stream.Owner, bool) stream.Standing { return stream.Unknown })
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, stream.Self{
+		Cluster:  func(context.Context) (types.UID, error) { return "cluster", nil },
+		Standing: func(context.Context, stream.Owner) stream.Standing { return stream.Unknown },
+	})
 	t.Cleanup(connections.Close)
 	conn, err := connections.Get(t.Context(), stream.Target{Class: "standard", Servers: servers.URLs()})
 	if err != nil {

@@ -83,7 +83,7 @@ func (c *classConnection) find(target Target, open func(Target) (*Conn, error)) 
 		c.fingerprint, c.failure, c.dial = fingerprint, nil, nil
 	}
 	if c.conn != nil && (isOther || c.conn.nc.IsClosed()) {
-		c.conn.nc.Close()
+		c.conn.close()
 		c.conn = nil
 	}
 	if c.conn != nil {
@@ -114,7 +114,7 @@ func (c *classConnection) end(d *dial, target Target, conn *Conn, err error) boo
 	defer close(d.ended)
 	if c.closed || c.dial != d {
 		if conn != nil {
-			conn.nc.Close()
+			conn.close()
 		}
 		d.err = ClassGone(target.Class)
 		return false
@@ -150,7 +150,7 @@ func (c *classConnection) close() {
 	defer c.mu.Unlock()
 	c.closed = true
 	if c.conn != nil {
-		c.conn.nc.Close()
+		c.conn.close()
 		c.conn = nil
 	}
 }

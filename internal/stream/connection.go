@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -59,6 +60,14 @@ type Conn struct {
 	outage      uint64
 	outageSince time.Time
 
+	// operator is what this one is called on this connection, among those that are there,
+	// and answers are where its questions are answered.
+	operator  string
+	answers   string
+	self      Self
+	operators operators
+	inquiries inquiries
+
 	// probing is held while permissions are tried. permitted is the connection on which
 	// none is missing, counted from 1.
 	probing   sync.Mutex
@@ -112,7 +121,7 @@ func Dial(login Login, options ...nats.Option) (*nats.Conn, error) {
 // connect connects as the operator, and finds JetStream.
 func connect(servers []string, credentials map[string][]byte, options ...nats.Option) (*Conn, error) {
 	c := &Conn{
-		api: apiPrefix(""), servers: servers, denied: map[string]string{}, firstEvents: map[string]firstWatch{},
+		api: apiPrefix(""), servers: servers, operator: rand.Text(), denied: map[string]string{}, firstEvents: map[string]firstWatch{},
 		first: make(chan *nats.Msg, firstBuffer), closed: make(chan struct{}), own: map[notice]expected{}, told: map[string]bool{},
 	}
 	options = append(options, nats.ErrorHandler(c.asyncError), nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }))

@@ -48,7 +48,7 @@ type Notice struct {
 type Connections struct {
 	notify  func(Notice)
 	measure Measure
-	owns    Owns
+	self    Self
 
 	mu      sync.Mutex
 	classes map[string]*classConnection
@@ -56,10 +56,10 @@ type Connections struct {
 }
 
 // NewConnections makes an empty set. notify is told about streams that changed
-// and connections that were lost or found again; it must not block. owns answers
+// and connections that were lost or found again; it must not block. self answers
 // the operators of other clusters.
-func NewConnections(notify func(Notice), measure Measure, owns Owns) *Connections {
-	return &Connections{notify: notify, measure: measure, owns: owns, classes: map[string]*classConnection{}}
+func NewConnections(notify func(Notice), measure Measure, self Self) *Connections {
+	return &Connections{notify: notify, measure: measure, self: self, classes: map[string]*classConnection{}}
 }
 
 // Get gives the connection of a class, and dials when there is none, or when the
@@ -110,17 +110,18 @@ func (c *Connections) open(target Target) (*Conn, error) {
 		return nil, err
 	}
 	conn.api = apiPrefix(target.Domain)
-	conn.measure = c.measure
+	conn.measure, conn.self = c.measure, c.self
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
 	conn.notifyFirst = func(stream string, at time.Time) {
 		c.notify(Notice{Class: target.Class, Stream: stream, FirstEvent: at})
 	}
 	go conn.awaitFirstEvents()
 	_, err = conn.nc.Subscribe(advisories, conn.advised)
-	if err = errors.Join(err, conn.answerOwners(c.owns)); err != nil {
+	if err = errors.Join(err, conn.listenToOperators()); err != nil {
 		conn.nc.Close()
 		return nil, Retrying(v1alpha1.ReasonUnreachable, "subscribe to the advisories of JetStream and the questions of other operators: %w", err)
 	}
+	go conn.announce()
 	return conn, nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
@@ -16,8 +18,11 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
-// nobodyKnows answers other operators nothing.
-func nobodyKnows(context.Context, stream.Owner, bool) stream.Standing { return stream.Unknown }
+// nobodyKnows is of a cluster that has no EventStores.
+var nobodyKnows = stream.Self{
+	Cluster:  func(context.Context) (types.UID, error) { return "cluster", nil },
+	Standing: func(context.Context, stream.Owner) stream.Standing { return stream.Unknown },
+}
 
 // A pass that is still under way when the operator ends must not connect anew: nobody
 // would close that connection, and it would tell other operators that ours is at work.
@@ -51,12 +56,14 @@ func TestSilentServerIsLeft(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 3)
 	silent := link.To(t, servers.URLs()[0])
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, func(_ context.Context, owner stream.Owner, _ bool) stream.Standing {
+	knows := nobodyKnows
+	knows.Standing = func(_ context.Context, owner stream.Owner) stream.Standing {
 		if owner.UID == "ours" {
 			return stream.Exists
 		}
 		return stream.Unknown
-	})
+	}
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, knows)
 	t.Cleanup(connections.Close)
 	target := stream.Target{Class: "c", Servers: []string{silent.URL()}}
 	conn, err := connections.Get(t.Context(), target)
@@ -74,7 +81,7 @@ func TestSilentServerIsLeft(t *testing.T) {
 	})
 	another := servers.Connect(t)
 	testenv.Eventually(t, time.Minute, "an answer to another operator", func() error {
-		_, err := another.Request("aether.owner.ours", []byte("{}"), time.Second)
+		_, err := another.Request("aether.owner.ours", []byte(`{"operator": "another", "cluster": "another-cluster", "owner": {}}`), time.Second)
 		return err
 	})
 }

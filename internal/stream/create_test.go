@@ -27,16 +27,47 @@ func TestCreateAgainKeepsWhatWasSaved(t *testing.T) {
 			_, err = js.Publish(t.Context(), wanted.Config.Name+".events.a.b", []byte("{}"))
 			fail(t, err)
 			again, err := conn.Create(t.Context(), wanted.Config)
-			fail(t, err)
-			if !again.Created.Equal(first.Created) {
-				t.Errorf("created at %v, and again at %v", first.Created, again.Created)
+			if fault, ok := stream.AsFault(err); !ok || fault.Handling != stream.Retry {
+				t.Errorf("it is made again: %+v, %v", again, err)
 			}
 			live, err := conn.Stream(t.Context(), wanted.Config.Name)
 			fail(t, err)
-			if live == nil || live.State.Msgs != 1 {
+			if live == nil || live.State.Msgs != 1 || !live.Created.Equal(first.Created) {
 				t.Errorf("the event is gone: %+v", live)
 			}
 		})
+	}
+}
+
+// A backup is restored after the operator has looked, and before it makes the stream: what
+// was restored is older than its stream, and stays.
+func TestCreateKeepsWhatWasRestored(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	conn, _ := connect(t, servers, nil)
+	nc := servers.Connect(t)
+	js, err := jetstream.New(nc)
+	fail(t, err)
+	wanted := desired(t, orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 }))[0]
+	create(t, conn, wanted.Config)
+	for range 3 {
+		_, err = js.Publish(t.Context(), wanted.Config.Name+".events.a.b", []byte("{}"))
+		fail(t, err)
+	}
+	backup, err := natsserver.TakeBackup(t.Context(), nc, wanted.Config.Name)
+	fail(t, err)
+	fail(t, js.DeleteStream(t.Context(), wanted.Config.Name))
+	fail(t, backup.Restore(t.Context(), nc))
+	if made, err := conn.Create(t.Context(), wanted.Config); err == nil {
+		t.Errorf("it was made: %+v", made)
+	}
+	live, err := conn.Stream(t.Context(), wanted.Config.Name)
+	fail(t, err)
+	if live == nil || live.State.Msgs != 3 {
+		t.Fatalf("the restored events are gone: %+v", live)
+	}
+	if plan := stream.NewPlan(wanted, live, time.Now()); !plan.Settled() {
+		t.Errorf("a restored stream is to be changed: %+v", plan.Steps)
 	}
 }
 

@@ -113,7 +113,7 @@ func commonConfig(store *v1alpha1.EventStore, home Home, s settings) jetstream.S
 		Storage:      jetstream.FileStorage,
 		Placement:    s.placement,
 		AllowDirect:  true,
-		Metadata:     OwnerOf(store, home).metadata(),
+		Metadata:     OwnerOf(store, home).metadata(s.deletionPolicy),
 	}
 	switch {
 	case s.storage == v1alpha1.StorageMemory:

@@ -65,7 +65,7 @@ func DefaultsFor(class *v1alpha1.EventStoreClass, store *v1alpha1.EventStore, li
 	defaults := class.Spec.Defaults
 	events, snapshots := live[0], live[1]
 	recorded := store.Status.Effective
-	if retained(store, events) || retained(store, snapshots) {
+	if Retained(store, events) || Retained(store, snapshots) {
 		defaults.DeletionPolicy = v1alpha1.DeletionPolicyRetain
 	}
 	switch {
@@ -82,14 +82,26 @@ func DefaultsFor(class *v1alpha1.EventStoreClass, store *v1alpha1.EventStore, li
 	return defaults
 }
 
-// retained says whether a stream is that of an earlier resource of a store, which was
-// deleted and did not take it along.
-func retained(store *v1alpha1.EventStore, live *jetstream.StreamInfo) bool {
+// Retained says whether a stream is kept by whatever the class says now: it is that of an
+// earlier resource of the store, which was deleted and did not take it along, or it is
+// marked so. The mark is written with the owner, so that it stands where the status that
+// says the same was taken away, or could not be written.
+func Retained(store *v1alpha1.EventStore, live *jetstream.StreamInfo) bool {
 	if live == nil {
 		return false
 	}
-	owner, _ := RecordedOwner(live.Config.Metadata)
-	return owner.UID != store.UID && owner.Namespace == store.Namespace && owner.Name == store.Name
+	owner, named := RecordedOwner(live.Config.Metadata)
+	if owner.UID != store.UID || !named {
+		return owner.Namespace == store.Namespace && owner.Name == store.Name
+	}
+	switch v1alpha1.DeletionPolicy(live.Config.Metadata[v1alpha1.MetadataDeletionPolicy]) {
+	case v1alpha1.DeletionPolicyDelete:
+		return false
+	case v1alpha1.DeletionPolicyRetain:
+		return true
+	}
+	// Somebody took the mark away: the status tells, and where there is none nobody does.
+	return store.Status.Effective == nil
 }
 
 func storageOf(live *jetstream.StreamInfo) v1alpha1.Storage {

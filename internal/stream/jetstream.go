@@ -2,8 +2,10 @@ package stream
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -66,11 +68,18 @@ type streamRequest struct {
 	Pedantic bool `json:"pedantic"`
 }
 
-// Create creates a stream, and gives it back as the server has it. One that an
-// earlier try had made, of which no answer came, is given back with the events that
-// were saved to it since. One with messages of an earlier stream of that name, which the
-// server brought back to life, is deleted again.
+// Create creates a stream, and gives it back as the server has it. One that is there is a
+// fault, which another look mends: an earlier try has made it, of which no answer came, or
+// somebody has restored it at this moment. The server gives back what is there to who asks
+// for just that, so that each request asks for another stream. One that this request made,
+// with messages of an earlier stream of that name, which the server brought back to life,
+// is deleted again.
 func (c *Conn) Create(ctx context.Context, config jetstream.StreamConfig) (*jetstream.StreamInfo, error) {
+	config.Metadata = maps.Clone(config.Metadata)
+	if config.Metadata == nil {
+		config.Metadata = map[string]string{}
+	}
+	config.Metadata[v1alpha1.MetadataCreation] = rand.Text()
 	told := []string{wasCreated}
 	if config.Replicas > 1 {
 		told = append(told, gotLeader)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
@@ -14,9 +15,15 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
+// nobodyKnows is of a cluster that has no EventStores.
+var nobodyKnows = Self{
+	Cluster:  func(context.Context) (types.UID, error) { return "cluster", nil },
+	Standing: func(context.Context, Owner) Standing { return Unknown },
+}
+
 func connected(t *testing.T, url string) *Conn {
 	t.Helper()
-	connections := NewConnections(func(Notice) {}, func(string, time.Duration, error) {}, func(context.Context, Owner, bool) Standing { return Unknown })
+	connections := NewConnections(func(Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
 	conn, err := connections.Get(t.Context(), Target{Class: "c", Servers: []string{url}})
 	if err != nil {

@@ -15,8 +15,9 @@ import (
 
 // OverLimits tells, for a person, what a store asks for that the limits of its class
 // do not allow. What its streams have already it may keep: live are they, nil for one
-// that does not exist. Nothing is over the limits when the answer is empty.
-func OverLimits(store *v1alpha1.EventStore, effective v1alpha1.EffectiveSpec, limits v1alpha1.Limits, live []*jetstream.StreamInfo) ([]string, error) {
+// that does not exist, and inForce is what becomes of them, "" where that was never settled.
+// Nothing is over the limits when the answer is empty.
+func OverLimits(inForce v1alpha1.DeletionPolicy, effective v1alpha1.EffectiveSpec, limits v1alpha1.Limits, live []*jetstream.StreamInfo) ([]string, error) {
 	s, err := settingsOf(effective)
 	if err != nil {
 		return nil, err
@@ -56,8 +57,7 @@ func OverLimits(store *v1alpha1.EventStore, effective v1alpha1.EffectiveSpec, li
 	if len(limits.Storage) > 0 && live[0] == nil && !slices.Contains(limits.Storage, effective.Storage) {
 		over = append(over, fmt.Sprintf("storage is %s and allowed %s", effective.Storage, list(limits.Storage)))
 	}
-	has := len(store.Status.Streams) > 0 && slices.Contains(store.Finalizers, v1alpha1.Finalizer) == (effective.DeletionPolicy == v1alpha1.DeletionPolicyDelete)
-	if !has && !AllowsDeletionPolicy(limits, effective.DeletionPolicy) {
+	if inForce != effective.DeletionPolicy && !AllowsDeletionPolicy(limits, effective.DeletionPolicy) {
 		over = append(over, fmt.Sprintf("deletionPolicy is %s and allowed %s", effective.DeletionPolicy, list(limits.DeletionPolicies)))
 	}
 	return over, nil
@@ -66,6 +66,26 @@ func OverLimits(store *v1alpha1.EventStore, effective v1alpha1.EffectiveSpec, li
 // AllowsDeletionPolicy says whether the limits of a class allow a deletion policy.
 func AllowsDeletionPolicy(limits v1alpha1.Limits, policy v1alpha1.DeletionPolicy) bool {
 	return len(limits.DeletionPolicies) == 0 || slices.Contains(limits.DeletionPolicies, policy)
+}
+
+// RecordedDeletionPolicy is what the status says of the streams of a store that has some,
+// "" for nothing. Nobody but the operator writes it, where everybody who may write the
+// store can give it a finalizer.
+func RecordedDeletionPolicy(store *v1alpha1.EventStore) v1alpha1.DeletionPolicy {
+	if len(store.Status.Streams) == 0 || store.Status.Effective == nil {
+		return ""
+	}
+	return store.Status.Effective.DeletionPolicy
+}
+
+// DeletionPolicyInForce is what becomes of the streams where a store asks for a policy:
+// Delete counts where the limits of the class allow it, or where it is on record since
+// they did.
+func DeletionPolicyInForce(recorded, asked v1alpha1.DeletionPolicy, limits v1alpha1.Limits) v1alpha1.DeletionPolicy {
+	if asked == v1alpha1.DeletionPolicyDelete && recorded != asked && !AllowsDeletionPolicy(limits, asked) {
+		return v1alpha1.DeletionPolicyRetain
+	}
+	return asked
 }
 
 func maxAgeLimit(s string) (int64, error) {

@@ -52,7 +52,7 @@ func TestOverLimits(t *testing.T) {
 			t.Parallel()
 			store := orders(test.change)
 			over := func(live []*jetstream.StreamInfo) []string {
-				texts, err := stream.OverLimits(store, stream.Effective(store, v1alpha1.Defaults{}), test.limits, live)
+				texts, err := stream.OverLimits(stream.RecordedDeletionPolicy(store), stream.Effective(store, v1alpha1.Defaults{}), test.limits, live)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -67,9 +67,8 @@ func TestOverLimits(t *testing.T) {
 			// What there is may stay, whatever the limits have become.
 			wanted := desired(t, store)
 			store.Status.Streams = []v1alpha1.StreamStatus{{Role: v1alpha1.StreamRoleEvents}}
-			if store.Spec.DeletionPolicy == v1alpha1.DeletionPolicyDelete {
-				store.Finalizers = []string{v1alpha1.Finalizer}
-			}
+			effective := stream.Effective(store, v1alpha1.Defaults{})
+			store.Status.Effective = &effective
 			if got := over([]*jetstream.StreamInfo{liveAs(wanted[0]), liveAs(wanted[1])}); len(got) > 0 {
 				t.Errorf("there already: %v", got)
 			}

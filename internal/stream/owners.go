@@ -3,160 +3,147 @@ package stream
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"k8s.io/apimachinery/pkg/types"
-
-	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
 
 // ownerSubject and a uid ask all operators of a NATS system whether the EventStore
-// of that uid exists: several clusters may share one.
-const ownerSubject = "aether.owner."
+// of that uid exists: several clusters may share one. hereSubject tells who is there.
+const (
+	ownerSubject = "aether.owner."
+	hereSubject  = ownerSubject + "here"
+)
 
 const (
-	// ownerPatience is how long the operators may take to answer: the question is one
-	// look at their API server. It is asked only where a stream of our name is another's,
-	// and before streams are deleted.
-	ownerPatience = 2 * time.Second
-	// answerPatience bounds that look.
+	// answerPatience bounds the look at the API server that an answer takes.
 	answerPatience = 1500 * time.Millisecond
+	// answersAtOnce bounds the looks at the same time: thousands of stores may be deleted
+	// at once, and one look after the other would be late.
+	answersAtOnce = 16
 )
 
 // Standing is what is known of an EventStore that a stream names as its owner.
-type Standing int
+type Standing string
 
 const (
-	// Unknown: nobody said anything, so it counts as there.
-	Unknown Standing = iota
-	// Exists: an operator has it.
-	Exists
-	// Gone: the API server of its cluster does not have it any more.
-	Gone
-	// Ending: an operator has it, and it is being deleted.
-	Ending
+	// Unknown: it is of another cluster, so that nothing is known here.
+	Unknown Standing = "unknown"
+	// Untold: whoever should know cannot find out, or does not answer, so it counts as
+	// there.
+	Untold Standing = "untold"
+	// Exists: an operator has it, and its streams stay.
+	Exists Standing = "exists"
+	// Gone: the API server of its cluster does not have it, or no more.
+	Gone Standing = "gone"
+	// Ending: an operator has it, and is deleting it with its streams.
+	Ending Standing = "ending"
 )
 
-// standings are the answers of operators; of what they do not know they say nothing.
-var standings = map[string]Standing{"exists": Exists, "gone": Gone, "ending": Ending}
+// Standings are what several operators say of one EventStore: those of two clusters of
+// one uid, of which one was made of a backup of the other, may contradict each other.
+type Standings []Standing
 
-// Owns says what this cluster knows of an EventStore: Unknown of that of another
-// one, and of its own where the API server does not answer. now asks that, and not the
-// cache.
-type Owns func(ctx context.Context, owner Owner, now bool) Standing
-
-// ownerQuestion is the body of a question; the uid is in the subject.
-type ownerQuestion struct {
-	Namespace string    `json:"namespace"`
-	Name      string    `json:"name"`
-	Cluster   types.UID `json:"cluster,omitempty"`
-	// Now asks for what the API server says, and not for what is remembered.
-	Now bool `json:"now,omitempty"`
+// Has says whether an operator says one of these.
+func (s Standings) Has(any ...Standing) bool {
+	return slices.ContainsFunc(any, func(standing Standing) bool { return slices.Contains(s, standing) })
 }
 
-// answerOwners answers other operators about our EventStores. Whoever asks hears
-// from nobody else.
-func (c *Conn) answerOwners(owns Owns) error {
-	_, err := c.nc.Subscribe(ownerSubject+"*", func(question *nats.Msg) {
-		var asked ownerQuestion
-		if json.Unmarshal(question.Data, &asked) != nil {
+// Self is what an operator knows of its own cluster.
+type Self struct {
+	// Cluster gives the uid of the cluster, that of the namespace kube-system. Without it
+	// nothing is asked.
+	Cluster func(context.Context) (types.UID, error)
+	// Standing says what the API server has of an EventStore.
+	Standing func(context.Context, Owner) Standing
+}
+
+// speaker is who says something. An operator speaks as another one on each connection.
+type speaker struct {
+	Operator string    `json:"operator"`
+	Cluster  types.UID `json:"cluster"`
+}
+
+// question is about the EventStore of the uid that the subject ends with.
+type question struct {
+	speaker
+	Owner struct {
+		Namespace string    `json:"namespace"`
+		Name      string    `json:"name"`
+		Cluster   types.UID `json:"cluster,omitempty"`
+	} `json:"owner"`
+}
+
+func questionAbout(owner Owner, asker speaker) question {
+	q := question{speaker: asker}
+	q.Owner.Namespace, q.Owner.Name, q.Owner.Cluster = owner.Namespace, owner.Name, owner.Home.Cluster
+	return q
+}
+
+func (q question) about(uid types.UID) Owner {
+	return Owner{UID: uid, Namespace: q.Owner.Namespace, Name: q.Owner.Name, Home: Home{Cluster: q.Owner.Cluster}}
+}
+
+type answer struct {
+	speaker
+	Standing Standing `json:"standing"`
+}
+
+// listenToOperators answers the questions of operators, and hears who is there and the
+// answers to questions of ours.
+func (c *Conn) listenToOperators() error {
+	turns := make(chan struct{}, answersAtOnce)
+	_, err := c.nc.Subscribe(ownerSubject+"*", func(said *nats.Msg) {
+		if said.Subject == hereSubject {
+			c.heardPresence(said.Data)
 			return
 		}
-		owner := Owner{
-			UID:       types.UID(strings.TrimPrefix(question.Subject, ownerSubject)),
-			Namespace: asked.Namespace, Name: asked.Name, Home: Home{Cluster: asked.Cluster},
+		var asked question
+		if json.Unmarshal(said.Data, &asked) != nil || asked.Operator == "" || asked.Cluster == "" || said.Reply == "" {
+			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), answerPatience)
-		defer cancel()
-		standing := owns(ctx, owner, asked.Now)
-		for text, means := range standings {
-			if means == standing {
-				// Whoever asked asks again when this is lost.
-				_ = question.Respond([]byte(text))
-			}
+		c.operators.heard(asked.speaker, time.Now())
+		turns <- struct{}{}
+		go func() {
+			defer func() { <-turns }()
+			c.answer(said, asked.about(types.UID(strings.TrimPrefix(said.Subject, ownerSubject))))
+		}()
+	})
+	if err != nil {
+		return err
+	}
+	c.answers = c.nc.NewInbox()
+	_, err = c.nc.Subscribe(c.answers+".*", func(said *nats.Msg) {
+		var told answer
+		if json.Unmarshal(said.Data, &told) != nil || told.Operator == "" {
+			return
 		}
+		c.operators.heard(told.speaker, time.Now())
+		c.inquiries.told(strings.TrimPrefix(said.Subject, c.answers+"."), told)
 	})
 	return err
 }
 
-// StandingOf asks the operators of all clusters that are at work on this NATS
-// system about an EventStore. Where the account may not ask that is an error, and
-// not an answer.
-func (c *Conn) StandingOf(ctx context.Context, owner Owner) (Standing, error) {
-	if owner.UID == "" || strings.ContainsAny(string(owner.UID), " .*>\t\r\n") {
-		// No uid of Kubernetes: nobody can know it.
-		return Unknown, nil
-	}
-	body, err := json.Marshal(ownerQuestion{Namespace: owner.Namespace, Name: owner.Name, Cluster: owner.Home.Cluster})
-	if err != nil {
-		return Unknown, fmt.Errorf("encode the question about EventStore %s: %w", owner, err)
-	}
-	subject := ownerSubject + string(owner.UID)
-	deadline, cancel := context.WithTimeout(ctx, ownerPatience)
+// answer says what this cluster knows, also that it cannot find out: whoever asks has to
+// know that somebody is there.
+func (c *Conn) answer(asked *nats.Msg, owner Owner) {
+	ctx, cancel := context.WithTimeout(context.Background(), answerPatience)
 	defer cancel()
-	answer, err := c.nc.RequestWithContext(deadline, subject, body)
-	if err == nil {
-		return standings[string(answer.Data)], nil
-	}
-	if ctx.Err() != nil {
-		return Unknown, context.Cause(ctx)
-	}
-	if said, denied := c.denial(subject); denied {
-		return Unknown, Stalled(v1alpha1.ReasonPermissionDenied,
-			"the operator may not ask on %s whether EventStore %s still exists (%s): give the account of the class the permissions that the documentation of EventStoreClass lists", subject, owner, said)
-	}
-	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, context.DeadlineExceeded) {
-		return Unknown, nil
-	}
-	return Unknown, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters who owns a stream: %w", err)
-}
-
-// IsKept asks the operators of all clusters whether one has an EventStore that is deleted
-// here, and does not delete it: a cluster that was made of a backup of another one has the
-// same uids. Who does not answer in time is taken not to have it.
-func (c *Conn) IsKept(ctx context.Context, owner Owner) (bool, error) {
-	body, err := json.Marshal(ownerQuestion{Namespace: owner.Namespace, Name: owner.Name, Cluster: owner.Home.Cluster, Now: true})
-	if err != nil {
-		return false, fmt.Errorf("encode the question about EventStore %s: %w", owner, err)
-	}
-	subject := ownerSubject + string(owner.UID)
-	answers, err := c.nc.SubscribeSync(c.nc.NewInbox())
-	if err == nil {
-		// It fails when the connection is closed, and then nothing arrives anyway.
-		defer func() { _ = answers.Unsubscribe() }()
-		err = c.nc.PublishRequest(subject, answers.Subject, body)
-	}
-	if err != nil {
-		return false, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters who keeps a stream: %w", err)
-	}
-	deadline, cancel := context.WithTimeout(ctx, ownerPatience)
-	defer cancel()
-	for {
-		answer, err := answers.NextMsgWithContext(deadline)
-		switch {
-		case ctx.Err() != nil:
-			return false, context.Cause(ctx)
-		case errors.Is(err, nats.ErrNoResponders), errors.Is(err, context.DeadlineExceeded):
-			if said, denied := c.denial(subject); denied {
-				return false, Stalled(v1alpha1.ReasonPermissionDenied,
-					"the operator may not ask on %s whether another cluster keeps EventStore %s (%s): give the account of the class the permissions that the documentation of EventStoreClass lists", subject, owner, said)
-			}
-			return false, nil
-		case err != nil:
-			return false, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters who keeps a stream: %w", err)
-		case standings[string(answer.Data)] == Exists:
-			return true, nil
-		}
+	told := answer{speaker: c.speaker(ctx), Standing: c.self.Standing(ctx, owner)}
+	if body, err := json.Marshal(told); err == nil {
+		// Whoever asked asks again when this is lost.
+		_ = asked.Respond(body)
 	}
 }
 
-// CanAsk says whether the operators of this NATS system hear each other, as far as
-// this one can tell: it must hear its own question about an EventStore of its own.
-func (c *Conn) CanAsk(ctx context.Context, self Owner) (bool, error) {
-	standing, err := c.StandingOf(ctx, self)
-	return standing == Exists, err
+// speaker is this operator. Where its cluster is not known it says none.
+func (c *Conn) speaker(ctx context.Context) speaker {
+	cluster, err := c.self.Cluster(ctx)
+	if err != nil {
+		cluster = ""
+	}
+	return speaker{Operator: c.operator, Cluster: cluster}
 }

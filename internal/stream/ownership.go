@@ -51,14 +51,16 @@ func RecordedOwner(metadata map[string]string) (Owner, bool) {
 // String names the EventStore as kubectl would.
 func (o Owner) String() string { return o.Namespace + "/" + o.Name }
 
-func (o Owner) metadata() map[string]string {
+// metadata is what a stream carries of its owner, and of what becomes of it with that.
+func (o Owner) metadata(policy v1alpha1.DeletionPolicy) map[string]string {
 	return map[string]string{
-		v1alpha1.MetadataUID:          string(o.UID),
-		v1alpha1.MetadataNamespace:    o.Namespace,
-		v1alpha1.MetadataName:         o.Name,
-		v1alpha1.MetadataNamespaceUID: string(o.Home.Namespace),
-		v1alpha1.MetadataClusterUID:   string(o.Home.Cluster),
-		v1alpha1.MetadataSchema:       Schema,
+		v1alpha1.MetadataUID:            string(o.UID),
+		v1alpha1.MetadataNamespace:      o.Namespace,
+		v1alpha1.MetadataName:           o.Name,
+		v1alpha1.MetadataNamespaceUID:   string(o.Home.Namespace),
+		v1alpha1.MetadataClusterUID:     string(o.Home.Cluster),
+		v1alpha1.MetadataSchema:         Schema,
+		v1alpha1.MetadataDeletionPolicy: string(policy),
 	}
 }
 

@@ -288,7 +288,7 @@ func placementText(p *jetstream.Placement) string {
 func ownMetadata(metadata map[string]string) string {
 	keys := []string{
 		v1alpha1.MetadataUID, v1alpha1.MetadataNamespace, v1alpha1.MetadataName,
-		v1alpha1.MetadataNamespaceUID, v1alpha1.MetadataClusterUID, v1alpha1.MetadataSchema,
+		v1alpha1.MetadataNamespaceUID, v1alpha1.MetadataClusterUID, v1alpha1.MetadataSchema, v1alpha1.MetadataDeletionPolicy,
 	}
 	own := make([]string, 0, len(keys))
 	for _, key := range keys {

@@ -22,6 +22,7 @@ type settings struct {
 	placement                   *jetstream.Placement
 	history                     int64
 	immutable                   bool
+	deletionPolicy              v1alpha1.DeletionPolicy
 }
 
 var errDeletesImmutable = errors.New("protection is Immutable and deletionPolicy is Delete, and the one promises what the other breaks: set spec.deletionPolicy to Retain, or spec.protection to Erasable")
@@ -31,6 +32,7 @@ func settingsOf(e v1alpha1.EffectiveSpec) (settings, error) {
 	s := settings{
 		replicas: int(e.Replicas), storage: e.Storage, compression: e.Compression,
 		history: int64(e.Snapshots.History), immutable: e.Protection == v1alpha1.ProtectionImmutable,
+		deletionPolicy: e.DeletionPolicy,
 	}
 	var err error
 	if s.maxAge, err = ParseMaxAge(e.Retention.MaxAge); err != nil {

@@ -1,0 +1,207 @@
+package stream
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+)
+
+const (
+	// ownerPatience is how long the operators have to answer: the question is one look
+	// at their API server. It is asked only before a stream gets another owner, and before
+	// streams are deleted.
+	ownerPatience = 2 * time.Second
+	// ownPatience is how long an operator waits for its own answer, which shows that
+	// operators hear each other: a busy one may be late.
+	ownPatience = 10 * time.Second
+	// ownPause is between two looks for it.
+	ownPause = 200 * time.Millisecond
+	// answersCount is how long answers count at most, from when they were asked for.
+	answersCount = 12 * time.Second
+)
+
+// inquiries are the questions of one connection that are under way, and the answers to
+// those of a moment ago: nobody waits for answers in a pass.
+type inquiries struct {
+	mu        sync.Mutex
+	bySubject map[inquirySubject]*inquiry
+	byToken   map[string]*inquiry
+	swept     time.Time
+}
+
+// inquirySubject is who wants to know something and about whom. What was said to one
+// EventStore is of no use to another one, which may have come since.
+type inquirySubject struct {
+	asker types.UID
+	owner Owner
+}
+
+type inquiry struct {
+	about inquirySubject
+	// token is the end of the subject that answers come to.
+	token string
+	asked time.Time
+	// answers are by operator.
+	answers map[string]answer
+}
+
+// of gives the answers to a question as they are by now; false where it is to be asked.
+func (i *inquiries) of(about inquirySubject, now time.Time) (inquiry, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	q := i.bySubject[about]
+	if q == nil || now.Sub(q.asked) > answersCount {
+		return inquiry{}, false
+	}
+	copied := *q
+	copied.answers = maps.Clone(q.answers)
+	return copied, true
+}
+
+func (i *inquiries) begin(about inquirySubject, now time.Time) (token string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.bySubject == nil {
+		i.bySubject, i.byToken = map[inquirySubject]*inquiry{}, map[string]*inquiry{}
+	}
+	if now.Sub(i.swept) > answersCount {
+		i.swept = now
+		for _, q := range i.byToken {
+			if now.Sub(q.asked) > answersCount {
+				i.drop(q)
+			}
+		}
+	}
+	i.drop(i.bySubject[about])
+	q := &inquiry{about: about, token: rand.Text(), asked: now, answers: map[string]answer{}}
+	i.bySubject[about], i.byToken[q.token] = q, q
+	return q.token
+}
+
+func (i *inquiries) forget(about inquirySubject) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.drop(i.bySubject[about])
+}
+
+func (i *inquiries) drop(q *inquiry) {
+	if q != nil {
+		delete(i.bySubject, q.about)
+		delete(i.byToken, q.token)
+	}
+}
+
+func (i *inquiries) told(token string, a answer) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if q := i.byToken[token]; q != nil {
+		q.answers[a.Operator] = a
+	}
+}
+
+// heard is what counts of the answers, where these operators are there. That an
+// EventStore exists anybody may say; who is not of its cluster knows no more.
+func (q inquiry) heard(owner Owner, there map[string]types.UID) Standings {
+	knows := func(cluster types.UID) bool {
+		return cluster == "" || owner.Home.Cluster == "" || cluster == owner.Home.Cluster
+	}
+	var heard Standings
+	for _, told := range q.answers {
+		switch told.Standing {
+		case Exists, Ending:
+			heard = append(heard, told.Standing)
+		case Gone, Untold:
+			if knows(told.Cluster) {
+				heard = append(heard, told.Standing)
+			}
+		}
+	}
+	for operator, cluster := range there {
+		if _, answered := q.answers[operator]; !answered && knows(cluster) {
+			heard = append(heard, Untold)
+		}
+	}
+	return heard
+}
+
+// Inquire asks the operators of all clusters that are at work on this NATS system about
+// an EventStore, its own among them, for the EventStore of the uid of the asker. While they
+// have time to answer it gives after how long to ask again, and nothing else. Answers count
+// until ForgetAnswers, and some seconds at most. Where the account may not ask, or not
+// hear, that is an error, and not an answer. Nobody is heard of a uid that can be none of
+// Kubernetes.
+func (c *Conn) Inquire(ctx context.Context, asker types.UID, owner Owner) (heard Standings, again time.Duration, err error) {
+	if owner.UID == "" || strings.ContainsAny(string(owner.UID), " .*>\t\r\n") {
+		return nil, 0, nil
+	}
+	now, about := time.Now(), inquirySubject{asker, owner}
+	q, known := c.inquiries.of(about, now)
+	if !known {
+		return nil, ownerPatience, c.askOperators(ctx, about, now)
+	}
+	if left := ownerPatience - now.Sub(q.asked); left > 0 {
+		return nil, left, nil
+	}
+	if _, heardSelf := q.answers[c.operator]; !heardSelf {
+		again, err = c.unheard(about, now.Sub(q.asked))
+		return nil, again, err
+	}
+	return q.heard(owner, c.operators.there(now)), 0, nil
+}
+
+// ForgetAnswers has the question asked anew when it comes again.
+func (c *Conn) ForgetAnswers(asker types.UID, owner Owner) {
+	c.inquiries.forget(inquirySubject{asker, owner})
+}
+
+// askOperators sends a question, and none without the uid of this cluster: who answers
+// has to know who asks.
+func (c *Conn) askOperators(ctx context.Context, about inquirySubject, now time.Time) error {
+	owner, us := about.owner, c.speaker(ctx)
+	if us.Cluster == "" {
+		return Retrying(v1alpha1.ReasonProgressingWithRetry,
+			"the operators of other clusters are not asked about EventStore %s, since the uid of this cluster, that of the namespace kube-system, could not be read: see that the API server answers; the operator tries again by itself", owner)
+	}
+	body, err := json.Marshal(questionAbout(owner, us))
+	if err == nil {
+		err = c.nc.PublishRequest(ownerSubject+string(owner.UID), c.answers+"."+c.inquiries.begin(about, now), body)
+	}
+	if err != nil {
+		c.inquiries.forget(about)
+		return Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters about EventStore %s: %w", owner, err)
+	}
+	return nil
+}
+
+// errUnheard is that operators do not hear each other.
+var errUnheard = errors.New("the operator does not hear its own question")
+
+// unheard is what comes of a question that this operator itself has not answered. Two
+// that do not hear each other would take streams from each other for ever.
+func (c *Conn) unheard(about inquirySubject, waited time.Duration) (again time.Duration, err error) {
+	owner := about.owner
+	subject := ownerSubject + string(owner.UID)
+	said, denied := c.denial(subject)
+	if !denied && waited < ownPatience && c.nc.IsConnected() {
+		return ownPause, nil
+	}
+	c.inquiries.forget(about)
+	if !c.nc.IsConnected() {
+		return 0, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters about EventStore %s: the connection to NATS is lost; the operator connects again by itself", owner)
+	}
+	why := errUnheard
+	if denied {
+		why = errors.New(said)
+	}
+	return 0, Stalled(v1alpha1.ReasonPermissionDenied,
+		"the operator cannot ask those of other clusters on %s about EventStore %s (%w), so nothing is taken or deleted: give the account of the class the permissions that the documentation of EventStoreClass lists", subject, owner, why)
+}

@@ -1,0 +1,252 @@
+package stream_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"k8s.io/apimachinery/pkg/types"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
+)
+
+// operatorOf connects the operator of a cluster, whose API server says this of every
+// EventStore.
+func operatorOf(t *testing.T, target stream.Target, cluster types.UID, standing func(context.Context, stream.Owner) stream.Standing) *stream.Conn {
+	t.Helper()
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, stream.Self{
+		Cluster:  func(context.Context) (types.UID, error) { return cluster, nil },
+		Standing: standing,
+	})
+	t.Cleanup(connections.Close)
+	conn, err := connections.Get(t.Context(), target)
+	fail(t, err)
+	return conn
+}
+
+func always(standing stream.Standing) func(context.Context, stream.Owner) stream.Standing {
+	return func(context.Context, stream.Owner) stream.Standing { return standing }
+}
+
+func ordersOf(cluster types.UID, uid string) stream.Owner {
+	return stream.Owner{UID: types.UID(uid), Namespace: "shop", Name: "orders", Home: stream.Home{Cluster: cluster}}
+}
+
+const asker = "uid-0"
+
+// hear asks until there are answers, and forgets them.
+func hear(t *testing.T, conn *stream.Conn, owner stream.Owner) (heard stream.Standings, err error) {
+	t.Helper()
+	testenv.Eventually(t, time.Minute, "answers about "+owner.String(), func() error {
+		var again time.Duration
+		if heard, again, err = conn.Inquire(t.Context(), asker, owner); again > 0 {
+			return fmt.Errorf("to be asked again after %s", again)
+		}
+		return nil
+	})
+	conn.ForgetAnswers(asker, owner)
+	return heard, err
+}
+
+// Two clusters of one uid, of which one was made of a backup of the other, contradict each
+// other: neither hides what the other says, whoever is first. Those of other clusters
+// know nothing of what is gone.
+func TestOperatorsAreHeardTogether(t *testing.T) {
+	t.Parallel()
+	const one, another = "cluster-1", "cluster-2"
+	type operator struct {
+		cluster types.UID
+		says    stream.Standing
+	}
+	for name, test := range map[string]struct {
+		others []operator
+		want   []stream.Standing
+	}{
+		"nobody else":                   {nil, nil},
+		"one that exists in the copy":   {[]operator{{one, stream.Gone}, {one, stream.Exists}}, []stream.Standing{stream.Exists, stream.Gone}},
+		"one that is deleted in both":   {[]operator{{one, stream.Ending}, {one, stream.Ending}}, []stream.Standing{stream.Ending}},
+		"one that cannot be found out":  {[]operator{{one, stream.Gone}, {one, stream.Untold}}, []stream.Standing{stream.Gone, stream.Untold}},
+		"what another cluster says":     {[]operator{{another, stream.Gone}, {another, stream.Untold}, {another, stream.Unknown}}, nil},
+		"what another cluster has":      {[]operator{{another, stream.Exists}, {one, stream.Gone}}, []stream.Standing{stream.Exists, stream.Gone}},
+		"one whose cluster nobody read": {[]operator{{"", stream.Untold}}, []stream.Standing{stream.Untold}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target := stream.Target{Class: "c", Servers: natsserver.Run(t, 1).URLs()}
+			for _, other := range test.others {
+				operatorOf(t, target, other.cluster, always(other.says))
+			}
+			asks := operatorOf(t, target, "cluster-3", always(stream.Unknown))
+			// One that is late on a busy machine is silent for once.
+			testenv.Eventually(t, time.Minute, "what they say", func() error {
+				heard, err := hear(t, asks, ordersOf(one, "uid-1"))
+				slices.Sort(heard)
+				if heard = slices.Compact(heard); err != nil || !slices.Equal(heard, test.want) {
+					return fmt.Errorf("heard %q, want %q: %w", heard, test.want, err)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// An operator that is known to be there and says nothing may have the EventStore. One that
+// has said goodbye has not, nor one of another cluster.
+func TestSilentOperatorsCountAsThere(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	asks := operatorOf(t, stream.Target{Class: "c", Servers: servers.URLs()}, "cluster-1", always(stream.Ending))
+	silent := servers.Connect(t)
+	present := func(operator, cluster string, leaving bool) {
+		t.Helper()
+		told, err := json.Marshal(map[string]any{"operator": operator, "cluster": cluster, "leaving": leaving})
+		fail(t, err)
+		fail(t, silent.Publish("aether.owner.here", told))
+	}
+	asked := 0
+	expect := func(want bool) {
+		t.Helper()
+		// What is told comes in order, and the question after it.
+		fail(t, silent.Flush())
+		asked++
+		heard, err := hear(t, asks, ordersOf("cluster-1", fmt.Sprint("uid-", asked)))
+		fail(t, err)
+		if !heard.Has(stream.Ending) || heard.Has(stream.Untold) != want {
+			t.Errorf("heard %q, and that an operator is silent: %t", heard, want)
+		}
+	}
+	present("held-up", "cluster-2", false)
+	expect(false)
+	present("held-up", "cluster-1", false)
+	expect(true)
+	present("held-up", "cluster-1", true)
+	expect(false)
+}
+
+// Operators make themselves known to each other as they come, and say goodbye.
+func TestOperatorsKnowWhoIsThere(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	target := stream.Target{Class: "c", Servers: servers.URLs()}
+	told := make(chan *nats.Msg, 100)
+	spy := servers.Connect(t)
+	_, err := spy.ChanSubscribe("aether.owner.>", told)
+	fail(t, err)
+	fail(t, spy.Flush())
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
+	t.Cleanup(connections.Close)
+	next := func() (said struct {
+		Operator, Cluster string
+		Leaving           bool
+	}, subject string) {
+		t.Helper()
+		select {
+		case m := <-told:
+			fail(t, json.Unmarshal(m.Data, &said))
+			return said, m.Subject
+		case <-t.Context().Done():
+		}
+		t.Fatal("nothing was told")
+		return said, ""
+	}
+	conn, err := connections.Get(t.Context(), target)
+	fail(t, err)
+	first, subject := next()
+	if subject != "aether.owner.here" || first.Operator == "" || first.Cluster != "cluster" || first.Leaving {
+		t.Errorf("%s: %+v", subject, first)
+	}
+	fail(t, spy.Publish("aether.owner.here", []byte(`{"operator": "new", "cluster": "another"}`)))
+	if _, subject := next(); subject != "aether.owner.here" {
+		t.Errorf("the spy heard itself on %s", subject)
+	}
+	if again, _ := next(); again != first {
+		t.Errorf("to who is new it said %+v, and before %+v", again, first)
+	}
+	_, _, err = conn.Inquire(t.Context(), asker, ordersOf("another", "uid-1"))
+	fail(t, err)
+	if asked, subject := next(); subject != "aether.owner.uid-1" || asked.Operator != first.Operator || asked.Cluster != "cluster" {
+		t.Errorf("it asked on %s as %+v", subject, asked)
+	}
+	connections.Close()
+	if last, _ := next(); !last.Leaving || last.Operator != first.Operator {
+		t.Errorf("it said goodbye with %+v", last)
+	}
+}
+
+// A namespace of a copy is deleted with many stores at once, and the API server of the
+// other cluster is slow: nobody takes the silence for a no.
+func TestManyQuestionsAtOnce(t *testing.T) {
+	t.Parallel()
+	target := stream.Target{Class: "c", Servers: natsserver.Run(t, 1).URLs()}
+	operatorOf(t, target, "cluster-1", func(ctx context.Context, _ stream.Owner) stream.Standing {
+		<-ctx.Done()
+		return stream.Exists
+	})
+	asks := operatorOf(t, target, "cluster-1", always(stream.Ending))
+	const count = 32
+	owner := func(i int) stream.Owner { return ordersOf("cluster-1", fmt.Sprint("uid-", i)) }
+	for i := range count {
+		_, _, err := asks.Inquire(t.Context(), asker, owner(i))
+		fail(t, err)
+	}
+	for i := range count {
+		if heard, err := hear(t, asks, owner(i)); err != nil || !heard.Has(stream.Exists, stream.Untold) {
+			t.Errorf("store %d would be deleted though the other operator keeps it: %q, %v", i, heard, err)
+		}
+	}
+}
+
+// Silence says nothing where operators do not hear each other.
+func TestOperatorsThatMayNotAsk(t *testing.T) {
+	t.Parallel()
+	question := &server.SubjectPermission{Deny: []string{"aether.owner.*"}}
+	for user, permissions := range map[string]*server.Permissions{"mute": {Publish: question}, "deaf": {Subscribe: question}} {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			servers := natsserver.Run(t, 1, func(o *server.Options) {
+				o.Users = []*server.User{{Username: user, Password: "p", Permissions: permissions}}
+			})
+			asks := operatorOf(t, stream.Target{
+				Class: "c", Servers: servers.URLs(), Credentials: map[string][]byte{"username": []byte(user), "password": []byte("p")},
+			}, "cluster-1", always(stream.Ending))
+			heard, err := hear(t, asks, ordersOf("cluster-1", "uid-1"))
+			if fault, ok := stream.AsFault(err); !ok || fault.Reason != v1alpha1.ReasonPermissionDenied || !strings.Contains(err.Error(), "aether.owner.") {
+				t.Errorf("heard %q, and %v", heard, err)
+			}
+		})
+	}
+}
+
+// A question that does not say of which cluster it comes is not sent.
+func TestNoQuestionWithoutCluster(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	spy := servers.Connect(t)
+	asked, err := spy.SubscribeSync("aether.owner.uid-1")
+	fail(t, err)
+	fail(t, spy.Flush())
+	self := nobodyKnows
+	self.Cluster = func(context.Context) (types.UID, error) { return "", errors.New("the API server does not answer") }
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, self)
+	conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs()})
+	fail(t, err)
+	if heard, again, err := conn.Inquire(t.Context(), asker, ordersOf("cluster-1", "uid-1")); err == nil || !strings.Contains(err.Error(), "kube-system") {
+		t.Errorf("heard %q, to be asked again after %s: %v", heard, again, err)
+	}
+	// Whatever it sent was sent before its connection is closed.
+	connections.Close()
+	fail(t, spy.Flush())
+	if count, _, err := asked.Pending(); err != nil || count != 0 {
+		t.Errorf("%d questions were sent: %v", count, err)
+	}
+}
