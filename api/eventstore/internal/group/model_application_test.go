@@ -37,10 +37,10 @@ func (w *world) handOut(n *node) {
 		w.fail("%d comes again after it was acknowledged", d.Sequence)
 	}
 	_, replay := w.parkedNow(d.Sequence)
-	if replay && !e.replayed {
+	if replay && e.replays == 0 {
 		w.fail("%d is parked and comes", d.Sequence)
 	}
-	if e.handed++; e.handed > modelDeliveries {
+	if e.handed++; e.handed > modelDeliveries*(1+e.replays) {
 		w.fail("%d is handed out %d times", d.Sequence, e.handed)
 	}
 	if d.Attempt < 1 || d.Attempt > modelDeliveries {
@@ -113,8 +113,9 @@ func (w *world) replay(n *node) {
 	for at, e := range w.events {
 		if p, is := w.parkedNow(uint64(at + 1)); is && !p.Replaying && e.actor != "bad" && !e.erased {
 			sequences = append(sequences, p.Sequence)
-			// From now on it may be handed out as often once more.
-			e.replayed, e.handed = true, 0
+			// For each request it may be handed out as often once more: one that comes
+			// late may find it parked again.
+			e.replays++
 		}
 	}
 	if len(sequences) > 0 {

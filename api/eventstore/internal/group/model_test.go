@@ -73,7 +73,8 @@ type truth struct {
 	// asked: an application said that it is done; acked: it was answered.
 	asked, acked, erased bool
 	handed               int
-	replayed             bool
+	// replays counts the requests to replay it.
+	replays int
 }
 
 type world struct {
