@@ -41,12 +41,16 @@ test: controlplane oldserver ## All tests, against a real API server and real na
 	go test -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
 # Packages whose value is that many use them at once.
-RACY := ./internal/access ./internal/stream ./internal/webhook ./internal/sidecar ./api/eventstore ./api/eventstore/memory
+RACY := ./internal/access ./internal/stream ./internal/webhook ./internal/sidecar ./internal/natsconn ./api/eventstore ./api/eventstore/memory
+
+# Of the engine those in which goroutines share most; all of them take ten minutes.
+RACY_ENGINE := ^(TestStore|TestStoresRace|TestManyWritersOfOneActor|TestWriter|TestManyColdActors|TestSubscri|TestConsumer|TestPlace|TestLostAnswer|TestUnknownOutcome|TestRequest|TestCloseLeaves|TestCallWhile|TestSaveWhile|TestConflictReads|TestDurable(Close|Skips|Whose|DeletedBy|Hears))
 
 .PHONY: test-race
 test-race: controlplane ## The tests of what is used by many at once, with the race detector; needs a C compiler.
 	@# A flood is of no use beside it: who is to be fast enough is ten times slower.
 	CGO_ENABLED=1 go test -race -skip '^TestFloodOf(LargeRequests|StoresThatComeAndGo)$$' -timeout 20m $(TESTFLAGS) $(RACY)
+	CGO_ENABLED=1 go test -race -run '$(RACY_ENGINE)' -timeout 20m $(TESTFLAGS) ./api/eventstore/jetstream
 
 # The oldest nats-server that is supported, in its newest patch.
 OLDEST := v2.12.15
