@@ -112,34 +112,6 @@ func (s *Store) deleteDurable(ctx context.Context, name string) error {
 	return nil
 }
 
-// ListDurables lists the durable subscriptions of the sidecar's store.
-func (s *Store) ListDurables(ctx context.Context) ([]string, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	response, err := s.client.ListDurables(ctx, &eventstorev1.ListDurablesRequest{Store: s.name})
-	if err != nil {
-		return nil, fmt.Errorf("list durable subscriptions through the sidecar: %w", readError(ctx, err))
-	}
-	return response.GetNames(), nil
-}
-
-// GetDurableStatus says how a durable subscription of the sidecar's store is doing.
-func (s *Store) GetDurableStatus(ctx context.Context, name string) (eventstore.DurableStatus, error) {
-	failed := func(err error) (eventstore.DurableStatus, error) {
-		return eventstore.DurableStatus{}, fmt.Errorf("get the status of durable subscription %.100q through the sidecar: %w", name, err)
-	}
-	if err := eventstore.ValidateDurableName(name); err != nil {
-		return failed(err)
-	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	response, err := s.client.GetDurableStatus(ctx, &eventstorev1.GetDurableStatusRequest{Store: s.name, Name: name})
-	if err != nil {
-		return failed(readError(ctx, err))
-	}
-	return response.GetStatus().ToDurableStatus(), nil
-}
-
 // receive puts what arrives in line, until the stream ends.
 func (d *durable) receive(stream *connect.ServerStreamForClient[eventstorev1.SubscribeDurableResponse]) {
 	defer func() { _ = stream.Close() }()
