@@ -208,7 +208,7 @@ func (m *Member) deliver(sent time.Time, given Deliver) {
 // the coordinator has said to be its lately.
 func (m *Member) Next(now time.Time) *Delivery {
 	for i, d := range m.line {
-		if now.Sub(d.confirmed) < Stale {
+		if now.Sub(d.confirmed) < Stale && !m.acknowledges(d.Sequence) {
 			m.line = slices.Delete(m.line, i, i+1)
 			d.until = now.Add(m.ackWait)
 			m.hand[d.Sequence] = d

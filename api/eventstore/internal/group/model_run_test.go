@@ -196,6 +196,9 @@ var failedOnce = []uint64{
 	// The answer to a request to replay was lost, and it was done once more when the
 	// event was parked again.
 	645499031203,
+	// A member acknowledged late what it was just given once more, and handed that out
+	// before it had the answer.
+	53791232502,
 }
 
 // TestModel runs schedules at random. One that fails prints its seed, which -seed

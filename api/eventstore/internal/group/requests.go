@@ -39,13 +39,28 @@ func (m *Member) Ask(now time.Time, r Request, answer func(Answer)) uint64 {
 	return r.ID
 }
 
-// Forget gives up a request.
+// acknowledges says whether an acknowledgement of an event is not answered. It may be
+// done by it, though another delivery of it is here.
+func (m *Member) acknowledges(sequence uint64) bool {
+	for _, a := range m.asked {
+		if a.request.Kind == KindAck && a.request.Sequence == sequence {
+			return true
+		}
+	}
+	return false
+}
+
+// Forget gives up a request. An acknowledgement is asked for on, up to so many, since
+// it may have been done.
 func (m *Member) Forget(id uint64) {
 	a := m.asked[id]
 	if a == nil {
 		return
 	}
-	delete(m.asked, id)
+	a.answer = func(Answer) {}
+	if a.request.Kind != KindAck || len(m.asked) > maxRecent {
+		delete(m.asked, id)
+	}
 	if d := m.hand[a.request.Sequence]; d != nil && d.Attempt == a.request.Attempt {
 		d.asking = max(d.asking-1, 0)
 	}
