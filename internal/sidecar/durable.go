@@ -173,7 +173,7 @@ func (s *service) ExtendDelivery(ctx context.Context, request *eventstorev1.Exte
 	if err := session.member.Extend(ctx, request.GetSequence()); err != nil {
 		return nil, err
 	}
-	session.hold(request.GetSequence())
+	session.extended(request.GetSequence())
 	return &eventstorev1.ExtendDeliveryResponse{}, nil
 }
 

@@ -153,11 +153,20 @@ func (s *session) room(now time.Time) (wait time.Duration, sooner chan struct{})
 	return wait, s.changed
 }
 
-// hold begins the time of an event in hand, or begins it anew.
+// hold begins the time of an event in hand.
 func (s *session) hold(sequence uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inHand[sequence] = time.Now().Add(s.opts.AckWait)
+}
+
+// extended begins it anew, unless it was settled meanwhile.
+func (s *session) extended(sequence uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, has := s.inHand[sequence]; has {
+		s.inHand[sequence] = time.Now().Add(s.opts.AckWait)
+	}
 }
 
 // settled makes room again once an event is out of the hand, by this or because

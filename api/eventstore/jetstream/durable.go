@@ -76,7 +76,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 	}
 	d.key, d.opts.AckWait, d.opts.MaxDeliveries = main.Key, opts.AckWait, opts.MaxDeliveries
 	d.member = group.NewMember(d.id, min(opts.MaxInHand, int(s.nc.MaxPayload())/heldOnWire), opts.AckWait, opts.MaxDeliveries)
-	d.member.Depart(s.departures())
+	d.member.Depart(s.departures(d.key))
 	// Not of ctx, which is for this call.
 	d.over, d.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	d.life, d.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -195,7 +195,7 @@ func (d *durable) open(ctx context.Context, next *group.Delivery) (*eventstore.D
 		cancel()
 		if err != nil {
 			d.mu.Lock()
-			d.member.PutBack(next.Sequence)
+			d.member.PutBack(next)
 			d.mu.Unlock()
 			return nil, err
 		}
@@ -209,15 +209,22 @@ func (d *durable) open(ctx context.Context, next *group.Delivery) (*eventstore.D
 	}
 	if m == nil {
 		// It has expired, or was erased.
-		_, err := d.ask(ctx, group.Request{Kind: group.KindAck, Sequence: next.Sequence})
-		return nil, err
+		return nil, d.rid(ctx, group.Request{Kind: group.KindAck, Sequence: next.Sequence})
 	}
 	event, err := decodeEvent(m)
 	if err != nil {
-		_, err := d.ask(ctx, group.Request{Kind: group.KindPark, Sequence: next.Sequence, Reason: fmt.Sprintf("it is no event: %v", err)})
-		return nil, err
+		return nil, d.rid(ctx, group.Request{Kind: group.KindPark, Sequence: next.Sequence, Reason: fmt.Sprintf("it is no event: %v", err)})
 	}
 	return &eventstore.Delivery{Event: event, Attempt: next.Attempt}, nil
+}
+
+// rid settles what no application can have. If another has it meanwhile, that does.
+func (d *durable) rid(ctx context.Context, request group.Request) error {
+	_, err := d.ask(ctx, request)
+	if errors.Is(err, eventstore.ErrNotInHand) {
+		return nil
+	}
+	return err
 }
 
 func (d *durable) failed(what string, err error) error {
@@ -364,6 +371,6 @@ func (d *durable) leave() {
 	select {
 	case <-told:
 	case <-timer.C:
-		d.store.departed(left)
+		d.store.departed(d.key, left)
 	}
 }

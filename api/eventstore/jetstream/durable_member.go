@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -247,23 +245,43 @@ func (d *durable) found(main *group.Main, sequence uint64) {
 	}
 }
 
-// maxDeparted bounds how many members that could not tell are remembered.
-const maxDeparted = 256
+// Bounds of what is remembered of members that could not tell that they ended: how many
+// there are, and how many events of one group they tell of in one message.
+const (
+	maxDeparted     = 256
+	maxDepartedHeld = 500
+)
+
+// departure is a member that has ended, of the group of a key.
+type departure struct {
+	key string
+	group.Leave
+}
 
 // departed remembers a member of this Store that has ended and could not tell.
-func (s *Store) departed(left group.Leave) {
+func (s *Store) departed(key string, left group.Leave) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gone == nil || len(s.gone) >= maxDeparted {
-		s.gone = map[string]group.Leave{}
+		s.gone = map[string]departure{}
 	}
-	s.gone[left.Member] = left
+	s.gone[left.Member] = departure{key, left}
 }
 
-func (s *Store) departures() []group.Leave {
+// departures are those of a group. The events of those for which there is no room come
+// again after AckWait.
+func (s *Store) departures(key string) []group.Leave {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Values(s.gone))
+	var list []group.Leave
+	room := maxDepartedHeld
+	for _, d := range s.gone {
+		// A member takes some room beside what it had.
+		if need := len(d.Have) + 1; d.key == key && need <= room {
+			list, room = append(list, d.Leave), room-need
+		}
+	}
+	return list
 }
 
 func (s *Store) hasDeparted(member string) bool {

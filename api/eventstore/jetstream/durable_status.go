@@ -128,6 +128,8 @@ func heardStatus(ctx context.Context, answers *nats.Subscription) *group.Status 
 	for {
 		answer, err := answers.NextMsgWithContext(ctx)
 		if err != nil {
+			// Whatever is wrong, it is not asked again at once.
+			<-ctx.Done()
 			return nil
 		}
 		var said spoken

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
-	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/internal/group"
 )
 
 // Limits of waiting.
@@ -134,7 +133,7 @@ type Store struct {
 	// open are the subscriptions that are not closed.
 	open map[io.Closer]struct{}
 	// gone are members of durable subscriptions that ended and could not tell.
-	gone map[string]group.Leave
+	gone map[string]departure
 }
 
 var _ eventstore.Store = (*Store)(nil)

@@ -34,12 +34,19 @@ type durable struct {
 	started  bool
 
 	mu   sync.Mutex
-	line []eventstore.Delivery
+	line []*waiting
 	// waiting is how many calls of Next there are, and asked when there was one last.
 	waiting int
 	asked   time.Time
 	// changed is closed when line has grown, and replaced.
 	changed chan struct{}
+}
+
+// waiting is a delivery in line. At until its time is over, and another member may have
+// the event.
+type waiting struct {
+	eventstore.Delivery
+	until time.Time
 }
 
 var _ eventstore.DurableStore = (*Store)(nil)
@@ -123,7 +130,8 @@ func (d *durable) receive(stream *connect.ServerStreamForClient[eventstorev1.Sub
 		}
 		d.mu.Lock()
 		// One that comes once more, since its time was over, takes the place of itself.
-		d.line = append(slices.DeleteFunc(d.line, has(delivery.Event.Sequence)), delivery)
+		d.leaveLine(delivery.Event.Sequence)
+		d.line = append(d.line, &waiting{delivery, time.Now().Add(d.opts.AckWait)})
 		close(d.changed)
 		d.changed = make(chan struct{})
 		d.mu.Unlock()
@@ -131,8 +139,21 @@ func (d *durable) receive(stream *connect.ServerStreamForClient[eventstorev1.Sub
 	d.end(readError(d.life, whyEnded(stream)))
 }
 
-func has(sequence uint64) func(eventstore.Delivery) bool {
-	return func(d eventstore.Delivery) bool { return d.Event.Sequence == sequence }
+// leaveLine takes an event out of the line. The lock is held.
+func (d *durable) leaveLine(sequence uint64) {
+	d.line = slices.DeleteFunc(d.line, func(w *waiting) bool { return w.Event.Sequence == sequence })
+}
+
+// first takes what is first in line and has time left, nil where there is none. The lock
+// is held.
+func (d *durable) first() *waiting {
+	d.line = slices.DeleteFunc(d.line, func(w *waiting) bool { return !w.until.After(time.Now()) })
+	if len(d.line) == 0 {
+		return nil
+	}
+	first := d.line[0]
+	d.line = d.line[1:]
+	return first
 }
 
 // keepLine extends the time of what waits in line, as long as the application comes
@@ -147,20 +168,24 @@ func (d *durable) keepLine() {
 		case <-tick.C:
 		}
 		d.mu.Lock()
-		waiting, rests := slices.Clone(d.line), d.waiting == 0 && time.Since(d.asked) >= d.opts.AckWait
+		line, rests := slices.Clone(d.line), d.waiting == 0 && time.Since(d.asked) >= d.opts.AckWait
 		d.mu.Unlock()
-		if rests && len(waiting) > 0 {
+		if rests && len(line) > 0 {
 			d.release()
 			continue
 		}
-		for i := range waiting {
-			sequence := waiting[i].Event.Sequence
-			// Another error is none of the event: the next tick tries again.
-			if err := d.Extend(d.life, sequence); errors.Is(err, eventstore.ErrNotInHand) {
-				d.mu.Lock()
-				d.line = slices.DeleteFunc(d.line, has(sequence))
-				d.mu.Unlock()
+		for _, w := range line {
+			began := time.Now()
+			err := d.Extend(d.life, w.Event.Sequence)
+			d.mu.Lock()
+			switch {
+			case err == nil:
+				w.until = began.Add(d.opts.AckWait)
+			case errors.Is(err, eventstore.ErrNotInHand):
+				d.leaveLine(w.Event.Sequence)
 			}
+			// Another error is none of the event: the next tick tries again.
+			d.mu.Unlock()
 		}
 	}
 }
@@ -213,15 +238,16 @@ func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 	}
 	for {
 		d.mu.Lock()
-		if len(d.line) > 0 && d.life.Err() == nil && ctx.Err() == nil {
-			next := d.line[0]
-			d.line = d.line[1:]
-			d.mu.Unlock()
-			d.store.opts.Metrics.EventsRead.Add(1)
-			return next, nil
+		var next *waiting
+		if d.life.Err() == nil && ctx.Err() == nil {
+			next = d.first()
 		}
 		changed := d.changed
 		d.mu.Unlock()
+		if next != nil {
+			d.store.opts.Metrics.EventsRead.Add(1)
+			return next.Delivery, nil
+		}
 		select {
 		case <-changed:
 		case <-d.life.Done():

@@ -220,9 +220,9 @@ func (m *Member) Next(now time.Time) *Delivery {
 
 // PutBack takes an event from the application that it could not be given after
 // all.
-func (m *Member) PutBack(sequence uint64) {
-	if d := m.hand[sequence]; d != nil {
-		delete(m.hand, sequence)
+func (m *Member) PutBack(d *Delivery) {
+	if m.hand[d.Sequence] == d {
+		delete(m.hand, d.Sequence)
 		m.line = slices.Insert(m.line, 0, d)
 	}
 }

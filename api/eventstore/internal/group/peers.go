@@ -230,6 +230,18 @@ func (m *Machine) unknown(r *Request, answer func(string, int)) {
 	}
 }
 
+// hasRoom says whether an event can be given back or parked. Where it cannot, it stays
+// in hand.
+func (m *Machine) hasRoom(t *task, r *Request) bool {
+	switch {
+	case t.kind == parked:
+		return true
+	case r.Kind == KindPark || t.attempts >= m.main.MaxDeliveries:
+		return m.fits(t.actor.shard, parkedBytes(t.actor.key, r.Reason))
+	}
+	return t.actor.line != nil || m.fitsLine(t.actor)
+}
+
 func (m *Machine) nak(p *peer, t *task, r *Request, answer func(string, int)) {
 	written := func() {
 		if t.actor != nil {
@@ -239,6 +251,8 @@ func (m *Machine) nak(p *peer, t *task, r *Request, answer func(string, int)) {
 	switch {
 	case t.actor == nil || t.settled:
 		// It is not read yet. It is asked again.
+	case t.holder == p && t.attempts == r.Attempt && !t.claiming && !m.hasRoom(t, r):
+		answer(CodeFull, 0)
 	case t.holder == p && t.attempts == r.Attempt && !t.claiming:
 		if r.Kind == KindPark {
 			m.release(t)
@@ -251,10 +265,7 @@ func (m *Machine) nak(p *peer, t *task, r *Request, answer func(string, int)) {
 		if r.Delay > 0 {
 			due = m.now.Add(r.Delay)
 		}
-		if !m.back(t, due, r.Reason) {
-			answer(CodeFull, 0)
-			return
-		}
+		m.back(t, due, r.Reason)
 		written()
 	case t.holder == nil && t.attempts == r.Attempt:
 		// It was given back already.

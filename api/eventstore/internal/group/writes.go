@@ -19,8 +19,11 @@ func (m *Machine) Main() (Main, bool) {
 	clean := func() bool {
 		return !slices.ContainsFunc(m.shards[:], func(s *shard) bool { return s.dirty || s.inFlight })
 	}
-	m.leaving = m.closing && !m.record.inFlight && clean()
-	if m.record.inFlight || m.closed || !m.record.dirty && !m.leaving {
+	if m.record.inFlight || m.closed {
+		return Main{}, false
+	}
+	m.leaving = m.closing && clean()
+	if !m.record.dirty && !m.leaving {
 		return Main{}, false
 	}
 	m.main.Revision++
