@@ -20,6 +20,8 @@ func (m *Machine) Main() (Main, bool) {
 		return !slices.ContainsFunc(m.shards[:], func(s *shard) bool { return s.dirty || s.inFlight })
 	}
 	if m.record.inFlight || m.closed {
+		// What has changed since is written first.
+		m.leaving = m.leaving && clean() && !m.record.dirty
 		return Main{}, false
 	}
 	m.leaving = m.closing && clean()
