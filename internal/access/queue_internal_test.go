@@ -28,6 +28,13 @@ func (n *notes) add(q *queue, key, name string, until <-chan struct{}) {
 	})
 }
 
+// all is what was done until now.
+func (n *notes) all() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.done)
+}
+
 // Whoever asks for a thousand holds up nobody who asks for one.
 func TestQueueIsFair(t *testing.T) {
 	t.Parallel()
@@ -70,13 +77,13 @@ func TestQueueLends(t *testing.T) {
 			n.add(q, fmt.Sprintf("modest-%d", i), "modest", now)
 		}
 		synctest.Wait()
-		if len(n.done) != 0 {
-			t.Errorf("done while there was no place: %v", n.done)
+		if done := n.all(); len(done) != 0 {
+			t.Errorf("done while there was no place: %v", done)
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if len(n.done) != 3 || slices.Contains(n.done, "slow") || q.lines["slow"].running != 2 {
-			t.Errorf("done were %v, and of the slow ones %d are worked on", n.done, q.lines["slow"].running)
+		if done := n.all(); len(done) != 3 || slices.Contains(done, "slow") || q.lines["slow"].running != 2 {
+			t.Errorf("done were %v, and of the slow ones %d are worked on", done, q.lines["slow"].running)
 		}
 		close(never)
 		synctest.Wait()

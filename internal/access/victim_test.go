@@ -115,6 +115,14 @@ func (s *system) newVictim(t *testing.T, store *v1alpha1.EventStore) (*victim, s
 		if err == nil && stream.CachedInfo().State.Consumers == 0 {
 			err = errors.New("it does not read")
 		}
+		if err != nil {
+			return err
+		}
+		// What it reads arrives at the pod too, and is to have arrived before others send.
+		status, err := opened.GetDurableStatus(ctx, durable)
+		if err == nil && status.Position == 0 {
+			err = errors.New("it has read nothing yet")
+		}
 		return err
 	})
 	for _, subject := range []string{inboxes + ".>", jetstream.GroupSubject(store.EventsStreamName(), record.Key)} {

@@ -3,6 +3,7 @@ package natsconn
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,9 +15,9 @@ import (
 func TestKeeperThatDialsInVain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		dials := 0
+		var dials atomic.Int64
 		k := &Keeper{conn: &nats.Conn{}, dial: func(nats.Option) (*nats.Conn, error) {
-			dials++
+			dials.Add(1)
 			return nil, errors.New("the credentials cannot be read")
 		}}
 		k.mu.Lock()
@@ -31,16 +32,16 @@ func TestKeeperThatDialsInVain(t *testing.T) {
 		if err := k.Check(); err == nil || !strings.Contains(err.Error(), "cannot be read") {
 			t.Errorf("after two minutes: %v", err)
 		}
-		if most := int(hopeless/maxPause)*2 + 10; dials > most || dials < 10 {
-			t.Errorf("%d dials in two minutes, want 10 to %d", dials, most)
+		if most, dialled := int64(hopeless/maxPause)*2+10, dials.Load(); dialled > most || dialled < 10 {
+			t.Errorf("%d dials in two minutes, want 10 to %d", dialled, most)
 		}
 		k.mu.Lock()
 		k.closed = true
 		k.mu.Unlock()
 		time.Sleep(maxPause)
-		after := dials
+		after := dials.Load()
 		time.Sleep(hopeless)
-		if dials != after {
+		if dials.Load() != after {
 			t.Error("it dials after it was closed")
 		}
 	})
