@@ -197,7 +197,7 @@ func (d *durable) open(ctx context.Context, next *group.Delivery) (*eventstore.D
 			d.mu.Lock()
 			d.member.PutBack(next)
 			d.mu.Unlock()
-			return nil, err
+			return nil, d.passes(ctx, err)
 		}
 		d.mu.Lock()
 		still := d.member.InHand(time.Now(), next)
@@ -221,10 +221,21 @@ func (d *durable) open(ctx context.Context, next *group.Delivery) (*eventstore.D
 // rid settles what no application can have. If another has it meanwhile, that does.
 func (d *durable) rid(ctx context.Context, request group.Request) error {
 	_, err := d.ask(ctx, request)
-	if errors.Is(err, eventstore.ErrNotInHand) {
+	if errors.Is(err, eventstore.ErrNotInHand) || errors.Is(err, eventstore.ErrTooManyParked) {
 		return nil
 	}
-	return err
+	return d.passes(ctx, err)
+}
+
+// passes waits a little where an error is one of servers that are away: that ends no
+// membership. Other errors it answers.
+func (d *durable) passes(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil || d.over.Err() != nil || !errors.Is(err, eventstore.ErrUnavailable) && !errors.Is(err, errNoAnswer) {
+		return err
+	}
+	// Next finds out when the context has ended.
+	_ = pause(ctx, retryWait)
+	return nil
 }
 
 func (d *durable) failed(what string, err error) error {

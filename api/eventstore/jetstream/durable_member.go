@@ -249,7 +249,7 @@ func (d *durable) found(main *group.Main, sequence uint64) {
 // there are, and how many events of one group they tell of in one message.
 const (
 	maxDeparted     = 256
-	maxDepartedHeld = 500
+	maxDepartedHeld = 200
 )
 
 // departure is a member that has ended, of the group of a key.

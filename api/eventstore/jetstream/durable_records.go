@@ -116,8 +116,12 @@ func (s *Store) deleteDurable(ctx context.Context, name string) error {
 	defer cancel()
 	for {
 		main, sequence, err := s.readMain(ctx, name)
-		if err != nil || main == nil || main.Deleted {
+		if err != nil || main == nil {
 			return err
+		}
+		if main.Deleted {
+			// An earlier call may not have come to all shards.
+			return s.emptyShards(ctx, name, *main)
 		}
 		gone := group.Main{Epoch: main.Epoch + 1, Key: main.Key, Deleted: true, Shards: main.Shards}
 		_, err = s.replace(ctx, durableSubject(s.config.EventsStream, name), sequence, group.Encode(gone))

@@ -38,6 +38,9 @@ type durable struct {
 	// waiting is how many calls of Next there are, and asked when there was one last.
 	waiting int
 	asked   time.Time
+	// acked are events that are done, the newest of them: what of them was sent before
+	// that was known does not come.
+	acked map[uint64]bool
 	// changed is closed when line has grown, and replaced.
 	changed chan struct{}
 }
@@ -131,7 +134,9 @@ func (d *durable) receive(stream *connect.ServerStreamForClient[eventstorev1.Sub
 		d.mu.Lock()
 		// One that comes once more, since its time was over, takes the place of itself.
 		d.leaveLine(delivery.Event.Sequence)
-		d.line = append(d.line, &waiting{delivery, time.Now().Add(d.opts.AckWait)})
+		if !d.acked[delivery.Event.Sequence] {
+			d.line = append(d.line, &waiting{delivery, time.Now().Add(d.opts.AckWait)})
+		}
 		close(d.changed)
 		d.changed = make(chan struct{})
 		d.mu.Unlock()
@@ -306,10 +311,27 @@ func (d *durable) settle(ctx context.Context, what string, sequence uint64, do f
 
 // Ack says that an event is done.
 func (d *durable) Ack(ctx context.Context, sequence uint64) error {
-	return d.settle(ctx, "acknowledge", sequence, func(ctx context.Context) error {
+	err := d.settle(ctx, "acknowledge", sequence, func(ctx context.Context) error {
 		_, err := d.store.client.Acknowledge(ctx, &eventstorev1.AcknowledgeRequest{Session: d.session, Sequence: sequence})
 		return err
 	})
+	if err == nil {
+		d.acknowledged(sequence)
+	}
+	return err
+}
+
+// maxAcked bounds how many events are remembered that are done.
+const maxAcked = 4096
+
+func (d *durable) acknowledged(sequence uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.acked == nil || len(d.acked) >= maxAcked {
+		d.acked = map[uint64]bool{}
+	}
+	d.acked[sequence] = true
+	d.leaveLine(sequence)
 }
 
 // Nak gives an event back.

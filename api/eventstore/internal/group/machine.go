@@ -233,7 +233,7 @@ func (m *Machine) actor(key string) *actor {
 
 // tidy forgets an actor of which nothing is left.
 func (m *Machine) tidy(a *actor) {
-	if a.empty() {
+	if a.empty() && m.actors[a.key] == a {
 		delete(m.actors, a.key)
 	}
 }

@@ -65,6 +65,8 @@ type asked struct {
 	epoch   uint64
 	began   time.Time
 	answer  func(Answer)
+	// forgotten: nobody waits for the answer.
+	forgotten bool
 }
 
 // NewMember makes a member that takes so many events at once.

@@ -21,6 +21,8 @@ type peer struct {
 	unstarted int
 	// met: it has pinged this coordinator.
 	met bool
+	// pending are its requests that are answered once something is written.
+	pending map[uint64]bool
 }
 
 func (p *peer) take(t *task) {
@@ -32,7 +34,7 @@ func (p *peer) take(t *task) {
 func (m *Machine) peer(id string) *peer {
 	p := m.peers[id]
 	if p == nil {
-		p = &peer{id: id, held: map[uint64]*task{}, heard: m.now}
+		p = &peer{id: id, held: map[uint64]*task{}, heard: m.now, pending: map[uint64]bool{}}
 		m.peers[id] = p
 	}
 	return p
@@ -173,12 +175,18 @@ func (m *Machine) deliver(p *peer, t *task) {
 // requested does what a member asks for. It may be asked again, and does then
 // what is missing.
 func (m *Machine) requested(p *peer, r *Request) {
+	if p.pending[r.ID] {
+		// It is said again until it is answered.
+		return
+	}
 	answer := func(code string, count int) {
+		delete(p.pending, r.ID)
 		m.say(p, ToMember{Answer: &Answer{Request: r.ID, Code: code, Count: count}})
 	}
 	done := func() { answer(CodeDone, 0) }
 	switch r.Kind {
 	case KindReplay:
+		p.pending[r.ID] = true
 		m.replay(fmt.Sprintf("%s %d", p.id, r.ID), r.Sequences, func(count int) { answer(CodeDone, count) })
 		return
 	case KindLeave:
@@ -194,6 +202,7 @@ func (m *Machine) requested(p *peer, r *Request) {
 	switch r.Kind {
 	case KindAck:
 		if t.settled || t.holder == p || r.Late && t.holder == nil && m.handed(t) {
+			p.pending[r.ID] = true
 			m.settle(t, done)
 			return
 		}
@@ -237,7 +246,7 @@ func (m *Machine) hasRoom(t *task, r *Request) bool {
 	case t.kind == parked:
 		return true
 	case r.Kind == KindPark || t.attempts >= m.main.MaxDeliveries:
-		return m.fits(t.actor.shard, parkedBytes(t.actor.key, r.Reason))
+		return m.fits(t.actor.shard, parkedBytes(t.actor.key, r.Reason[:min(len(r.Reason), MaxReasonBytes)]))
 	}
 	return t.actor.line != nil || m.fitsLine(t.actor)
 }
@@ -245,6 +254,7 @@ func (m *Machine) hasRoom(t *task, r *Request) bool {
 func (m *Machine) nak(p *peer, t *task, r *Request, answer func(string, int)) {
 	written := func() {
 		if t.actor != nil {
+			p.pending[r.ID] = true
 			t.actor.shard.after(func() { answer(CodeDone, 0) })
 		}
 	}

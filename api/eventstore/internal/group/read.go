@@ -44,6 +44,7 @@ func (m *Machine) Skip(now time.Time, through uint64) {
 	}
 	m.erased(through + 1)
 	m.read = through
+	m.schedule()
 }
 
 // erased drops what is not stored any more: what comes after it was read.
@@ -110,7 +111,7 @@ func (m *Machine) leave(t *task) {
 	}
 	t.windowed, t.passed = false, m.main.Revision+1
 	m.bytes -= t.size
-	t.size = 0
+	t.size, t.payload = 0, nil
 	m.live--
 	m.main.Top = max(m.main.Top, t.sequence)
 	m.record.dirty = true

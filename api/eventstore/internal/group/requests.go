@@ -39,6 +39,9 @@ func (m *Member) Ask(now time.Time, r Request, answer func(Answer)) uint64 {
 	return r.ID
 }
 
+// maxForgotten bounds the requests of a member while it asks on for what was given up.
+const maxForgotten = 256
+
 // acknowledges says whether an acknowledgement of an event is not answered. It may be
 // done by it, though another delivery of it is here.
 func (m *Member) acknowledges(sequence uint64) bool {
@@ -57,8 +60,8 @@ func (m *Member) Forget(id uint64) {
 	if a == nil {
 		return
 	}
-	a.answer = func(Answer) {}
-	if a.request.Kind != KindAck || len(m.asked) > maxRecent {
+	a.answer, a.forgotten = func(Answer) {}, true
+	if a.request.Kind != KindAck || len(m.asked) > maxForgotten {
 		delete(m.asked, id)
 	}
 	if d := m.hand[a.request.Sequence]; d != nil && d.Attempt == a.request.Attempt {
@@ -75,10 +78,15 @@ func (m *Member) answered(now time.Time, answer Answer) {
 	r := a.request
 	d := m.hand[r.Sequence]
 	if d != nil && d.Attempt == r.Attempt && r.Sequence != 0 {
-		d.asking = max(d.asking-1, 0)
+		if !a.forgotten {
+			d.asking = max(d.asking-1, 0)
+		}
 		switch {
 		case answer.Code == CodeDone && r.Kind == KindExtend:
-			d.until = a.began.Add(m.ackWait)
+			// The answer may be about an earlier delivery, which did not count.
+			if until := a.began.Add(m.ackWait); until.After(d.until) {
+				d.until = until
+			}
 		case answer.Code != CodeFull:
 			// Acknowledged after all, it is done as long as nobody else has it.
 			delete(m.hand, r.Sequence)

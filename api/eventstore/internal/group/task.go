@@ -220,8 +220,11 @@ type shard struct {
 // measure counts what the shard takes.
 func (s *shard) measure() {
 	s.bytes = 0
-	for a := range s.lines {
+	for a, l := range s.lines {
 		s.bytes += lineBytes(a.key)
+		if l.task.moving {
+			s.bytes += parkedBytes(a.key, l.task.reason)
+		}
 	}
 	for _, t := range s.parked {
 		s.bytes += parkedBytes(t.actor.key, t.reason)
