@@ -89,6 +89,8 @@ func (r *records) recall(store *v1alpha1.EventStore) {
 	}
 	if status.Effective == nil && known.deletionPolicy != "" {
 		effective := stream.Effective(store, v1alpha1.Defaults{Storage: known.storage, Protection: known.protection, DeletionPolicy: known.deletionPolicy})
+		// What the spec asks for may not count.
+		effective.DeletionPolicy = known.deletionPolicy
 		status.Effective = &effective
 	}
 	names := [2]string{store.EventsStreamName(), store.SnapshotsStreamName()}

@@ -36,6 +36,15 @@ func TestRecords(t *testing.T) {
 		s.Effective.Storage != v1alpha1.StorageMemory || s.Effective.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
 		t.Errorf("it recalls %+v", s)
 	}
+	retained := store.DeepCopy()
+	retained.Status.Effective.DeletionPolicy = v1alpha1.DeletionPolicyRetain
+	r.wrote(retained)
+	asks := empty.DeepCopy()
+	asks.Spec.DeletionPolicy = v1alpha1.DeletionPolicyDelete
+	if r.recall(asks); asks.Status.Effective.DeletionPolicy != v1alpha1.DeletionPolicyRetain {
+		t.Errorf("of a store that retained, and asks for Delete, it recalls %s", asks.Status.Effective.DeletionPolicy)
+	}
+	r.wrote(store)
 	later := store.DeepCopy()
 	later.Status.Effective.DeletionPolicy, later.Status.Streams = v1alpha1.DeletionPolicyRetain, []v1alpha1.StreamStatus{snapshots}
 	later.Status.Streams[0].LastSequence = 7

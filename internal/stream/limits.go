@@ -69,10 +69,10 @@ func AllowsDeletionPolicy(limits v1alpha1.Limits, policy v1alpha1.DeletionPolicy
 }
 
 // RecordedDeletionPolicy is what the status says of the streams of a store that has some,
-// "" for nothing. Nobody but the operator writes it, where everybody who may write the
+// "" for nothing. One that is being deleted may have lost them by that. Nobody but the operator writes it, where everybody who may write the
 // store can give it a finalizer.
 func RecordedDeletionPolicy(store *v1alpha1.EventStore) v1alpha1.DeletionPolicy {
-	if len(store.Status.Streams) == 0 || store.Status.Effective == nil {
+	if len(store.Status.Streams) == 0 && store.DeletionTimestamp.IsZero() || store.Status.Effective == nil {
 		return ""
 	}
 	return store.Status.Effective.DeletionPolicy

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -162,5 +163,21 @@ func TestEffective(t *testing.T) {
 	}), class)
 	if retains.DeletionPolicy != v1alpha1.DeletionPolicyRetain {
 		t.Error("a store that retains deletes, since its class changed")
+	}
+}
+
+// A store that is deleted goes on to delete when its streams were taken off the record and
+// could not be deleted at once.
+func TestDeletionPolicyOnRecord(t *testing.T) {
+	t.Parallel()
+	store := &v1alpha1.EventStore{}
+	store.Status.Effective = &v1alpha1.EffectiveSpec{DeletionPolicy: v1alpha1.DeletionPolicyDelete}
+	if got := stream.RecordedDeletionPolicy(store); got != "" {
+		t.Errorf("of a store without streams: %q", got)
+	}
+	now := metav1.Now()
+	store.DeletionTimestamp = &now
+	if got := stream.RecordedDeletionPolicy(store); got != v1alpha1.DeletionPolicyDelete {
+		t.Errorf("of one that is being deleted: %q", got)
 	}
 }
