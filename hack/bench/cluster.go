@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -51,6 +52,30 @@ func (s *system) store(ctx context.Context, name string, replicas int32) (*jetst
 	}
 	store, err := jetstream.New(s.nc, config)
 	return store, config, err
+}
+
+// replicated measures with one server, and with three and as many replicas, each time with
+// servers and a store of its own.
+func (b *bench) replicated(ctx context.Context, name string, measure func(context.Context, *system, *jetstream.Store, jetstream.Config, int) error) error {
+	for _, replicas := range []int{1, 3} {
+		if err := b.onServers(ctx, name, replicas, measure); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) onServers(ctx context.Context, name string, replicas int, measure func(context.Context, *system, *jetstream.Store, jetstream.Config, int) error) (err error) {
+	s, err := b.start(ctx, replicas)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	store, config, err := s.store(ctx, name, int32(replicas))
+	if err != nil {
+		return err
+	}
+	return measure(ctx, s, store, config, replicas)
 }
 
 var ids atomic.Int64

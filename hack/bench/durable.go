@@ -18,24 +18,10 @@ import (
 // JetStream, each acknowledgement of which is answered too. The consumer keeps no
 // order of actors, and its server stores how far it is when it comes to it.
 func (b *bench) durable(ctx context.Context) error {
-	for _, replicas := range []int{1, 3} {
-		if err := b.durableOn(ctx, replicas); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.replicated(ctx, "durable", b.durableOn)
 }
 
-func (b *bench) durableOn(ctx context.Context, replicas int) (err error) {
-	s, err := b.start(ctx, replicas)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	store, config, err := s.store(ctx, "durable", int32(replicas))
-	if err != nil {
-		return err
-	}
+func (b *bench) durableOn(ctx context.Context, s *system, store *jetstream.Store, config jetstream.Config, replicas int) error {
 	const messages = 10_000
 	if err := fill(ctx, store, messages, 1000); err != nil {
 		return err

@@ -73,24 +73,10 @@ func together(ctx context.Context, times int, writers []func(context.Context) er
 }
 
 func (b *bench) saves(ctx context.Context) error {
-	for _, replicas := range []int{1, 3} {
-		if err := b.savesOn(ctx, replicas); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.replicated(ctx, "saves", b.savesOn)
 }
 
-func (b *bench) savesOn(ctx context.Context, replicas int) (err error) {
-	s, err := b.start(ctx, replicas)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	store, config, err := s.store(ctx, "saves", int32(replicas))
-	if err != nil {
-		return err
-	}
+func (b *bench) savesOn(ctx context.Context, s *system, store *jetstream.Store, config jetstream.Config, replicas int) error {
 	for _, c := range []struct {
 		writers, times int
 		aim            string
@@ -186,24 +172,10 @@ func (b *bench) firstSave(ctx context.Context, s *system, store eventstore.Store
 }
 
 func (b *bench) batches(ctx context.Context) error {
-	for _, replicas := range []int{1, 3} {
-		if err := b.batchesOn(ctx, replicas); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.replicated(ctx, "batches", b.batchesOn)
 }
 
-func (b *bench) batchesOn(ctx context.Context, replicas int) (err error) {
-	s, err := b.start(ctx, replicas)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	store, config, err := s.store(ctx, "batches", int32(replicas))
-	if err != nil {
-		return err
-	}
+func (b *bench) batchesOn(ctx context.Context, s *system, store *jetstream.Store, config jetstream.Config, replicas int) error {
 	for _, size := range []int{10, 100, 1000} {
 		version := int64(0)
 		batch := func() error {

@@ -14,24 +14,10 @@ import (
 )
 
 func (b *bench) subscriptions(ctx context.Context) error {
-	for _, replicas := range []int{1, 3} {
-		if err := b.subscriptionsOn(ctx, replicas); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.replicated(ctx, "subscriptions", b.subscriptionsOn)
 }
 
-func (b *bench) subscriptionsOn(ctx context.Context, replicas int) (err error) {
-	s, err := b.start(ctx, replicas)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	store, config, err := s.store(ctx, "subscriptions", int32(replicas))
-	if err != nil {
-		return err
-	}
+func (b *bench) subscriptionsOn(ctx context.Context, s *system, store *jetstream.Store, config jetstream.Config, replicas int) error {
 	const messages = 100_000
 	if err := fill(ctx, store, messages, 1000); err != nil {
 		return err
