@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -56,15 +57,20 @@ func (s *Server) known(next http.Handler) http.Handler {
 		}
 		ctx, calling := s.begin(r.Context(), r.Header, "rpc", "none", false)
 		if r.Method == http.MethodPost && errorWriter.IsSupported(r) && !served {
-			refused := failureOf(err)
-			calling.end(ctx, refused.rpc.String(), "")
-			s.logFailure(ctx, r.URL.EscapedPath(), refused)
-			// Who does not read its answer has nobody else to tell.
-			_ = errorWriter.Write(w, r, refused.connectError())
+			s.refuse(ctx, calling, errorWriter, w, r, err)
 			return
 		}
 		calling.end(ctx, strconv.Itoa(s.answerError(w, r.WithContext(ctx), err).status), "")
 	})
+}
+
+// refuse answers an RPC that no handler is to see.
+func (s *Server) refuse(ctx context.Context, calling *calling, errorWriter *connect.ErrorWriter, w http.ResponseWriter, r *http.Request, err error) {
+	refused := failureOf(err)
+	calling.end(ctx, refused.rpc.String(), "")
+	s.logFailure(ctx, r.URL.EscapedPath(), refused)
+	// Who does not read its answer has nobody else to tell.
+	_ = errorWriter.Write(w, r, refused.connectError())
 }
 
 // contentTypes are those with which a procedure is called.
@@ -105,11 +111,7 @@ func (s *Server) admitted(next http.Handler) http.Handler {
 		account, err := s.limits.open(r.Context(), stream, r.ContentLength)
 		if err != nil {
 			ctx, calling := s.begin(r.Context(), r.Header, "rpc", r.URL.Path, stream)
-			calling.end(ctx, connect.CodeResourceExhausted.String(), "")
-			refused := failureOf(err)
-			s.logFailure(ctx, r.URL.Path, refused)
-			// Who does not read its answer has nobody else to tell.
-			_ = errorWriter.Write(w, r, refused.connectError())
+			s.refuse(ctx, calling, errorWriter, w, r, err)
 			return
 		}
 		defer account.close()
