@@ -15,10 +15,7 @@ import (
 func TestDurableWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	store, c, nc := newStore(t)
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	for version := int64(1); version <= 3; version++ {
 		saveOf(t, store, "order-1", version)

@@ -18,10 +18,7 @@ import (
 func newGroup(t *testing.T) (js natsjs.JetStream, c jetstream.Config, again func() *jetstream.Store) {
 	t.Helper()
 	_, c, nc := newStore(t)
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js = jetStreamOf(t, nc)
 	return js, c, func() *jetstream.Store { return open(t, sharedServers(t, 1).Connect(t), c) }
 }
 

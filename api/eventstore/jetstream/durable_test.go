@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
@@ -43,10 +42,7 @@ func joined(t *testing.T, store *jetstream.Store, opts eventstore.DurableOptions
 func TestDurableSkipsWhatWasErased(t *testing.T) {
 	t.Parallel()
 	store, c, nc := newStore(t)
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	const actors = 100
 	var firsts []uint64
@@ -174,10 +170,7 @@ func TestDurableDeletedByAnother(t *testing.T) {
 func TestDurableWhoseStreamIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	store, c, nc := newStore(t)
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	for version := int64(1); version <= 5; version++ {
 		saveOf(t, store, "order-1", version)

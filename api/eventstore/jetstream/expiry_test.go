@@ -19,10 +19,7 @@ import (
 // come.
 func expire(t *testing.T, nc *nats.Conn, c jetstream.Config, replicas int) {
 	t.Helper()
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	events := streamConfigs(c, replicas)[0]
 	short := events
@@ -145,10 +142,7 @@ func TestDeletedSnapshotsAreGone(t *testing.T) {
 	if err := store.DeleteSnapshot(deadline(t), "order-1", 0); err != nil {
 		t.Fatal(err)
 	}
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	stream, err := js.Stream(deadline(t), c.SnapshotsStream)
 	if err != nil {
 		t.Fatal(err)
@@ -179,10 +173,7 @@ func TestDeletedSnapshotsAreGone(t *testing.T) {
 // purge removes what is stored before a sequence, as if it had expired.
 func purge(t *testing.T, nc *nats.Conn, c jetstream.Config, before uint64) {
 	t.Helper()
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	stream, err := js.Stream(deadline(t), c.EventsStream)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,6 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
@@ -609,10 +608,7 @@ func (w *writers) waitMore(t *testing.T, n int) {
 func TestDurableWhoseStreamIsDeleted(t *testing.T) {
 	t.Parallel()
 	store, c, nc := newStore(t)
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	member, err := store.SubscribeDurable(ctx, eventstore.DurableOptions{Name: "projection"})
 	if err != nil {
@@ -636,10 +632,7 @@ func TestDurableWhoseStreamIsDeleted(t *testing.T) {
 func TestSubscriptionWhoseConsumerIsDeleted(t *testing.T) {
 	t.Parallel()
 	store, c, nc := newStore(t)
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	subscription, err := store.Subscribe(ctx, eventstore.SubscribeOptions{})
 	if err != nil {
@@ -787,10 +780,7 @@ func TestWrongStream(t *testing.T) {
 			t.Errorf("save into another stream: %v", err)
 		}
 	}
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	if stream, err := js.Stream(ctx, other.EventsStream); err != nil || stream.CachedInfo().State.Msgs != 0 {
 		t.Errorf("the other stream holds messages (%v)", err)
 	}
@@ -1035,10 +1025,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	// its own, once the server has answered that too.
 	eventually(t, "the subscriptions on the connection end", func() bool { return nc.NumSubscriptions() == others })
 	// The servers are in this process, and their part of a consumer ends with it.
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	if err := js.DeleteStream(ctx, c.EventsStream); err != nil {
 		t.Fatal(err)
 	}

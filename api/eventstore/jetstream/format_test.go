@@ -17,10 +17,7 @@ import (
 
 func storedMessage(t *testing.T, nc *nats.Conn, stream string, sequence uint64) *natsjs.RawStreamMsg {
 	t.Helper()
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	s, err := js.Stream(ctx, stream)
 	if err != nil {
@@ -110,10 +107,7 @@ func eventHeader(actorID, id, version string) nats.Header {
 
 func publish(t *testing.T, nc *nats.Conn, subject string, header nats.Header, data string) {
 	t.Helper()
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	if _, err := js.PublishMsg(deadline(t), &nats.Msg{Subject: subject, Header: header, Data: []byte(data)}); err != nil {
 		t.Fatalf("publish to %s: %v", subject, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/storetest"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
@@ -113,10 +114,7 @@ func streamConfigs(c jetstream.Config, replicas int) []natsjs.StreamConfig {
 
 func createStreams(t *testing.T, nc *nats.Conn, configs ...natsjs.StreamConfig) {
 	t.Helper()
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	for _, c := range configs {
 		if err := natsserver.CreateStream(ctx, js, c); err != nil {
@@ -164,6 +162,28 @@ func newStore(t *testing.T, opts ...eventstore.Option) (*jetstream.Store, jetstr
 	c := config()
 	createStreams(t, nc, streamConfigs(c, 1)...)
 	return open(t, nc, c, opts...), c, nc
+}
+
+// newLink is a way to a server of its own, and connections straight to it and over that way.
+func newLink(t *testing.T) (way *link.Link, direct, linked *nats.Conn) {
+	t.Helper()
+	cluster := natsserver.Run(t, 1)
+	way = link.To(t, cluster.URL())
+	linked, err := nats.Connect(way.URL(), nats.MaxReconnects(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(linked.Close)
+	return way, cluster.Connect(t), linked
+}
+
+func jetStreamOf(t *testing.T, nc *nats.Conn) natsjs.JetStream {
+	t.Helper()
+	js, err := natsjs.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
 }
 
 // systems are what every Store test runs on.

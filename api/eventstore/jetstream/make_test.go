@@ -12,7 +12,6 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
-	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
@@ -20,14 +19,7 @@ import (
 // make it twice, one after the other.
 func TestConsumerIsAskedForOnce(t *testing.T) {
 	t.Parallel()
-	cluster := natsserver.Run(t, 1)
-	way := link.To(t, cluster.URL())
-	direct := cluster.Connect(t)
-	nc, err := nats.Connect(way.URL(), nats.MaxReconnects(-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
+	way, direct, nc := newLink(t)
 	c := config()
 	createStreams(t, direct, streamConfigs(c, 1)...)
 	asked, err := direct.SubscribeSync("$JS.API.CONSUMER.CREATE.>")
@@ -144,10 +136,7 @@ func TestConsumerOfTheWholeStore(t *testing.T) {
 	streams := streamConfigs(c, 1)
 	streams[0].Subjects = append(streams[0].Subjects, c.EventsStream+".other")
 	createStreams(t, nc, streams...)
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	store := open(t, nc, c)
 	all, err := store.Subscribe(ctx, eventstore.SubscribeOptions{})

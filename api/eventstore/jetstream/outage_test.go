@@ -17,7 +17,6 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/natsconn"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
-	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
@@ -89,14 +88,7 @@ func TestServersPause(t *testing.T) {
 // be as many more as are asked for meanwhile.
 func TestSubscriptionsOfSilentConnection(t *testing.T) {
 	t.Parallel()
-	cluster := natsserver.Run(t, 1)
-	way := link.To(t, cluster.URL())
-	direct := cluster.Connect(t)
-	nc, err := nats.Connect(way.URL(), nats.MaxReconnects(-1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
+	way, direct, nc := newLink(t)
 	c := config()
 	createStreams(t, direct, streamConfigs(c, 1)...)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	natsjs "github.com/nats-io/nats.go/jetstream"
-
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
@@ -104,10 +102,7 @@ func TestErasedIsNotExpired(t *testing.T) {
 	t.Parallel()
 	store, c, nc := newStore(t)
 	save(t, store, event("a", "order-1", 1), event("b", "order-1", 2), event("c", "order-1", 3))
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	stream, err := js.Stream(deadline(t), c.EventsStream)
 	if err != nil {
 		t.Fatal(err)
@@ -138,10 +133,7 @@ func TestPlaceAheadOfAStreamMadeAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	if err := js.DeleteStream(deadline(t), c.EventsStream); err != nil {
 		t.Fatal(err)
 	}

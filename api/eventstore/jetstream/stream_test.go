@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
@@ -37,10 +36,7 @@ func TestStreamMadeAnew(t *testing.T) {
 	save(a, "o4", "order-1", 1)
 	save(a, "o5", "order-1", 2)
 	began := time.Now()
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	if err := js.DeleteStream(ctx, c.EventsStream); err != nil {
 		t.Fatal(err)
 	}
@@ -155,10 +151,7 @@ func TestSaveWhileTheServerRestarts(t *testing.T) {
 	nc, c := cluster.Connect(t), config()
 	streams := streamConfigs(c, 1)
 	createStreams(t, nc, streams...)
-	js, err := natsjs.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := jetStreamOf(t, nc)
 	ctx := deadline(t)
 	holder := func() string {
 		stream, err := js.Stream(ctx, c.EventsStream)
