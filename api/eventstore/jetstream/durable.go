@@ -70,11 +70,11 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	d := &durable{store: s, opts: opts, id: rand.Text(), changed: make(chan struct{}), poke: make(chan struct{}, 1)}
-	main, sequence, err := s.openDurable(ctx, opts, d.id)
+	main, sequence, err := s.openDurable(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
-	d.key, d.opts.AckWait, d.opts.MaxDeliveries = main.Key, opts.AckWait, opts.MaxDeliveries
+	d.key = main.Key
 	d.member = group.NewMember(d.id, min(opts.MaxInHand, int(s.nc.MaxPayload())/heldOnWire), opts.AckWait, opts.MaxDeliveries)
 	d.member.Depart(s.departures(d.key))
 	// Not of ctx, which is for this call.
@@ -91,8 +91,8 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 }
 
 // openDurable answers the record of a durable subscription, and makes it where
-// there is none, with the member as its coordinator.
-func (s *Store) openDurable(ctx context.Context, opts eventstore.DurableOptions, id string) (*group.Main, uint64, error) {
+// there is none.
+func (s *Store) openDurable(ctx context.Context, opts eventstore.DurableOptions) (*group.Main, uint64, error) {
 	for {
 		main, sequence, err := s.readMain(ctx, opts.Name)
 		if err != nil {
@@ -230,7 +230,7 @@ func (d *durable) rid(ctx context.Context, request group.Request) error {
 // passes waits a little where an error is one of servers that are away: that ends no
 // membership. Other errors it answers.
 func (d *durable) passes(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil || d.over.Err() != nil || !errors.Is(err, eventstore.ErrUnavailable) && !errors.Is(err, errNoAnswer) {
+	if err == nil || ctx.Err() != nil || d.over.Err() != nil || !isAway(err) {
 		return err
 	}
 	// Next finds out when the context has ended.
@@ -259,7 +259,7 @@ func (d *durable) ask(ctx context.Context, request group.Request) (group.Answer,
 	d.mu.Unlock()
 	select {
 	case answer := <-answers:
-		return answer, answerError(answer)
+		return answer, answer.Err()
 	case <-d.over.Done():
 		return group.Answer{}, context.Cause(d.over)
 	case <-ctx.Done():
@@ -268,16 +268,6 @@ func (d *durable) ask(ctx context.Context, request group.Request) (group.Answer,
 		d.mu.Unlock()
 		return group.Answer{}, fmt.Errorf("%w: no member of the group has answered as its coordinator: do the same again", ended(ctx))
 	}
-}
-
-func answerError(answer group.Answer) error {
-	switch answer.Code {
-	case group.CodeDone:
-		return nil
-	case group.CodeFull:
-		return eventstore.ErrTooManyParked
-	}
-	return eventstore.ErrNotInHand
 }
 
 func (d *durable) settling(ctx context.Context, what string, request group.Request) error {
@@ -294,11 +284,8 @@ func (d *durable) Ack(ctx context.Context, sequence uint64) error {
 
 // Nak gives an event back.
 func (d *durable) Nak(ctx context.Context, sequence uint64, delay time.Duration, reason string) error {
-	return d.settling(ctx, "give back", group.Request{Kind: group.KindNak, Sequence: sequence, Delay: delay, Reason: clipReason(reason)})
+	return d.settling(ctx, "give back", group.Request{Kind: group.KindNak, Sequence: sequence, Delay: delay, Reason: group.ClipReason(reason)})
 }
-
-// clipReason leaves out of a reason what is not kept.
-func clipReason(reason string) string { return reason[:min(len(reason), group.MaxReasonBytes)] }
 
 // Release gives events back that were not begun.
 func (d *durable) Release(_ context.Context, sequences ...uint64) error {

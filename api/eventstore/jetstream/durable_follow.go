@@ -14,7 +14,7 @@ import (
 // find looks for what comes after an event of an actor.
 func (l *lead) find(find group.Find) {
 	s := l.d.store
-	subject := strings.TrimSuffix(EventsSubjects(s.config.EventsStream), ">") + find.Actor
+	subject := eventsPrefix(s.config.EventsStream) + find.Actor
 	after := l.passOver(subject, find.After)
 	var found uint64
 	for {
@@ -118,7 +118,7 @@ func (l *lead) follow(opts eventstore.SubscribeOptions) error {
 			return err
 		}
 		arrival := group.Arrival{
-			Sequence: m.Sequence, Actor: strings.TrimPrefix(m.Subject, strings.TrimSuffix(EventsSubjects(d.store.config.EventsStream), ">")),
+			Sequence: m.Sequence, Actor: strings.TrimPrefix(m.Subject, eventsPrefix(d.store.config.EventsStream)),
 			Payload: m, Size: len(m.Data) + len(m.Subject) + 512, At: m.Time,
 		}
 		if err != nil {

@@ -148,7 +148,7 @@ func (s *Store) replaceFor(life context.Context, subject string, before uint64, 
 		written, err := s.replace(ctx, subject, before, data)
 		cancel()
 		// A stream that is full may have room later.
-		passes := errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, errNoAnswer) || errors.Is(err, eventstore.ErrStoreFull)
+		passes := isAway(err) || errors.Is(err, eventstore.ErrStoreFull)
 		if err == nil || life.Err() != nil || s.nc.IsClosed() || !passes {
 			return written, err
 		}

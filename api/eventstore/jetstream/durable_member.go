@@ -42,8 +42,11 @@ type spokenEvent struct {
 	Data    []byte      `json:"data,omitempty"`
 }
 
+// memberSubject is where a member of the group of a key is told something.
+func memberSubject(stream, key, member string) string { return GroupSubject(stream, key+"-"+member) }
+
 func (d *durable) subjectOf(member string) string {
-	return GroupSubject(d.store.config.EventsStream, d.key+"-"+member)
+	return memberSubject(d.store.config.EventsStream, d.key, member)
 }
 
 func (d *durable) listen() error {

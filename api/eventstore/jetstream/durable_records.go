@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -187,12 +188,7 @@ func (s *Store) parked(ctx context.Context, name, key string) ([]eventstore.Park
 			})
 		}
 	}
-	slices.SortFunc(list, func(a, b eventstore.Parked) int {
-		if a.Sequence < b.Sequence {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(list, func(a, b eventstore.Parked) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	return list, nil
 }
 
@@ -213,7 +209,7 @@ func (s *Store) readShards(ctx context.Context, name string, main *group.Main) (
 // actorOfKey is the actor of the part of a subject that group knows it by. A
 // message that is no event has no actor but that.
 func actorOfKey(key string) string {
-	if actorID, err := decodeActor("stream.events." + key); err == nil {
+	if actorID, err := decodeActor(eventsPrefix("stream") + key); err == nil {
 		return actorID
 	}
 	return key

@@ -69,13 +69,10 @@ func (s *Store) durableStatus(ctx context.Context, name string) (eventstore.Dura
 	if err != nil {
 		return eventstore.DurableStatus{}, err
 	}
-	status := eventstore.DurableStatus{
-		Name: name, Position: of.Position, Members: of.Members, InHand: of.InHand, Queued: of.Queued, Waiting: of.Waiting, Parked: of.Parked, Full: of.Full,
+	if last == nil {
+		return of.Of(name, 0), nil
 	}
-	if last != nil && last.Sequence > of.Position {
-		status.Lag = last.Sequence - of.Position
-	}
-	return status, nil
+	return of.Of(name, last.Sequence), nil
 }
 
 // groupStatus asks whoever coordinates, and reads the records where nobody has
@@ -101,7 +98,7 @@ func (s *Store) groupStatus(ctx context.Context, name string) (*group.Status, er
 // askStatus asks a coordinator, nil where it does not answer soon.
 func (s *Store) askStatus(ctx context.Context, main *group.Main) (*group.Status, error) {
 	asker := rand.Text()
-	answers, err := s.nc.SubscribeSync(GroupSubject(s.config.EventsStream, main.Key+"-"+asker))
+	answers, err := s.nc.SubscribeSync(memberSubject(s.config.EventsStream, main.Key, asker))
 	if err != nil {
 		return nil, sendError(err)
 	}
@@ -111,7 +108,7 @@ func (s *Store) askStatus(ctx context.Context, main *group.Main) (*group.Status,
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	if err := s.nc.Publish(GroupSubject(s.config.EventsStream, main.Key+"-"+main.Coordinator), question); err != nil {
+	if err := s.nc.Publish(memberSubject(s.config.EventsStream, main.Key, main.Coordinator), question); err != nil {
 		return nil, sendError(err)
 	}
 	status := heardStatus(ctx, answers)

@@ -122,9 +122,8 @@ func (l *lead) takeShards(life context.Context, main *group.Main) (map[int]group
 	shards := map[int]group.Shard{}
 	for some := range slices.Chunk(main.Shards.List(), looksAtOnce) {
 		ctx, cancel := context.WithTimeout(life, l.d.store.config.Timeout)
-		epoch := *main
 		err := atOnce(some, func(number int) (func(), error) {
-			shard, written, err := l.d.fence(ctx, epoch, number)
+			shard, written, err := l.d.fence(ctx, *main, number)
 			return func() { shards[number], l.shards[number] = shard, written }, err
 		})
 		if err == nil && time.Since(l.wrote) > group.Stale/3 {

@@ -67,7 +67,8 @@ func (s *Store) leaderAnswers(ctx context.Context, after time.Time) error {
 	}
 }
 
-// nobodyAnswers says whether a look found out nothing. What is refused is an answer.
+// nobodyAnswers says whether an error is that nobody has answered. What is refused is an
+// answer, and of a connection that is closed none will come.
 func (s *Store) nobodyAnswers(err error) bool {
 	return errors.Is(err, eventstore.ErrUnavailable) && errCode(err) != codeStreamNotFound && !s.nc.IsClosed()
 }

@@ -86,8 +86,7 @@ func (s *subscription) remake(ctx context.Context) error {
 func (s *subscription) makeAgain(to chan<- madeConsumer) {
 	for wait := retryWait; ; wait = min(2*wait, maxMakeWait) {
 		made := s.make(s.life)
-		passing := errors.Is(made.err, eventstore.ErrUnavailable) && errCode(made.err) != codeStreamNotFound && !s.store.nc.IsClosed()
-		if passing && pause(s.life, wait) == nil {
+		if s.store.nobodyAnswers(made.err) && pause(s.life, wait) == nil {
 			continue
 		}
 		to <- made

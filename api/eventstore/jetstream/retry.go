@@ -106,3 +106,8 @@ func pause(ctx context.Context, mean time.Duration) error {
 		return ended(ctx)
 	}
 }
+
+// isAway says whether an error is one of servers that did not answer, or could not.
+func isAway(err error) bool {
+	return errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, errNoAnswer)
+}

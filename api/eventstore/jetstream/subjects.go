@@ -24,7 +24,11 @@ func SnapshotsSubjects(stream string) string { return stream + ".snapshots.>" }
 func StoredSubjects(stream string) string { return stream + ".stored.>" }
 
 // EventsSubject is the subject of the events of one actor.
-func EventsSubject(stream, actorID string) string { return stream + ".events." + actorTokens(actorID) }
+func EventsSubject(stream, actorID string) string { return eventsPrefix(stream) + actorTokens(actorID) }
+
+// eventsPrefix is how the subjects of all events begin. What comes after it tells the
+// actor.
+func eventsPrefix(stream string) string { return stream + ".events." }
 
 // SnapshotsSubject is the subject of the snapshots of one actor; stream is the
 // name of the events stream.

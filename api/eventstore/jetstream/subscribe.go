@@ -218,7 +218,7 @@ func (s *subscription) takeNext(ctx context.Context) (*message, error) {
 			return nil, err
 		}
 		s.next, s.begun = m.Sequence+1, true
-		if s.stored.Before(s.notBefore) || !strings.HasPrefix(m.Subject, s.store.config.EventsStream+".events.") {
+		if s.stored.Before(s.notBefore) || !strings.HasPrefix(m.Subject, eventsPrefix(s.store.config.EventsStream)) {
 			continue
 		}
 		s.notBefore = time.Time{}

@@ -133,10 +133,7 @@ func (s *Store) GetDurableStatus(ctx context.Context, name string) (eventstore.D
 		return failed(eventstore.ErrNoDurable)
 	}
 	d.turn(time.Now())
-	of := d.machine.Status()
-	return eventstore.DurableStatus{
-		Name: name, Position: of.Position, Lag: uint64(len(s.log)) - min(of.Position, uint64(len(s.log))), Members: of.Members, InHand: of.InHand, Queued: of.Queued, Waiting: of.Waiting, Parked: of.Parked, Full: of.Full,
-	}, nil
+	return d.machine.Status().Of(name, uint64(len(s.log))), nil
 }
 
 // wake tells the members that something has changed. The lock is held.
@@ -302,15 +299,7 @@ func (m *membership) ask(ctx context.Context, what string, request group.Request
 	err = eventstore.ErrUnavailable
 	count := 0
 	m.member.Ask(now, request, func(answer group.Answer) {
-		count = answer.Count
-		switch answer.Code {
-		case group.CodeDone:
-			err = nil
-		case group.CodeFull:
-			err = eventstore.ErrTooManyParked
-		default:
-			err = eventstore.ErrNotInHand
-		}
+		count, err = answer.Count, answer.Err()
 	})
 	m.durable.turn(now)
 	if err != nil {

@@ -1,8 +1,8 @@
 package group
 
 import (
+	"cmp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -146,7 +146,6 @@ func (m *Machine) done(t *task) {
 	if m.tasks[t.sequence] == t {
 		delete(m.tasks, t.sequence)
 	}
-	t.payload = nil
 	for _, answer := range t.answers {
 		answer()
 	}
@@ -155,10 +154,7 @@ func (m *Machine) done(t *task) {
 
 // park puts an event aside. It answers false where there is no room for it.
 func (m *Machine) park(t *task, reason string) bool {
-	if len(reason) > MaxReasonBytes {
-		reason = reason[:MaxReasonBytes]
-	}
-	reason = strings.ToValidUTF8(reason, "")
+	reason = ClipReason(reason)
 	a, s := t.actor, t.actor.shard
 	if t.kind == parked {
 		t.replaying, t.reason, t.at, t.due = false, reason, m.now.Add(m.config.Offset), time.Time{}
@@ -214,7 +210,7 @@ func (m *Machine) unpark(t *task) {
 // again.
 func (m *Machine) replays(t *task) {
 	a := t.actor
-	at, found := slices.BinarySearchFunc(a.replays, t, func(x, y *task) int { return compare(x.sequence, y.sequence) })
+	at, found := slices.BinarySearchFunc(a.replays, t, func(x, y *task) int { return cmp.Compare(x.sequence, y.sequence) })
 	if !found {
 		a.replays = slices.Insert(a.replays, at, t)
 	}
@@ -265,7 +261,7 @@ func (m *Machine) replay(request string, sequences []uint64, answer func(int)) {
 			t.replaying, t.request, t.attempts, t.due = true, request, 0, time.Time{}
 			t.actor.shard.dirty = true
 			// An actor of which nothing else is left was forgotten.
-			m.actors[t.actor.key] = m.same(t)
+			t.actor = m.actor(t.actor.key)
 			m.replays(t)
 		}
 		touched[t.actor.shard] = true
@@ -277,18 +273,12 @@ func (m *Machine) replay(request string, sequences []uint64, answer func(int)) {
 	wrote()
 }
 
-// same is the actor of a parked event, as it is known now.
-func (m *Machine) same(t *task) *actor {
-	t.actor = m.actor(t.actor.key)
-	return t.actor
-}
-
 // Parked is what was put aside, in the order of sequences.
 func (m *Machine) Parked() []Parked {
 	var list []Parked
 	for _, s := range m.shards {
 		list = append(list, m.encode(s).Parked...)
 	}
-	slices.SortFunc(list, func(a, b Parked) int { return compare(a.Sequence, b.Sequence) })
+	slices.SortFunc(list, func(a, b Parked) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	return list
 }

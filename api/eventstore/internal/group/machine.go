@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"container/heap"
 	"maps"
 	"math"
@@ -52,8 +53,8 @@ type Machine struct {
 	config Config
 	main   Main
 	record record
-	// built and committed are revisions of Main: the last one that was written, and
-	// that is stored. sentTop is the Top of the last that was written.
+	// committed is the revision of Main that is stored, and sentTop the Top of the last
+	// that was written.
 	committed, sentTop uint64
 	now                time.Time
 	// read is the last sequence that was read, loaded the Top at the start, and open
@@ -148,25 +149,15 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 			}
 		}
 	}
-	slices.SortFunc(m.early, func(a, b *task) int { return compare(a.sequence, b.sequence) })
+	slices.SortFunc(m.early, func(a, b *task) int { return cmp.Compare(a.sequence, b.sequence) })
 	for number := range ShardCount {
 		m.shards[number] = &shard{number: number, lines: map[*actor]*line{}, parked: map[uint64]*task{}}
 		if stored, used := shards[number]; used {
 			m.load(m.shards[number], stored)
 		}
 	}
-	slices.SortFunc(m.ahead, func(a, b *task) int { return compare(a.sequence, b.sequence) })
+	slices.SortFunc(m.ahead, func(a, b *task) int { return cmp.Compare(a.sequence, b.sequence) })
 	return m
-}
-
-func compare(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // load takes over what a shard says. It wins over Main: what Main does not know
@@ -320,8 +311,7 @@ func (m *Machine) setApart() {
 	}
 }
 
-// Wake is when Tick is to be called at the latest, zero for not before something
-// else happens.
+// Wake is when Tick is to be called at the latest.
 func (m *Machine) Wake() time.Time {
 	wake := m.now.Add(time.Hour)
 	if len(m.late) > 0 {
@@ -340,8 +330,9 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-func (m *Machine) status() *Status {
-	s := &Status{Position: m.read, Members: len(m.peers), Parked: m.parked, Full: m.Full()}
+// Status is how the group is doing.
+func (m *Machine) Status() Status {
+	s := Status{Position: m.read, Members: len(m.peers), Parked: m.parked, Full: m.Full()}
 	for _, p := range m.peers {
 		s.InHand += len(p.held)
 	}
@@ -355,9 +346,6 @@ func (m *Machine) status() *Status {
 	}
 	return s
 }
-
-// Status is how the group is doing.
-func (m *Machine) Status() Status { return *m.status() }
 
 // Position is the last sequence that was read.
 func (m *Machine) Position() uint64 { return m.read }

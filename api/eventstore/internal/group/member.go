@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -316,7 +317,7 @@ func (m *Member) have() []Held {
 	for _, d := range m.expired {
 		have = append(have, Held{Sequence: d.Sequence, Attempt: d.Attempt, Started: true})
 	}
-	slices.SortFunc(have, func(a, b Held) int { return compare(a.Sequence, b.Sequence) })
+	slices.SortFunc(have, func(a, b Held) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	return have
 }
 

@@ -1,6 +1,10 @@
 package group
 
-import "time"
+import (
+	"time"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
 
 // ToCoordinator is what a member says: that it is there and what it has, or what
 // it asks for.
@@ -119,6 +123,17 @@ type Answer struct {
 	Status  *Status `json:"status,omitempty"`
 }
 
+// Err is the error that an answer stands for, nil where all was done.
+func (a Answer) Err() error {
+	switch a.Code {
+	case CodeDone:
+		return nil
+	case CodeFull:
+		return eventstore.ErrTooManyParked
+	}
+	return eventstore.ErrNotInHand
+}
+
 // Status is how a group is doing.
 type Status struct {
 	// Position is the last sequence that was read.
@@ -133,4 +148,13 @@ type Status struct {
 	Parked  int `json:"parked"`
 	// Full: so much waits or is parked that no more events are read.
 	Full bool `json:"full,omitempty"`
+}
+
+// Of is the status as it is told of a durable subscription, last being the last sequence
+// of its store.
+func (s Status) Of(name string, last uint64) eventstore.DurableStatus {
+	return eventstore.DurableStatus{
+		Name: name, Position: s.Position, Lag: last - min(s.Position, last),
+		Members: s.Members, InHand: s.InHand, Queued: s.Queued, Waiting: s.Waiting, Parked: s.Parked, Full: s.Full,
+	}
 }

@@ -79,8 +79,9 @@ func (m *Machine) Hear(now time.Time, said ToCoordinator) {
 	}
 	if said.Request != nil && said.Request.Kind == KindStatus {
 		// Who asks need not be a member.
+		status := m.Status()
 		m.messages = append(m.messages, ToMember{
-			Epoch: m.main.Epoch, Coordinator: m.main.Coordinator, Member: said.Member, Answer: &Answer{Request: said.Request.ID, Status: m.status()},
+			Epoch: m.main.Epoch, Coordinator: m.main.Coordinator, Member: said.Member, Answer: &Answer{Request: said.Request.ID, Status: &status},
 		})
 		return
 	}
@@ -246,7 +247,7 @@ func (m *Machine) hasRoom(t *task, r *Request) bool {
 	case t.kind == parked:
 		return true
 	case r.Kind == KindPark || t.attempts >= m.main.MaxDeliveries:
-		return m.fits(t.actor.shard, parkedBytes(t.actor.key, r.Reason[:min(len(r.Reason), MaxReasonBytes)]))
+		return m.fits(t.actor.shard, parkedBytes(t.actor.key, ClipReason(r.Reason)))
 	}
 	return t.actor.line != nil || m.fitsLine(t.actor)
 }

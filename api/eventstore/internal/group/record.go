@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -17,6 +18,11 @@ const ShardCount = 256
 
 // MaxReasonBytes is how much of the reason is kept with a parked event.
 const MaxReasonBytes = 256
+
+// ClipReason leaves out of a reason what is not kept.
+func ClipReason(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), MaxReasonBytes)], "")
+}
 
 // Main is the record of a group: who coordinates it, and how far it is. Every
 // event that the group wants up to Top is settled, or in Out or Open, or belongs

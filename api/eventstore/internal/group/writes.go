@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -101,7 +102,6 @@ func (m *Machine) pass(t *task) {
 	if l := t.actor.line; l.task != t {
 		l.skip(t.sequence)
 		delete(m.tasks, t.sequence)
-		t.payload = nil
 	}
 }
 
@@ -162,7 +162,7 @@ func (m *Machine) encode(s *shard) Shard {
 		due, out := m.whereabouts(l.task)
 		stored.Lines = append(stored.Lines, Line{Actor: a.key, First: l.task.sequence, Attempts: l.task.attempts, Due: due, Out: out})
 	}
-	slices.SortFunc(stored.Lines, func(a, b Line) int { return compare(a.First, b.First) })
+	slices.SortFunc(stored.Lines, func(a, b Line) int { return cmp.Compare(a.First, b.First) })
 	for _, sequence := range slices.Sorted(maps.Keys(s.parked)) {
 		t := s.parked[sequence]
 		due, out := m.whereabouts(t)
