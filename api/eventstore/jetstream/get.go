@@ -208,28 +208,46 @@ func (s *Store) tryGets(ctx context.Context, stream string, requests []getReques
 	if err := answers.SetPendingLimits(-1, s.config.ReadAheadBytes); err != nil {
 		return sendError(err)
 	}
-	for i, request := range requests {
-		if many.answered[i] {
-			continue
-		}
-		body, err := json.Marshal(request)
+	err = many.collect(try, answers, len(inbox), func(i int) error {
+		body, err := json.Marshal(requests[i])
 		if err != nil {
 			return fmt.Errorf("encode request: %w", err)
 		}
 		if err := s.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: inbox + strconv.Itoa(i), Data: body}); err != nil {
 			return sendError(err)
 		}
-	}
-	err = many.collect(try, answers, len(inbox))
+		return nil
+	})
 	if denied := permissions.denied(); err != nil && denied != nil {
 		return denied
 	}
 	return err
 }
 
-// collect takes the answers until none is missing.
-func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix int) error {
+// How many gets of one read are on their way at once. How large the messages are is not
+// known before, and what there is no room for is thrown away. So a read begins with
+// firstGets, and each small message that comes lets one more be asked for. mostGets of the
+// largest messages, 960 KiB each, are less than the 64 MiB that a server keeps for a
+// connection before it ends it (max_pending).
+const (
+	firstGets = 16
+	mostGets  = 64
+	smallGet  = DefaultReadAheadBytes / pageMessages
+)
+
+// collect asks for what is not answered yet, and takes the answers until none is missing.
+func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix int, ask func(i int) error) error {
+	next, underWay, window := 0, 0, firstGets
 	for g.missing > 0 {
+		for ; next < len(g.answered) && underWay < window; next++ {
+			if g.answered[next] {
+				continue
+			}
+			if err := ask(next); err != nil {
+				return err
+			}
+			underWay++
+		}
 		answer, err := answers.NextMsgWithContext(ctx)
 		if errors.Is(err, nats.ErrSlowConsumer) && !g.headersOnly {
 			return errPageFull
@@ -244,6 +262,9 @@ func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix i
 		m, err := decodeGet(answer)
 		if err != nil {
 			return err
+		}
+		if underWay--; len(answer.Data) <= smallGet {
+			window = min(mostGets, window+1)
 		}
 		if m != nil && g.headersOnly {
 			m.Data = nil

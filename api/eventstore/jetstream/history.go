@@ -78,9 +78,8 @@ type history struct {
 	// before is the sequence of the message read last, 0 for none, or the one before
 	// least.
 	before uint64
-	// size is that of the largest message met, and most how many a page may have: there
-	// may be larger ones among those that were not met.
-	size, most int
+	// size is that of the largest message met.
+	size int
 }
 
 // item is a message that is to be read; one on a level above 0 comes after those
@@ -97,7 +96,7 @@ var errNotIndexed = errors.New("the index does not hold")
 func (s *Store) newHistory(last *message) *history {
 	x := indexOf(last)
 	return &history{
-		store: s, last: last, unknown: x.partial, size: len(last.Data), most: firstPage,
+		store: s, last: last, unknown: x.partial, size: len(last.Data),
 		items: append(itemsOf(x.levels), item{sequence: last.Sequence}),
 	}
 }
@@ -110,6 +109,12 @@ func (s *Store) historyFrom(last *message, sequence uint64) *history {
 	return h
 }
 
+// passed leaves out what is at or before the message that was read last.
+func (h *history) passed() {
+	h.least = h.before + 1
+	h.drop()
+}
+
 // drop drops what is before the least sequence. A node stands for older messages than
 // itself.
 func (h *history) drop() {
@@ -120,7 +125,7 @@ func (h *history) drop() {
 
 // unindexed is a history whose messages are all read by subject.
 func (s *Store) unindexed(last *message) *history {
-	return &history{store: s, last: last, unknown: true, size: len(last.Data), most: firstPage, items: []item{{sequence: last.Sequence}}}
+	return &history{store: s, last: last, unknown: true, size: len(last.Data), items: []item{{sequence: last.Sequence}}}
 }
 
 func itemsOf(levels [][]uint64) []item {
@@ -251,10 +256,6 @@ func (h *history) uncounted() error {
 // a few pages, so that the round trips for nodes are few beside those for pages.
 const expandAhead = 4 * pageMessages
 
-// firstPage is how many messages the first page has at most. Each that follows has four
-// times as many as the one before, up to pageMessages: what does not fit is thrown away.
-const firstPage = 16
-
 // nextPage takes the next sequences from the items.
 func (h *history) nextPage(ctx context.Context) ([]uint64, error) {
 	for {
@@ -262,11 +263,10 @@ func (h *history) nextPage(ctx context.Context) ([]uint64, error) {
 			h.skip -= weight(h.items[0].level)
 			h.items = h.items[1:]
 		}
-		size := min(h.most, max(1, h.store.config.ReadAheadBytes/max(1, h.size)))
+		size := min(pageMessages, max(1, h.store.config.ReadAheadBytes/max(1, h.size)))
 		leaves := h.items[:min(size, len(h.items))]
 		if at := slices.IndexFunc(leaves, func(i item) bool { return i.level > 0 }); at < 0 {
 			h.items = h.items[len(leaves):]
-			h.most = min(pageMessages, 4*h.most)
 			return sequencesOf(leaves), nil
 		}
 		if err := h.open(ctx); err != nil {

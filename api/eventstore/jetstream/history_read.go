@@ -31,6 +31,7 @@ func (h *history) read(ctx context.Context, yield func(*message) bool) error {
 			if more, err := h.scan(ctx, page[len(page)-1], give); err != nil || !more {
 				return err
 			}
+			h.passed()
 			continue
 		}
 		for _, m := range messages {
@@ -208,8 +209,8 @@ func (h *history) startsWith(m *message) bool {
 // It was 6 ms behind at most where that was measured under load.
 const replicaWait = 5 * time.Millisecond
 
-// scan reads by subject, up to a sequence, and says whether the caller wants
-// more. Any replica may answer, and may be behind.
+// scan reads by subject, up to a sequence or as far as the pages go that it takes for
+// that, and says whether the caller wants more. Any replica may answer, and may be behind.
 func (h *history) scan(ctx context.Context, to uint64, give func(*message) bool) (bool, error) {
 	for h.before < to {
 		page, more, err := h.store.page(ctx, h.store.config.EventsStream, h.last.Subject, h.before+1)
@@ -217,7 +218,7 @@ func (h *history) scan(ctx context.Context, to uint64, give func(*message) bool)
 			return false, err
 		}
 		for _, m := range page {
-			if m.Sequence > to {
+			if m.Sequence > h.last.Sequence {
 				return true, nil
 			}
 			if !give(m) {

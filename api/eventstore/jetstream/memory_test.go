@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
@@ -123,5 +124,41 @@ func TestColdSavesShareTheMemory(t *testing.T) {
 	memory.Release(jetstream.MinReadAheadBytes)
 	if saved, err := store.SaveEvent(deadline(t), event("late", "nobody-1", 0)); err != nil || saved.Version != 1 {
 		t.Errorf("%+v, %v", saved, err)
+	}
+}
+
+// A read gets each message once.
+func TestReadsAskOnce(t *testing.T) {
+	t.Parallel()
+	_, c, nc := newStore(t)
+	reader, err := nats.Connect(nc.ConnectedUrl())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(reader.Close)
+	writer, store := open(t, nc, c), open(t, reader, c)
+	several := func(actorID string, count int) []eventstore.Event {
+		events := make([]eventstore.Event, count)
+		for n := range events {
+			events[n] = event(fmt.Sprintf("%s-%d", actorID, n), actorID, 0)
+		}
+		return events
+	}
+	// What lies side by side is read by subject, what lies far apart is not.
+	save(t, writer, several("dense-1", 100)...)
+	save(t, writer, append([]eventstore.Event{large("mixed", "mixed-1", 0, 900<<10)}, several("mixed-1", 299)...)...)
+	for n := range 100 {
+		save(t, writer, append(several(fmt.Sprintf("other-%d", n), 40), event(fmt.Sprintf("sparse-%d", n), "sparse-1", 0))...)
+	}
+	for actorID, wanted := range map[string]int{"dense-1": 100, "mixed-1": 300, "sparse-1": 100} {
+		before := reader.Stats().InMsgs
+		events, err := store.GetEvents(deadline(t), actorID, 0)
+		if err != nil || len(events) != wanted {
+			t.Fatalf("%d events of %s (%v), want %d", len(events), actorID, err, wanted)
+		}
+		// The last message, the ends of pages, nodes of the index.
+		if got := int(reader.Stats().InMsgs - before); got > wanted+20 {
+			t.Errorf("a read of %d events of %s got %d messages", wanted, actorID, got)
+		}
 	}
 }

@@ -26,9 +26,9 @@ var errExpired = fmt.Errorf("%w: an event has expired while it was read: read ag
 // readAgain reads the data of the last items that were dropped, as much as there is room
 // for.
 func (s *Store) readAgain(ctx context.Context, items []*collect.Item) error {
-	wanted := make([]*collect.Item, 0, firstPage)
+	wanted := make([]*collect.Item, 0, firstGets)
 	for _, item := range slices.Backward(items) {
-		if len(wanted) == firstPage {
+		if len(wanted) == firstGets {
 			break
 		}
 		if item.Dropped {
