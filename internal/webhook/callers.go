@@ -17,9 +17,10 @@ import (
 )
 
 // An API server shows a webhook no credentials unless its own configuration says
-// so. So the last part of the path is a secret that only the API server is told, in
-// the MutatingWebhookConfiguration: who else reaches the port is answered 404, has
-// nothing read or worked on, and learns nothing of the cluster.
+// so. So the last part of the path is a secret that the API server is told, in
+// the MutatingWebhookConfiguration: who does not know it is answered 404, has
+// nothing read or worked on, and learns nothing of the cluster. It is in the errors of an
+// API server whose call fails, so that others may come to know it: see turns.
 
 // secretPathBytes is how many bytes of a hash the secret part of the path has.
 const secretPathBytes = 20

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -19,6 +21,8 @@ const (
 	// headBytes is how much of a review is read to know whose it is. What an API server
 	// writes before the namespace is names, a kilobyte at most.
 	headBytes = 4 << 10
+	// bodyTimeout is how long the rest of a review may take to come: it is sent already.
+	bodyTimeout = 2 * time.Second
 	// workersAtOnce is how many reviews are read and worked on at once: more would not
 	// make it faster, and take more memory.
 	workersAtOnce = 4
@@ -30,43 +34,70 @@ type intake struct{ turns *turns }
 
 func newIntake() *intake { return &intake{turns: newTurns(workersAtOnce)} }
 
-// bound reads the head of a review, waits for the turn of its namespace, and passes it
-// on with no more than maxBodyBytes. It ends the context of a call when the API server
-// has given up on it.
+// bound reads the head of a review, waits for the turn of its address and namespace, and
+// passes it on with no more than maxBodyBytes. It ends the context of a call when the API
+// server has given up on it.
 func (i *intake) bound(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > maxBodyBytes {
 			http.Error(w, fmt.Sprintf("the review has %d bytes: at most %d are read", r.ContentLength, maxBodyBytes), http.StatusRequestEntityTooLarge)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+		end := time.Now().Add(callTimeout)
+		ctx, cancel := context.WithDeadline(r.Context(), end)
 		defer cancel()
-		// A caller that stops in the middle of a review keeps no turn.
-		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(callTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			http.Error(w, fmt.Sprintf("bound the time to read the review: %v", err), http.StatusInternalServerError)
+		body := &incoming{from: http.MaxBytesReader(w, r.Body, maxBodyBytes), control: http.NewResponseController(w)}
+		if err := body.read(headBytes, end); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		body := http.MaxBytesReader(w, r.Body, maxBodyBytes)
-		head, err := io.ReadAll(io.LimitReader(body, headBytes))
-		if err != nil {
-			http.Error(w, fmt.Sprintf("read the review: %v", err), http.StatusBadRequest)
-			return
-		}
-		if err := i.turns.take(ctx, namespaceOf(head)); err != nil {
+		address, _, _ := net.SplitHostPort(r.RemoteAddr)
+		if err := i.turns.take(ctx, address, namespaceOf(body.have.Bytes())); err != nil {
 			http.Error(w, fmt.Sprintf("too many are created at this moment: waited %s for a turn: try again", callTimeout), http.StatusServiceUnavailable)
 			return
 		}
-		defer i.turns.give()
+		defer i.turns.give(address)
+		if err := body.read(maxBodyBytes, time.Now().Add(bodyTimeout)); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				i.turns.wasLate(address)
+			}
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		// The connection is read on, and the context ends with that.
+		if err := body.until(end); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		r = r.WithContext(ctx)
-		r.Body = &joinedBody{Reader: io.MultiReader(bytes.NewReader(head), body), Closer: body}
+		r.Body = io.NopCloser(&body.have)
 		next.ServeHTTP(w, r)
 	})
 }
 
-// joinedBody is a body whose head was read before.
-type joinedBody struct {
-	io.Reader
-	io.Closer
+// incoming is a body that is read in parts.
+type incoming struct {
+	from    io.Reader
+	control *http.ResponseController
+	have    bytes.Buffer
+}
+
+// read reads so many bytes more, or up to the end, as long as there is time.
+func (r *incoming) read(bytes int64, until time.Time) error {
+	if err := r.until(until); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(&r.have, r.from, bytes); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read the review: %w", err)
+	}
+	return nil
+}
+
+func (r *incoming) until(end time.Time) error {
+	if err := r.control.SetReadDeadline(end); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("bound the time to read the review: %w", err)
+	}
+	return nil
 }
 
 // namespaceOf finds request.namespace at the beginning of a review, which the API

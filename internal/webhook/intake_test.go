@@ -3,12 +3,15 @@ package webhook
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -131,6 +134,63 @@ func TestQuestionsOfOnePod(t *testing.T) {
 	}
 	warned := strings.Join(answer.Warnings, "\n")
 	contains(t, "the warnings", warned, "EventStore none does not exist in namespace shop", "none-30 do not exist in namespace shop, or were created a moment ago")
+}
+
+// TestCallersThatStall: who has seen the path, which an API server writes into its own
+// messages, and stops in the middle of reviews holds up no other address.
+func TestCallersThatStall(t *testing.T) {
+	r := startReplica(t, Options{})
+	install(t, r)
+	waitUntilServing(t, r)
+	called, err := url.Parse(*configuration(t).Webhooks[0].ClientConfig.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var callers sync.WaitGroup
+	defer callers.Wait()
+	defer cancel()
+	var stalled atomic.Int64
+	for i := range 32 {
+		callers.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				stall(ctx, r.address, called.Path, fmt.Sprintf("made-up-%d-%d", i, n), &stalled)
+			}
+		})
+	}
+	testenv.Eventually(t, deadline, "callers to be ended for stalling", func() error {
+		if n := stalled.Load(); n < workersAtOnce {
+			return fmt.Errorf("%d were", n)
+		}
+		return nil
+	})
+	for range 4 {
+		if err := kubernetes.Client.Create(t.Context(), labelled(plainNamespace, "orders"), client.DryRunAll); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// stall begins a review from another address than that of the API server, does not go on,
+// and counts it once it is ended.
+func stall(ctx context.Context, address, path, namespace string, ended *atomic.Int64) {
+	dialer := &tls.Dialer{
+		NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}},
+		Config:    &tls.Config{InsecureSkipVerify: true},
+	}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	defer func() { _ = conn.Close() }()
+	body := review(namespace, "orders")
+	body = body[:len(body)-1] + strings.Repeat(" ", headBytes)
+	_, _ = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(body)+1, body)
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		ended.Add(1)
+	}
 }
 
 // TestNamespaceOfACall: it is read without what comes behind it, and of what is no
