@@ -91,6 +91,22 @@ var _ = Describe("The binding", func() {
 		Expect(bindingOf(ctx, again).OwnerReferences).To(ConsistOf(HaveField("UID", again.UID)))
 	})
 
+	It("that a tool for backups restored before the store is taken over", func(ctx context.Context) {
+		class := newClass(ctx, single.URLs())
+		store := create(ctx, newStore(newNamespace(ctx), class.Name))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		binding := bindingOf(ctx, store)
+		deleteStore(ctx, store)
+		Expect(k8s.Delete(ctx, binding)).To(Succeed())
+		// Such a tool keeps neither owners nor the status.
+		Expect(k8s.Create(ctx, &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: binding.Namespace, Name: binding.Name}, Type: binding.Type, Data: binding.Data,
+		})).To(Succeed())
+		again := create(ctx, newStore(store.Namespace, class.Name, func(s *v1alpha1.EventStore) { s.Name = store.Name }))
+		Eventually(read(ctx, again)).WithContext(ctx).Should(beReady())
+		Expect(bindingOf(ctx, again).OwnerReferences).To(ConsistOf(HaveField("UID", again.UID)))
+	})
+
 	DescribeTable("never overwrites a Secret of another", func(ctx context.Context, secretType corev1.SecretType) {
 		class := newClass(ctx, single.URLs())
 		store := newStore(newNamespace(ctx), class.Name)

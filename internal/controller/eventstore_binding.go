@@ -224,15 +224,17 @@ func (p *pass) updateBinding(ctx context.Context, existing, wanted *corev1.Secre
 }
 
 // ownsBinding: a Secret is ours by its owner, also when that is an earlier
-// EventStore of this name that the garbage collector has not caught up with, and
-// when somebody took the owner away from a Secret that our status names.
+// EventStore of this name that the garbage collector has not caught up with. One without
+// an owner is ours when our status names it, or when it leads to our stream, as what a tool
+// for backups has restored does: that keeps neither owners nor the status.
 func (p *pass) ownsBinding(secret *corev1.Secret) bool {
 	if secret.Type != v1alpha1.BindingSecretType {
 		return false
 	}
 	owner := metav1.GetControllerOf(secret)
 	if owner == nil {
-		return p.store.Status.Binding != nil && p.store.Status.Binding.Name == secret.Name
+		return p.store.Status.Binding != nil && p.store.Status.Binding.Name == secret.Name ||
+			string(secret.Data[v1alpha1.BindingKeyStream]) == p.store.EventsStreamName()
 	}
 	version, err := schema.ParseGroupVersion(owner.APIVersion)
 	return err == nil && version.Group == v1alpha1.GroupVersion.Group && owner.Kind == "EventStore" && owner.Name == p.store.Name

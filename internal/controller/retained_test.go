@@ -109,6 +109,20 @@ var _ = Describe("What a store retains", func() {
 		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(3))
 	})
 
+	It("stays when it is given to a store of another namespace, and the class came to delete", func(ctx context.Context) {
+		deleteStore(ctx, store)
+		moved := newStore(newNamespace(ctx), class.Name, func(s *v1alpha1.EventStore) { s.Name, s.Spec.Namespace = store.Name, store.Namespace })
+		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) {
+			anyEventNamespace(c)
+			byDefaultDelete(c)
+			giveBack(moved)(c)
+		})
+		create(ctx, moved)
+		Eventually(read(ctx, moved)).WithContext(ctx).WithTimeout(time.Minute).Should(retains)
+		deleteStore(ctx, moved)
+		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(3))
+	})
+
 	It("stays when the status was taken away, and the class came to delete", func(ctx context.Context) {
 		changeClass(ctx, class, byDefaultDelete)
 		Eventually(readClass(ctx, class)).WithContext(ctx).Should(And(beReady(), HaveField("Status.ObservedGeneration", BeEquivalentTo(2))))

@@ -82,17 +82,17 @@ func DefaultsFor(class *v1alpha1.EventStoreClass, store *v1alpha1.EventStore, li
 	return defaults
 }
 
-// Retained says whether a stream is kept by whatever the class says now: it is that of an
-// earlier resource of the store, which was deleted and did not take it along, or it is
-// marked so. The mark is written with the owner, so that it stands where the status that
-// says the same was taken away, or could not be written.
+// Retained says whether a stream is kept by whatever the class says now: this resource has
+// not made it, so whoever did has left it, or it is marked so. The mark is written with the
+// owner, so that it stands where the status that says the same was taken away, or could not
+// be written.
 func Retained(store *v1alpha1.EventStore, live *jetstream.StreamInfo) bool {
 	if live == nil {
 		return false
 	}
 	owner, named := RecordedOwner(live.Config.Metadata)
 	if owner.UID != store.UID || !named {
-		return owner.Namespace == store.Namespace && owner.Name == store.Name
+		return true
 	}
 	switch v1alpha1.DeletionPolicy(live.Config.Metadata[v1alpha1.MetadataDeletionPolicy]) {
 	case v1alpha1.DeletionPolicyDelete:

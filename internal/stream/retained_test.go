@@ -46,7 +46,7 @@ func TestRetainIsMarked(t *testing.T) {
 		"the mark is no policy":                    {orders(unset), marked("Keep"), retain},
 		"the mark alone was taken away":            {orders(unset, recorded(remove)), marked(""), remove},
 		"of an earlier resource":                   {orders(unset), marked("Delete", earlier), retain},
-		"of another":                               {orders(unset), marked("Retain", another), remove},
+		"of another":                               {orders(unset), marked("Delete", another), retain},
 		"asked for":                                {orders(of(remove), recorded(retain)), marked("Retain"), remove},
 	} {
 		for role, live := range [][]*jetstream.StreamInfo{{c.live, nil}, {nil, c.live}} {
