@@ -119,7 +119,9 @@ func TestDurableAllMembersAreKilled(t *testing.T) {
 	l := newLedger(t, most)
 	var ending sync.WaitGroup
 	for round := range rounds {
-		working, kill := context.WithCancel(ctx)
+		// Nobody asks for more when the connections end, and the members learn of that alone.
+		working, stop := context.WithCancel(ctx)
+		killed, kill := context.WithCancel(ctx)
 		var members sync.WaitGroup
 		var conns []*nats.Conn
 		for range size {
@@ -130,7 +132,7 @@ func TestDurableAllMembersAreKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			ending.Go(func() {
-				<-working.Done()
+				<-killed.Done()
 				_ = member.Close()
 			})
 			members.Go(func() {
@@ -138,6 +140,7 @@ func TestDurableAllMembersAreKilled(t *testing.T) {
 			})
 		}
 		l.await(ctx, (round+1)*actors/(rounds+2))
+		stop()
 		for _, nc := range conns {
 			nc.Close()
 		}
