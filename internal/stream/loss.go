@@ -41,7 +41,8 @@ func identity(live *jetstream.StreamInfo) string {
 // was lost: a stream that never held a message can be gone without loss. seen is
 // nil when nothing is recorded, live when the stream does not exist. Messages that
 // were erased one by one are none: whoever did so had a right that only
-// protection Immutable takes away. The time of the server counts where it has told it.
+// protection Immutable takes away. Where the clock of the server and that here differ by
+// more than a minute, what has expired by one alone is lost.
 func LossOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Time) *Loss {
 	if !hasHeld(seen) {
 		return nil
@@ -55,8 +56,12 @@ func LossOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Ti
 			seen.Name, live.Created.UTC().Format(time.RFC3339), seen.Created.UTC().Format(time.RFC3339), last)
 	case live.State.LastSeq < uint64(seen.LastSequence):
 		return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live, "stream %s went back to sequence %d; it held %s", seen.Name, live.State.LastSeq, last)
-	case purged(seen, live, ServerTime(live, now)):
-		return newLoss(v1alpha1.ReasonStreamPurged, seen, live, "stream %s was purged; it held %s", seen.Name, last)
+	case purged(seen, live, expiryTime(live, now)):
+		why := ""
+		if clocksDiffer(live, now) {
+			why = "; the clocks of the NATS servers and of the operator are more than a minute apart, and servers whose clock is ahead drop events before their time: set the clocks right first"
+		}
+		return newLoss(v1alpha1.ReasonStreamPurged, seen, live, "stream %s was purged; it held %s%s", seen.Name, last, why)
 	default:
 		return nil
 	}
@@ -65,15 +70,6 @@ func LossOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Ti
 // hasHeld says whether messages are on record.
 func hasHeld(seen *v1alpha1.StreamStatus) bool {
 	return seen != nil && seen.Created != nil && seen.LastSequence > 0
-}
-
-// ServerTime is the time by which messages get old: the server's own as it told with the
-// stream, or now, by the clock here, which may be another.
-func ServerTime(live *jetstream.StreamInfo, now time.Time) time.Time {
-	if live.TimeStamp.IsZero() {
-		return now
-	}
-	return live.TimeStamp
 }
 
 func lastSeen(seen *v1alpha1.StreamStatus) string {

@@ -154,13 +154,13 @@ const (
 )
 
 // NewPlan compares field by field. The time decides which messages a shorter
-// age would drop; that of the server counts where it has told it.
+// age would drop; see LatestTime.
 func NewPlan(wanted Wanted, live *jetstream.StreamInfo, now time.Time) Plan {
 	plan := Plan{Wanted: wanted, Live: live}
 	if live == nil {
 		return plan
 	}
-	plan.surplus, now = surplus(&wanted.Config, live), ServerTime(live, now)
+	plan.surplus, now = surplus(&wanted.Config, live), LatestTime(live, now)
 	for _, f := range fields {
 		from, to := f.value(&live.Config), f.value(&wanted.Config)
 		if from == to {

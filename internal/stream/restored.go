@@ -19,7 +19,7 @@ func MayBeRestored(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo) bool
 // when it is: a restore keeps sequences and times. at is the time of its message at
 // the last sequence on record, zero when there is none.
 func NotRestored(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, at, now time.Time) string {
-	now = ServerTime(live, now)
+	now = expiryTime(live, now)
 	switch {
 	case seen.LastTime == nil:
 		return "no time is on record of its last message"
