@@ -2,6 +2,7 @@ package stream
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -55,7 +56,7 @@ func LossOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Ti
 		return newLoss(v1alpha1.ReasonStreamRecreated, seen, live, "stream %s was deleted and made again at %s; the one of %s held %s",
 			seen.Name, live.Created.UTC().Format(time.RFC3339), seen.Created.UTC().Format(time.RFC3339), last)
 	case live.State.LastSeq < uint64(seen.LastSequence):
-		return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live, "stream %s went back to sequence %d; it held %s", seen.Name, live.State.LastSeq, last)
+		return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live, "%s to sequence %d; it held %s", wentBack(seen.Name), live.State.LastSeq, last)
 	case purged(seen, live, expiryTime(live, now)):
 		why := ""
 		if clocksDiffer(live, now) {
@@ -76,15 +77,25 @@ func lastSeen(seen *v1alpha1.StreamStatus) string {
 	return fmt.Sprintf("%d messages up to sequence %d when last seen", seen.Messages, seen.LastSequence)
 }
 
+func wentBack(name string) string { return "stream " + name + " went back" }
+
 // OvertakenOf is the loss of a stream that went back, and has been written to until
-// it was beyond the place where it had been: at is the time of the message that has
-// that place now, zero when there is none. Nil when it is the same message.
-func OvertakenOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, at time.Time) *Loss {
-	if !hasHeld(seen) || live == nil || !sameStream(seen, live) || at.IsZero() || seen.LastTime == nil || sameTime(seen.LastTime, at) {
+// it was beyond the place where it had been: from is its first message from that place
+// on, and told is what was told of losses before. Nil when it is the same message. Where
+// it is missing nothing shows that the stream was back, and what was told of it stands.
+func OvertakenOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, from Stored, told string, now time.Time) *Loss {
+	if !hasHeld(seen) || live == nil || !sameStream(seen, live) || seen.LastTime == nil {
+		return nil
+	}
+	if from.Sequence == uint64(seen.LastSequence) {
+		if sameTime(seen.LastTime, from.Time) {
+			return nil
+		}
+	} else if !strings.Contains(told, wentBack(seen.Name)) || expired(seen, expiryTime(live, now)) {
 		return nil
 	}
 	return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live,
-		"stream %s went back, and was written to since up to sequence %d; it held %s", seen.Name, live.State.LastSeq, lastSeen(seen))
+		"%s, and was written to since up to sequence %d; it held %s", wentBack(seen.Name), live.State.LastSeq, lastSeen(seen))
 }
 
 // PartnerLost is the loss of a stream of events of which nothing is on record, where
