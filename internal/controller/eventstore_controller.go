@@ -72,6 +72,7 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 	store := &v1alpha1.EventStore{}
 	if err := r.Get(ctx, request.NamespacedName, store); apierrors.IsNotFound(err) {
 		r.records.forget(request.NamespacedName)
+		r.quotas.forget(request.Namespace, r.stores.inNamespace(request.Namespace))
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, err
