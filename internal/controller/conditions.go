@@ -70,6 +70,16 @@ func finishConditions(conditions []metav1.Condition, generation int64) {
 	})
 }
 
+// keepTransitions gives a condition that a pass has changed, and changed back, the time of
+// its transition again: nothing became of it, and nothing is written for it.
+func keepTransitions(before, now []metav1.Condition) {
+	for i := range now {
+		if was := meta.FindStatusCondition(before, now[i].Type); was != nil && was.Status == now[i].Status {
+			now[i].LastTransitionTime = was.LastTransitionTime
+		}
+	}
+}
+
 const (
 	minPause = 200 * time.Millisecond
 	maxPause = 15 * time.Second

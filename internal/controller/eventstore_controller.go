@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,6 +72,7 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 	store := &v1alpha1.EventStore{}
 	if err := r.Get(ctx, request.NamespacedName, store); apierrors.IsNotFound(err) {
 		r.records.forget(request.NamespacedName)
+		r.quotas.forget(request.Namespace, r.stores.inNamespace(request.Namespace))
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, err
@@ -163,8 +165,9 @@ type pass struct {
 
 // How a pass ends that does less than all, by what the spec asks.
 var (
-	errPaused   = errors.New("spec.managementPolicy is Paused: nothing is done, and nothing is looked at but whose the streams are; the rest of the status is the last that was seen; set it to Full or Observe to go on")
-	errObserved = errors.New("spec.managementPolicy is Observe: both streams are as asked for, and nothing is to be done")
+	errPaused    = errors.New("spec.managementPolicy is Paused: nothing is done, and nothing is looked at but whose the streams are; the rest of the status is the last that was seen; set it to Full or Observe to go on")
+	errObserved  = errors.New("spec.managementPolicy is Observe: both streams are as asked for, and nothing is to be done")
+	errOnlyMarks = fmt.Errorf("%w but to write what this version of the operator has in the metadata of streams, which status.plan has", errObserved)
 )
 
 // run takes one step after the other until one fails.

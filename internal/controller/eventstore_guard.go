@@ -149,7 +149,7 @@ func (p *pass) destroyed(ctx context.Context, plan stream.Plan) (stream.Destroye
 	var keepFrom uint64
 	if plan.Changes(stream.FieldMaxAge) {
 		var err error
-		if keepFrom, err = p.conn.FirstSince(ctx, plan.Live, stream.ServerTime(plan.Live, time.Now()).Add(-plan.Wanted.Config.MaxAge)); err != nil {
+		if keepFrom, err = p.conn.FirstSince(ctx, plan.Live, stream.LatestTime(plan.Live, time.Now()).Add(-plan.Wanted.Config.MaxAge)); err != nil {
 			return stream.Destroyed{}, p.lostConnection(err)
 		}
 	}

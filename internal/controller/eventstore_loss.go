@@ -133,11 +133,11 @@ func (p *pass) lossOf(ctx context.Context, i int) (*stream.Loss, error) {
 	loss := stream.LossOf(seen, live, time.Now())
 	switch {
 	case loss != nil && stream.MayBeRestored(seen, live) && p.isOurs(live):
-		at, err := p.conn.MessageTime(ctx, seen.Name, uint64(seen.LastSequence))
+		from, err := p.conn.FirstFrom(ctx, seen.Name, uint64(seen.LastSequence))
 		if err != nil {
 			return nil, p.lostConnection(err)
 		}
-		why := stream.NotRestored(seen, live, at, time.Now())
+		why := stream.NotRestored(seen, live, from, time.Now())
 		if why == "" {
 			p.restored(*seen, live)
 			return nil, nil
@@ -145,11 +145,11 @@ func (p *pass) lossOf(ctx context.Context, i int) (*stream.Loss, error) {
 		loss.Message += ", and this is not a copy of it: " + why
 	case loss == nil && seen != nil && live != nil && p.toldLoss() != nil && live.State.LastSeq >= uint64(seen.LastSequence) && seen.LastSequence > 0:
 		// What went back and was written to since is beyond where it was.
-		at, err := p.conn.MessageTime(ctx, seen.Name, uint64(seen.LastSequence))
+		from, err := p.conn.FirstFrom(ctx, seen.Name, uint64(seen.LastSequence))
 		if err != nil {
 			return nil, p.lostConnection(err)
 		}
-		loss = stream.OvertakenOf(seen, live, at)
+		loss = stream.OvertakenOf(seen, live, from, p.toldLoss().Message, time.Now())
 	}
 	return loss, nil
 }

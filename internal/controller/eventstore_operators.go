@@ -137,7 +137,7 @@ func keptFault(heard stream.Standings, class string, uid types.UID) error {
 			another+", whose cluster has the uid of this one, says that this EventStore, with the uid %s, is gone there: %s, and the streams may have been kept there; stop that operator, if they are to go", class, uid, twins)
 	case heard.Has(stream.Untold):
 		return stream.Retrying(v1alpha1.ReasonStreamsNotDeleted,
-			another+", whose cluster has the uid of this one, does not say whether it keeps this EventStore, with the uid %s, so it counts as kept: see that it reaches its API server; one that was killed counts as there for two minutes", class, uid)
+			another+", whose cluster has the uid of this one, does not say whether it keeps this EventStore, with the uid %s, so it counts as kept: see that it reaches its API server; one that was killed counts as there for two minutes at most", class, uid)
 	}
 	return nil
 }

@@ -42,10 +42,12 @@ func disowns(reason string) bool {
 }
 
 // own writes down that the streams are the store's, where the class leads now.
-func (p *pass) own() {
+func (p *pass) own() { p.owned("The streams name this EventStore as their owner") }
+
+// owned writes down why pods are to be let into the streams.
+func (p *pass) owned(why string) {
 	p.store.Status.System = systemOf(p.class)
-	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionStreamsOwned, metav1.ConditionTrue, v1alpha1.ReasonOwned,
-		"The streams name this EventStore as their owner")
+	setCondition(&p.store.Status.Conditions, v1alpha1.ConditionStreamsOwned, metav1.ConditionTrue, v1alpha1.ReasonOwned, why)
 }
 
 // disown writes down that pods are not to be let into the streams.
@@ -61,28 +63,32 @@ func (p *pass) isDisowned() bool {
 
 // noteOwnership writes down whose the streams are that were seen; why is what kept the
 // pass from going on with them, nil for nothing. What it could not find out stays as it
-// was: pods are let in by this, and neither an outage nor a pause may change who is.
+// was: pods are let in by this, and neither an outage nor a pause may change who is. So it
+// does where a stream is absent, and where one of another EventStore is given to this one
+// and does not name it yet.
 func (p *pass) noteOwnership(why error) {
 	if fault, isFault := stream.AsFault(why); isFault && disowns(fault.Reason) {
 		p.disown(fault.Reason, fault.Error())
 		return
 	}
-	owned := false
+	ours, before := 0, 0
 	for i, live := range p.live {
 		whose := stream.OwnershipOf(p.self(), live, p.seen(p.wanted[i].Role))
 		switch {
-		case whose == stream.Absent:
-			continue
-		case whose == stream.OursBefore && why != nil:
-			return
+		case whose == stream.Ours:
+			ours++
+		case whose == stream.OursBefore && why == nil:
+			before++
 		case whose == stream.Nobodys, (whose == stream.Anothers || whose == stream.OursElsewhere) && (why != nil || p.lost[i]):
 			p.disownAs(whose, live)
 			return
 		}
-		owned = true
 	}
-	if owned {
+	switch len(p.live) {
+	case ours:
 		p.own()
+	case ours + before:
+		p.owned("The streams are this EventStore's: what names an earlier one of this name and namespace, which is gone, is to be taken back")
 	}
 }
 

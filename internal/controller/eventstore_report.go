@@ -119,6 +119,7 @@ func (p *pass) setConditions(fault *stream.Fault, err error) {
 		}
 	}
 	p.tellUnmatched()
+	keepTransitions(p.before.Status.Conditions, status.Conditions)
 	p.tellOutcome(fault)
 	finishConditions(status.Conditions, p.store.Generation)
 	status.ObservedGeneration, status.Schema = p.store.Generation, stream.Schema

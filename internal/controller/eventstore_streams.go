@@ -199,12 +199,16 @@ func (p *pass) observed(context.Context) error {
 	if !slices.Contains(p.live, nil) {
 		p.recordStreams()
 	}
-	if steps := p.store.Status.Plan; len(steps) > 0 {
-		return stream.Stalled(v1alpha1.ReasonObserved,
-			"spec.managementPolicy is Observe, and %d step(s) are not carried out, the first: %s of stream %s from %s to %s; status.plan has them all: set spec.managementPolicy to Full to carry them out",
-			len(steps), steps[0].Field, steps[0].Stream, steps[0].From, steps[0].To)
+	steps := p.store.Status.Plan
+	switch {
+	case len(steps) == 0:
+		return errObserved
+	case !slices.ContainsFunc(p.plans, func(plan stream.Plan) bool { return !plan.Settled() && !plan.OnlyMarks() }):
+		return errOnlyMarks
 	}
-	return errObserved
+	return stream.Stalled(v1alpha1.ReasonObserved,
+		"spec.managementPolicy is Observe, and %d step(s) are not carried out, the first: %s of stream %s from %s to %s; status.plan has them all: set spec.managementPolicy to Full to carry them out",
+		len(steps), steps[0].Field, steps[0].Stream, steps[0].From, steps[0].To)
 }
 
 func (p *pass) observes() bool {

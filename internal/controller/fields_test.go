@@ -204,6 +204,31 @@ var _ = Describe("What the operator may do", func() {
 		Expect(streamInfo(ctx, api, store.EventsStreamName()).State.Msgs).To(BeEquivalentTo(1))
 	})
 
+	It("is to look with Observe, and stalls for no mark that another version has left out", func(ctx context.Context) {
+		api := js(single)
+		store := create(ctx, newStore(newNamespace(ctx), newClass(ctx, single.URLs()).Name))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementObserve })
+		observed := haveCondition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonObserved)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(observed)
+		edit := func(keys ...string) {
+			GinkgoHelper()
+			config := streamInfo(ctx, api, store.EventsStreamName()).Config
+			for _, key := range keys {
+				delete(config.Metadata, key)
+			}
+			_, err := api.UpdateStream(ctx, config)
+			Expect(err).NotTo(HaveOccurred())
+		}
+		edit(v1alpha1.MetadataSchema, v1alpha1.MetadataDeletionPolicy)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(observed, sayWhy(ContainSubstring("in the metadata")),
+			HaveField("Status.Plan", ConsistOf(HaveField("Field", "metadata")))))
+
+		By("taking the name of the store away, which is more than a mark")
+		edit(v1alpha1.MetadataUID)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonObserved))
+	})
+
 	It("is nothing with Paused", func(ctx context.Context) {
 		api := js(single)
 		store := create(ctx, newStore(newNamespace(ctx), newClass(ctx, single.URLs()).Name))

@@ -58,7 +58,7 @@ func (q *quotas) admit(class *v1alpha1.EventStoreClass, store *v1alpha1.EventSto
 	more := int32(1)
 	if has(store, admitted) {
 		if wanted <= shareOf(store, admitted) {
-			admitted[store.UID] = admission{class.Name, wanted}
+			q.give(store, admission{class.Name, wanted})
 			return ""
 		}
 		more, waiting = 0, nil
@@ -77,7 +77,7 @@ func (q *quotas) admit(class *v1alpha1.EventStoreClass, store *v1alpha1.EventSto
 	}
 	missing := used.missing(more, wanted)
 	if missing == "" {
-		admitted[store.UID] = admission{class.Name, wanted}
+		q.give(store, admission{class.Name, wanted})
 	}
 	return missing
 }
@@ -91,7 +91,25 @@ func (q *quotas) keep(namespace string, all []*v1alpha1.EventStore) map[types.UI
 		}
 	}
 	q.admitted[namespace] = kept
+	if len(kept) == 0 {
+		delete(q.admitted, namespace)
+	}
 	return kept
+}
+
+// give gives a store room.
+func (q *quotas) give(store *v1alpha1.EventStore, share admission) {
+	if q.admitted[store.Namespace] == nil {
+		q.admitted[store.Namespace] = map[types.UID]admission{}
+	}
+	q.admitted[store.Namespace][store.UID] = share
+}
+
+// forget forgets what was given to stores of a namespace but those that are left.
+func (q *quotas) forget(namespace string, left []*v1alpha1.EventStore) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.keep(namespace, left)
 }
 
 // has says whether a store has streams, or may make them at this moment.

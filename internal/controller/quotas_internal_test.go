@@ -91,6 +91,10 @@ func TestQuotas(t *testing.T) {
 		if missing := given.admit(class, early, 6, []*v1alpha1.EventStore{early}); missing != "" {
 			t.Errorf("the room of a store that is gone is not given: %s", missing)
 		}
+		given.forget("shop", []*v1alpha1.EventStore{late})
+		if len(given.admitted) != 0 {
+			t.Errorf("of a namespace whose stores are gone it keeps %v", given.admitted)
+		}
 		// Neither has its class in what the cache has.
 		byDefault := func(s *v1alpha1.EventStore) *v1alpha1.EventStore {
 			s.Spec.ClassName, s.Status.ClassName = "", ""

@@ -32,10 +32,13 @@ type record struct {
 	streams [2]recordedStream
 }
 
-// recordedStream is what a loss is judged by. Times are in microseconds, 0 for none.
+// recordedStream is what a loss is judged by, and what a stream reserves. Times are in
+// microseconds, 0 for none.
 type recordedStream struct {
 	created, lastTime     int64
 	messages, first, last int64
+	maxBytes              int64
+	replicas              int32
 	maxAge                string
 }
 
@@ -50,7 +53,10 @@ func (r *records) wrote(store *v1alpha1.EventStore) {
 	}
 	for i, role := range roles {
 		if s := streamStatus(store, role); s != nil && s.Created != nil {
-			now.streams[i] = recordedStream{created: s.Created.UnixMicro(), messages: s.Messages, first: s.FirstSequence, last: s.LastSequence, maxAge: shared(s.MaxAge)}
+			now.streams[i] = recordedStream{
+				created: s.Created.UnixMicro(), messages: s.Messages, first: s.FirstSequence, last: s.LastSequence,
+				maxBytes: s.MaxBytes, replicas: s.ReplicaCount, maxAge: shared(s.MaxAge),
+			}
 			if s.LastTime != nil {
 				now.streams[i].lastTime = s.LastTime.UnixMicro()
 			}
@@ -104,7 +110,7 @@ func (r *records) recall(store *v1alpha1.EventStore) {
 func (s recordedStream) status(role v1alpha1.StreamRole, name string) v1alpha1.StreamStatus {
 	return v1alpha1.StreamStatus{
 		Role: role, Name: name, Created: microTime(s.created), LastTime: microTime(s.lastTime), MaxAge: s.maxAge,
-		Messages: s.messages, FirstSequence: s.first, LastSequence: s.last,
+		Messages: s.messages, FirstSequence: s.first, LastSequence: s.last, MaxBytes: s.maxBytes, ReplicaCount: s.replicas,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
 // What is missing in a status is given back as it was written, to that very store, and
@@ -20,7 +21,7 @@ func TestRecords(t *testing.T) {
 	empty := store.DeepCopy()
 	store.Status.ClassName = "standard"
 	store.Status.Effective = &v1alpha1.EffectiveSpec{Storage: v1alpha1.StorageMemory, Protection: v1alpha1.ProtectionErasable, DeletionPolicy: v1alpha1.DeletionPolicyDelete}
-	events := v1alpha1.StreamStatus{Role: v1alpha1.StreamRoleEvents, Name: "shop_orders", Created: &created, LastTime: &last, MaxAge: "30d", Messages: 3, FirstSequence: 2, LastSequence: 4}
+	events := v1alpha1.StreamStatus{Role: v1alpha1.StreamRoleEvents, Name: "shop_orders", Created: &created, LastTime: &last, MaxAge: "30d", Messages: 3, FirstSequence: 2, LastSequence: 4, MaxBytes: 1 << 30, ReplicaCount: 3}
 	snapshots := v1alpha1.StreamStatus{Role: v1alpha1.StreamRoleSnapshots, Name: "shop_orders_snapshots", Created: &created, MaxAge: "0"}
 	store.Status.Streams = []v1alpha1.StreamStatus{events, snapshots}
 	r := newRecords()
@@ -35,6 +36,9 @@ func TestRecords(t *testing.T) {
 	if s := given.Status; s.ClassName != "standard" || !equality.Semantic.DeepEqual(s.Streams, store.Status.Streams) ||
 		s.Effective.Storage != v1alpha1.StorageMemory || s.Effective.DeletionPolicy != v1alpha1.DeletionPolicyDelete {
 		t.Errorf("it recalls %+v", s)
+	}
+	if reserved := stream.ReservedBy(given.Status.Streams[:1]); reserved != 3<<30 {
+		t.Errorf("what it recalls reserves %d bytes", reserved)
 	}
 	retained := store.DeepCopy()
 	retained.Status.Effective.DeletionPolicy = v1alpha1.DeletionPolicyRetain

@@ -31,6 +31,14 @@ var _ = Describe("A stream that is restored from a backup", func() {
 	}
 	missing := And(beStalled(v1alpha1.ReasonStreamMissing), haveCondition(v1alpha1.ConditionDataLoss, metav1.ConditionTrue, v1alpha1.ReasonStreamMissing))
 	recreated := And(beStalled(v1alpha1.ReasonStreamRecreated), haveCondition(v1alpha1.ConditionDataLoss, metav1.ConditionTrue, v1alpha1.ReasonStreamRecreated))
+	// away is while the operator leaves the store alone, and back when it looks again.
+	away := func(ctx context.Context, meanwhile func()) {
+		GinkgoHelper()
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementPaused })
+		Eventually(read(ctx, store)).WithContext(ctx).Should(haveCondition(v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonPaused))
+		meanwhile()
+		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementFull })
+	}
 
 	It("is recognised, and goes on", func(ctx context.Context) {
 		backup := backUp(ctx, store.EventsStreamName())
@@ -55,12 +63,11 @@ var _ = Describe("A stream that is restored from a backup", func() {
 
 	It("is recognised though events were saved to it since", func(ctx context.Context) {
 		backup := backUp(ctx, store.EventsStreamName())
-		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementPaused })
-		Eventually(read(ctx, store)).WithContext(ctx).Should(haveCondition(v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonPaused))
-		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
-		Expect(backup.Restore(ctx, api.Conn())).To(Succeed())
-		publish(ctx, api, store, 3)
-		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementFull })
+		away(ctx, func() {
+			Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
+			Expect(backup.Restore(ctx, api.Conn())).To(Succeed())
+			publish(ctx, api, store, 3)
+		})
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
 		Eventually(toldOf(ctx, store)).Should(ContainElement(anEvent("Normal", "StreamRestored", ContainSubstring("its last sequence is 8"))))
 	})
@@ -71,12 +78,59 @@ var _ = Describe("A stream that is restored from a backup", func() {
 		backup := backUp(ctx, store.EventsStreamName())
 		Expect(api.DeleteStream(ctx, store.EventsStreamName())).To(Succeed())
 		Eventually(read(ctx, store)).WithContext(ctx).Should(missing)
-		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementPaused })
-		Eventually(read(ctx, store)).WithContext(ctx).Should(haveCondition(v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonPaused))
-		Expect(backup.Restore(ctx, api.Conn())).To(Succeed())
-		Expect(s.DeleteMsg(ctx, 3)).To(Succeed())
-		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementFull })
+		away(ctx, func() {
+			Expect(backup.Restore(ctx, api.Conn())).To(Succeed())
+			Expect(s.DeleteMsg(ctx, 3)).To(Succeed())
+		})
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(recreated, sayWhy(ContainSubstring("it holds 4 of at least 5 messages"))))
+	})
+
+	snapshot := func(ctx context.Context, actor, data string) {
+		GinkgoHelper()
+		_, err := api.Publish(ctx, store.EventsStreamName()+".snapshots.order."+actor, []byte(data))
+		Expect(err).NotTo(HaveOccurred())
+	}
+	recordedSnapshots := func(ctx context.Context, last int) {
+		GinkgoHelper()
+		Eventually(func(g Gomega) {
+			annotate(ctx, store, unique("poke"))
+			g.Expect(read(ctx, store)(g).Status.Streams).To(ContainElement(And(
+				HaveField("Role", v1alpha1.StreamRoleSnapshots), HaveField("LastSequence", BeEquivalentTo(last)))))
+		}).Should(Succeed())
+	}
+	restoreSnapshots := func(ctx context.Context, backup *natsserver.Backup) {
+		GinkgoHelper()
+		Expect(api.DeleteStream(ctx, store.SnapshotsStreamName())).To(Succeed())
+		Expect(backup.Restore(ctx, api.Conn())).To(Succeed())
+	}
+
+	It("of snapshots is told when it is older, also where snapshots were saved to it since", func(ctx context.Context) {
+		snapshot(ctx, "a", "old")
+		snapshot(ctx, "b", "old")
+		backup := backUp(ctx, store.SnapshotsStreamName())
+		snapshot(ctx, "b", "new")
+		snapshot(ctx, "a", "new")
+		recordedSnapshots(ctx, 4)
+		away(ctx, func() {
+			restoreSnapshots(ctx, backup)
+			for range 3 { // 3, 4 and 5, of which the last is left
+				snapshot(ctx, "a", "later")
+			}
+		})
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(recreated, sayWhy(ContainSubstring("it has no message at sequence 4"))))
+	})
+
+	It("of snapshots is recognised though the one on record was replaced before the backup", func(ctx context.Context) {
+		snapshot(ctx, "a", "old")
+		snapshot(ctx, "b", "old")
+		recordedSnapshots(ctx, 2)
+		away(ctx, func() {
+			snapshot(ctx, "b", "new")
+			restoreSnapshots(ctx, backUp(ctx, store.SnapshotsStreamName()))
+			snapshot(ctx, "a", "later")
+		})
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
+		Eventually(toldOf(ctx, store)).Should(ContainElement(anEvent("Normal", "StreamRestored", ContainSubstring("its last sequence is 4"))))
 	})
 
 	It("that was made anew and written to is told as what it is", func(ctx context.Context) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -66,12 +67,13 @@ type Conn struct {
 	answers   string
 	self      Self
 	operators operators
+	echoes    echoes
 	inquiries inquiries
 
 	// probing is held while permissions are tried. permitted is the connection on which
 	// none is missing, counted from 1.
 	probing   sync.Mutex
-	permitted uint64
+	permitted atomic.Uint64
 
 	// listing is held while all streams are listed. told are the streams of which
 	// something was told since it began, and canList says that it worked.

@@ -562,38 +562,6 @@ func TestWorthTelling(t *testing.T) {
 	}
 }
 
-// The clock of the operator's node is another than that of the servers, who say what time
-// it is: by theirs messages get old.
-func TestTheTimeOfTheServerCounts(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	live := &jetstream.StreamInfo{
-		Config: jetstream.StreamConfig{Name: "shop_orders"}, Created: now.Add(-time.Hour), TimeStamp: now,
-		State: jetstream.StreamState{Msgs: 3, FirstSeq: 1, LastSeq: 3, FirstTime: now.Add(-time.Minute), LastTime: now.Add(-time.Minute)},
-	}
-	wanted := stream.Wanted{Role: v1alpha1.StreamRoleEvents, Config: live.Config}
-	wanted.Config.MaxAge = 30 * time.Second
-	for _, clock := range []time.Duration{-time.Hour, 0, time.Hour} {
-		if plan := stream.NewPlan(wanted, live, now.Add(clock)); len(plan.Waiting()) == 0 {
-			t.Errorf("clock %s off: a plan that destroys events waits for nobody: %+v", clock, plan.Steps)
-		}
-	}
-	wanted.Config.MaxAge = 2 * time.Minute
-	for _, clock := range []time.Duration{-time.Hour, 0, time.Hour} {
-		if plan := stream.NewPlan(wanted, live, now.Add(clock)); len(plan.Waiting()) != 0 {
-			t.Errorf("clock %s off: a plan that destroys nothing waits: %+v", clock, plan.Steps)
-		}
-	}
-	live.Config.MaxAge = time.Hour
-	seen := stream.StatusOf(v1alpha1.StreamRoleEvents, live)
-	live.State = jetstream.StreamState{FirstSeq: 4, LastSeq: 3}
-	for _, clock := range []time.Duration{-2 * time.Hour, 0, 2 * time.Hour} {
-		if loss := stream.LossOf(&seen, live, now.Add(clock)); loss == nil {
-			t.Errorf("clock %s off: what was purged seems to have expired", clock)
-		}
-	}
-}
-
 // An age that somebody else made shorter is not the one by which a loss is judged; what
 // the store asks for is, and a longer one.
 func TestRecordOf(t *testing.T) {

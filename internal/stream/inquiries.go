@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"maps"
 	"strings"
 	"sync"
@@ -23,7 +22,7 @@ const (
 	// ownPatience is how long an operator waits for its own answer, which shows that
 	// operators hear each other: a busy one may be late.
 	ownPatience = 10 * time.Second
-	// ownPause is between two looks for it.
+	// ownPause is between two looks for it, at first: a quarter of the time so far.
 	ownPause = 200 * time.Millisecond
 	// answersCount is how long answers count at most, from when they were asked for.
 	answersCount = 12 * time.Second
@@ -103,9 +102,15 @@ func (i *inquiries) drop(q *inquiry) {
 func (i *inquiries) told(token string, a answer) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if q := i.byToken[token]; q != nil {
-		q.answers[a.Operator] = a
+	q := i.byToken[token]
+	if q == nil {
+		return
 	}
+	if _, again := q.answers[a.Operator]; !again && len(q.answers) >= maxOperators {
+		// It stands for those that are too many.
+		a = answer{Standing: Untold}
+	}
+	q.answers[a.Operator] = a
 }
 
 // heard is what counts of the answers, where these operators are there. That an
@@ -146,13 +151,21 @@ func (c *Conn) Inquire(ctx context.Context, asker types.UID, owner Owner) (heard
 	now, about := time.Now(), inquirySubject{asker, owner}
 	q, known := c.inquiries.of(about, now)
 	if !known {
-		return nil, ownerPatience, c.askOperators(ctx, about, now)
+		hears, waited := c.echoes.state(now)
+		if hears {
+			return nil, ownerPatience, c.askOperators(ctx, about, now)
+		}
+		c.sendEcho()
+		again, err = c.unheard(ctx, owner, waited)
+		return nil, again, err
 	}
 	if left := ownerPatience - now.Sub(q.asked); left > 0 {
 		return nil, left, nil
 	}
 	if _, heardSelf := q.answers[c.operator]; !heardSelf {
-		again, err = c.unheard(about, now.Sub(q.asked))
+		if again, err = c.unheard(ctx, owner, now.Sub(q.asked)); err != nil {
+			c.inquiries.forget(about)
+		}
 		return nil, again, err
 	}
 	return q.heard(owner, c.operators.there(now)), 0, nil
@@ -182,26 +195,27 @@ func (c *Conn) askOperators(ctx context.Context, about inquirySubject, now time.
 	return nil
 }
 
-// errUnheard is that operators do not hear each other.
-var errUnheard = errors.New("the operator does not hear its own question")
+// toAsk is what the operator needs to ask others, and itself.
+var toAsk = Permissions{Publish: []string{ownersSubject, inboxes}, Subscribe: []string{inboxes, ownersSubject}}
 
-// unheard is what comes of a question that this operator itself has not answered. Two
-// that do not hear each other would take streams from each other for ever.
-func (c *Conn) unheard(about inquirySubject, waited time.Duration) (again time.Duration, err error) {
-	owner := about.owner
-	subject := ownerSubject + string(owner.UID)
-	said, denied := c.denial(subject)
-	if !denied && waited < ownPatience && c.nc.IsConnected() {
-		return ownPause, nil
-	}
-	c.inquiries.forget(about)
+// unheard is what comes of a question about an EventStore that this operator itself has not
+// heard or answered in a time. Two that do not hear each other would take streams from each
+// other for ever; one that is only late is asked again.
+func (c *Conn) unheard(ctx context.Context, owner Owner, waited time.Duration) (again time.Duration, err error) {
 	if !c.nc.IsConnected() {
 		return 0, Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters about EventStore %s: the connection to NATS is lost; the operator connects again by itself", owner)
 	}
-	why := errUnheard
-	if denied {
-		why = errors.New(said)
+	missing, err := c.missing(ctx, toAsk)
+	if err != nil {
+		return 0, err
 	}
-	return 0, Stalled(v1alpha1.ReasonPermissionDenied,
-		"the operator cannot ask those of other clusters on %s about EventStore %s (%w), so nothing is taken or deleted: give the account of the class the permissions that the documentation of EventStoreClass lists", subject, owner, why)
+	if text := missing.String(); text != "" {
+		return 0, Stalled(v1alpha1.ReasonPermissionDenied,
+			"the operator cannot ask those of other clusters about EventStore %s, so nothing is taken or deleted: its NATS user may not %s: give it the permissions of section Credentials in the documentation of EventStoreClass (docs/eventstoreclass.md)", owner, text)
+	}
+	if waited < ownPatience {
+		return max(ownPause, waited/4), nil
+	}
+	return 0, Retrying(v1alpha1.ReasonProgressingWithRetry,
+		"the operator has not heard within %s what it asked all operators about EventStore %s, itself among them, as when it or the NATS servers are busy, so nothing is taken or deleted: it asks again by itself", ownPatience, owner)
 }

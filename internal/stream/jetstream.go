@@ -177,42 +177,37 @@ func (c *Conn) Delete(ctx context.Context, name string) error {
 // FirstSince gives the sequence of the first message stored at or after a time,
 // and one beyond the last when there is none.
 func (c *Conn) FirstSince(ctx context.Context, info *jetstream.StreamInfo, since time.Time) (uint64, error) {
-	query := struct {
-		StartTime time.Time `json:"start_time"`
-		Next      string    `json:"next_by_subj"`
-	}{since.UTC(), ">"}
-	var found struct {
-		Message struct {
-			Sequence uint64 `json:"seq"`
-		} `json:"message"`
-	}
-	name := info.Config.Name
-	err := c.request(ctx, "STREAM.MSG.GET", name, query, &found)
-	if hasCode(err, int(jetstream.JSErrCodeMessageNotFound)) {
+	found, err := c.firstMessage(ctx, info.Config.Name, "since "+since.Format(time.RFC3339), map[string]any{"start_time": since.UTC()})
+	if err == nil && found.Sequence == 0 {
 		return info.State.LastSeq + 1, nil
 	}
-	if err != nil {
-		return 0, apiFault("find the first message of stream "+name+" since "+since.Format(time.RFC3339), err)
-	}
-	return found.Message.Sequence, nil
+	return found.Sequence, err
 }
 
-// MessageTime gives the time at which the message of a sequence was stored, the zero
-// one when there is no message.
-func (c *Conn) MessageTime(ctx context.Context, stream string, sequence uint64) (time.Time, error) {
+// Stored is where a message is in a stream, and when it was stored; the zero one is none.
+type Stored struct {
+	Sequence uint64    `json:"seq"`
+	Time     time.Time `json:"time"`
+}
+
+// FirstFrom gives the first message of a stream from a sequence on, which is at least 1.
+func (c *Conn) FirstFrom(ctx context.Context, stream string, sequence uint64) (Stored, error) {
+	return c.firstMessage(ctx, stream, fmt.Sprintf("from sequence %d on", sequence), map[string]any{"seq": sequence})
+}
+
+func (c *Conn) firstMessage(ctx context.Context, stream, from string, query map[string]any) (Stored, error) {
+	query["next_by_subj"] = ">"
 	var found struct {
-		Message struct {
-			Time time.Time `json:"time"`
-		} `json:"message"`
+		Message Stored `json:"message"`
 	}
-	err := c.request(ctx, "STREAM.MSG.GET", stream, map[string]uint64{"seq": sequence}, &found)
+	err := c.request(ctx, "STREAM.MSG.GET", stream, query, &found)
 	if hasCode(err, int(jetstream.JSErrCodeMessageNotFound)) {
-		return time.Time{}, nil
+		return Stored{}, nil
 	}
 	if err != nil {
-		return time.Time{}, apiFault(fmt.Sprintf("read message %d of stream %s", sequence, stream), err)
+		return Stored{}, apiFault(fmt.Sprintf("find the first message of stream %s %s", stream, from), err)
 	}
-	return found.Message.Time, nil
+	return found.Message, nil
 }
 
 // maxCounted is how many subjects are counted one by one: a server tells of as many in

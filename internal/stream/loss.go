@@ -2,6 +2,7 @@ package stream
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,7 +42,8 @@ func identity(live *jetstream.StreamInfo) string {
 // was lost: a stream that never held a message can be gone without loss. seen is
 // nil when nothing is recorded, live when the stream does not exist. Messages that
 // were erased one by one are none: whoever did so had a right that only
-// protection Immutable takes away. The time of the server counts where it has told it.
+// protection Immutable takes away. Where the clock of the server and that here differ by
+// more than a minute, what has expired by one alone is lost.
 func LossOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Time) *Loss {
 	if !hasHeld(seen) {
 		return nil
@@ -54,9 +56,13 @@ func LossOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Ti
 		return newLoss(v1alpha1.ReasonStreamRecreated, seen, live, "stream %s was deleted and made again at %s; the one of %s held %s",
 			seen.Name, live.Created.UTC().Format(time.RFC3339), seen.Created.UTC().Format(time.RFC3339), last)
 	case live.State.LastSeq < uint64(seen.LastSequence):
-		return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live, "stream %s went back to sequence %d; it held %s", seen.Name, live.State.LastSeq, last)
-	case purged(seen, live, ServerTime(live, now)):
-		return newLoss(v1alpha1.ReasonStreamPurged, seen, live, "stream %s was purged; it held %s", seen.Name, last)
+		return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live, "%s to sequence %d; it held %s", wentBack(seen.Name), live.State.LastSeq, last)
+	case purged(seen, live, expiryTime(live, now)):
+		why := ""
+		if clocksDiffer(live, now) {
+			why = "; the clocks of the NATS servers and of the operator are more than a minute apart, and servers whose clock is ahead drop events before their time: set the clocks right first"
+		}
+		return newLoss(v1alpha1.ReasonStreamPurged, seen, live, "stream %s was purged; it held %s%s", seen.Name, last, why)
 	default:
 		return nil
 	}
@@ -67,28 +73,29 @@ func hasHeld(seen *v1alpha1.StreamStatus) bool {
 	return seen != nil && seen.Created != nil && seen.LastSequence > 0
 }
 
-// ServerTime is the time by which messages get old: the server's own as it told with the
-// stream, or now, by the clock here, which may be another.
-func ServerTime(live *jetstream.StreamInfo, now time.Time) time.Time {
-	if live.TimeStamp.IsZero() {
-		return now
-	}
-	return live.TimeStamp
-}
-
 func lastSeen(seen *v1alpha1.StreamStatus) string {
 	return fmt.Sprintf("%d messages up to sequence %d when last seen", seen.Messages, seen.LastSequence)
 }
 
+func wentBack(name string) string { return "stream " + name + " went back" }
+
 // OvertakenOf is the loss of a stream that went back, and has been written to until
-// it was beyond the place where it had been: at is the time of the message that has
-// that place now, zero when there is none. Nil when it is the same message.
-func OvertakenOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, at time.Time) *Loss {
-	if !hasHeld(seen) || live == nil || !sameStream(seen, live) || at.IsZero() || seen.LastTime == nil || sameTime(seen.LastTime, at) {
+// it was beyond the place where it had been: from is its first message from that place
+// on, and told is what was told of losses before. Nil when it is the same message. Where
+// it is missing nothing shows that the stream was back, and what was told of it stands.
+func OvertakenOf(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, from Stored, told string, now time.Time) *Loss {
+	if !hasHeld(seen) || live == nil || !sameStream(seen, live) || seen.LastTime == nil {
+		return nil
+	}
+	if from.Sequence == uint64(seen.LastSequence) {
+		if sameTime(seen.LastTime, from.Time) {
+			return nil
+		}
+	} else if !strings.Contains(told, wentBack(seen.Name)) || expired(seen, expiryTime(live, now)) {
 		return nil
 	}
 	return newLoss(v1alpha1.ReasonStreamRolledBack, seen, live,
-		"stream %s went back, and was written to since up to sequence %d; it held %s", seen.Name, live.State.LastSeq, lastSeen(seen))
+		"%s, and was written to since up to sequence %d; it held %s", wentBack(seen.Name), live.State.LastSeq, lastSeen(seen))
 }
 
 // PartnerLost is the loss of a stream of events of which nothing is on record, where

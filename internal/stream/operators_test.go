@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func hear(t *testing.T, conn *stream.Conn, owner stream.Owner) (heard stream.Sta
 	t.Helper()
 	testenv.Eventually(t, time.Minute, "answers about "+owner.String(), func() error {
 		var again time.Duration
-		if heard, again, err = conn.Inquire(t.Context(), asker, owner); again > 0 {
+		if heard, again, err = conn.Inquire(t.Context(), asker, owner); err == nil && again > 0 {
 			return fmt.Errorf("to be asked again after %s", again)
 		}
 		return nil
@@ -145,40 +146,57 @@ func TestOperatorsKnowWhoIsThere(t *testing.T) {
 	fail(t, spy.Flush())
 	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
 	t.Cleanup(connections.Close)
-	next := func() (said struct {
+	type presence struct {
 		Operator, Cluster string
 		Leaving           bool
-	}, subject string) {
+	}
+	var own string
+	next := func() (said presence, subject string) {
 		t.Helper()
 		select {
 		case m := <-told:
-			fail(t, json.Unmarshal(m.Data, &said))
+			// What it says to itself is empty.
+			_ = json.Unmarshal(m.Data, &said)
 			return said, m.Subject
 		case <-t.Context().Done():
 		}
 		t.Fatal("nothing was told")
 		return said, ""
 	}
+	// here is what it says to all, after what it says to itself.
+	here := func() (said presence) {
+		t.Helper()
+		said, subject := next()
+		if said == (presence{}) && subject == "aether.owner."+own {
+			said, subject = next()
+		}
+		if subject != "aether.owner.here" {
+			t.Errorf("%s: %+v", subject, said)
+		}
+		return said
+	}
 	conn, err := connections.Get(t.Context(), target)
 	fail(t, err)
-	first, subject := next()
-	if subject != "aether.owner.here" || first.Operator == "" || first.Cluster != "cluster" || first.Leaving {
-		t.Errorf("%s: %+v", subject, first)
+	_, echo := next()
+	own = strings.TrimPrefix(echo, "aether.owner.")
+	first := here()
+	if first != (presence{Operator: own, Cluster: "cluster"}) {
+		t.Errorf("on %s it said %+v", echo, first)
 	}
 	fail(t, spy.Publish("aether.owner.here", []byte(`{"operator": "new", "cluster": "another"}`)))
-	if _, subject := next(); subject != "aether.owner.here" {
-		t.Errorf("the spy heard itself on %s", subject)
+	if heard := here(); heard.Operator != "new" {
+		t.Errorf("the spy heard %+v, and not itself", heard)
 	}
-	if again, _ := next(); again != first {
+	if again := here(); again != first {
 		t.Errorf("to who is new it said %+v, and before %+v", again, first)
 	}
 	_, _, err = conn.Inquire(t.Context(), asker, ordersOf("another", "uid-1"))
 	fail(t, err)
-	if asked, subject := next(); subject != "aether.owner.uid-1" || asked.Operator != first.Operator || asked.Cluster != "cluster" {
+	if asked, subject := next(); subject != "aether.owner.uid-1" || asked != first {
 		t.Errorf("it asked on %s as %+v", subject, asked)
 	}
 	connections.Close()
-	if last, _ := next(); !last.Leaving || last.Operator != first.Operator {
+	if last := here(); !last.Leaving || last.Operator != own {
 		t.Errorf("it said goodbye with %+v", last)
 	}
 }
@@ -195,6 +213,9 @@ func TestManyQuestionsAtOnce(t *testing.T) {
 	asks := operatorOf(t, target, "cluster-1", always(stream.Ending))
 	const count = 32
 	owner := func(i int) stream.Owner { return ordersOf("cluster-1", fmt.Sprint("uid-", i)) }
+	// It asks others once it has heard itself.
+	_, err := hear(t, asks, ordersOf("cluster-2", "uid-of-nobody"))
+	fail(t, err)
 	for i := range count {
 		_, _, err := asks.Inquire(t.Context(), asker, owner(i))
 		fail(t, err)
@@ -206,24 +227,130 @@ func TestManyQuestionsAtOnce(t *testing.T) {
 	}
 }
 
+// While an API server does not answer, questions wait. Who is there is heard all the same,
+// and is not taken for gone.
+func TestQuestionsHoldUpNoPresence(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	ended := make(chan struct{})
+	t.Cleanup(func() { close(ended) })
+	operatorOf(t, stream.Target{Class: "c", Servers: servers.URLs()}, "cluster-1", func(context.Context, stream.Owner) stream.Standing {
+		<-ended
+		return stream.Ending
+	})
+	spy := servers.Connect(t)
+	here, err := spy.SubscribeSync("aether.owner.here")
+	fail(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	// answered is when it has made itself known so many times.
+	answered := func(times int) {
+		t.Helper()
+		for times > 0 {
+			said, err := here.NextMsgWithContext(ctx)
+			fail(t, err)
+			if !strings.Contains(string(said.Data), "newcomer") {
+				times--
+			}
+		}
+	}
+	comes := func(name string) {
+		t.Helper()
+		fail(t, spy.Publish("aether.owner.here", fmt.Appendf(nil, `{"operator": "newcomer-%s", "cluster": "another"}`, name)))
+	}
+	testenv.Eventually(t, time.Minute, "that it hears itself", func() error {
+		comes(strconv.FormatInt(time.Now().UnixNano(), 10))
+		_, err := here.NextMsg(time.Second)
+		if err == nil {
+			_, err = here.NextMsg(time.Second)
+		}
+		return err
+	})
+	for i := range 100 {
+		question := []byte(`{"operator": "asks", "cluster": "cluster-1", "owner": {}}`)
+		fail(t, spy.PublishRequest(fmt.Sprint("aether.owner.uid-", i), spy.NewInbox(), question))
+	}
+	// It may have one to say of the time before.
+	comes("a")
+	comes("b")
+	answered(2)
+}
+
 // Silence says nothing where operators do not hear each other.
 func TestOperatorsThatMayNotAsk(t *testing.T) {
 	t.Parallel()
-	question := &server.SubjectPermission{Deny: []string{"aether.owner.*"}}
-	for user, permissions := range map[string]*server.Permissions{"mute": {Publish: question}, "deaf": {Subscribe: question}} {
+	for user, denied := range silenced {
 		t.Run(user, func(t *testing.T) {
 			t.Parallel()
-			servers := natsserver.Run(t, 1, func(o *server.Options) {
-				o.Users = []*server.User{{Username: user, Password: "p", Permissions: permissions}}
-			})
-			asks := operatorOf(t, stream.Target{
-				Class: "c", Servers: servers.URLs(), Credentials: map[string][]byte{"username": []byte(user), "password": []byte("p")},
-			}, "cluster-1", always(stream.Ending))
+			asks := operatorOf(t, silencedTarget(natsserver.Run(t, 1, silencedUser(user)), user), "cluster-1", always(stream.Ending))
 			heard, err := hear(t, asks, ordersOf("cluster-1", "uid-1"))
-			if fault, ok := stream.AsFault(err); !ok || fault.Reason != v1alpha1.ReasonPermissionDenied || !strings.Contains(err.Error(), "aether.owner.") {
+			if fault, ok := stream.AsFault(err); !ok || fault.Reason != v1alpha1.ReasonPermissionDenied || !strings.Contains(err.Error(), denied.told) {
 				t.Errorf("heard %q, and %v", heard, err)
 			}
 		})
+	}
+}
+
+// silenced are users who cannot take part in what operators ask each other, by name, and
+// what they are told to lack.
+var silenced = map[string]struct {
+	permissions server.Permissions
+	told        string
+}{
+	"mute":   {server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"aether.owner.*"}}}, "publish to aether.owner.*"},
+	"deaf":   {server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"aether.owner.*"}}}, "subscribe to aether.owner.*"},
+	"shy":    {server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"_INBOX.>"}}}, "publish to _INBOX.>"},
+	"closed": {server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"_INBOX.>"}}}, "subscribe to _INBOX.>"},
+}
+
+// silencedUser adds a silenced user to one, all, that has every right.
+func silencedUser(user string) natsserver.Option {
+	return func(o *server.Options) {
+		permissions := silenced[user].permissions
+		o.Users = []*server.User{{Username: "all", Password: "p"}, {Username: user, Password: "p", Permissions: &permissions}}
+	}
+}
+
+func silencedTarget(servers *natsserver.Cluster, user string) stream.Target {
+	return stream.Target{Class: user, Servers: servers.URLs(), Credentials: map[string][]byte{"username": []byte(user), "password": []byte("p")}}
+}
+
+// An operator that cannot answer the others is not waited for: it does not say that it is
+// there, and asks nothing.
+func TestOperatorsThatCannotAnswerHoldUpNobody(t *testing.T) {
+	t.Parallel()
+	for user := range silenced {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			servers := natsserver.Run(t, 1, silencedUser(user))
+			asks := operatorOf(t, silencedTarget(servers, "all"), "cluster-1", always(stream.Ending))
+			_, err := hear(t, asks, ordersOf("cluster-1", "uid-1"))
+			fail(t, err)
+			cannot := operatorOf(t, silencedTarget(servers, user), "cluster-1", always(stream.Ending))
+			if _, err := hear(t, cannot, ordersOf("cluster-1", "uid-2")); err == nil {
+				t.Error("it asks without what it takes")
+			}
+			if heard, err := hear(t, asks, ordersOf("cluster-1", "uid-3")); err != nil || heard.Has(stream.Untold) {
+				t.Errorf("the other heard %q, %v", heard, err)
+			}
+		})
+	}
+}
+
+// An operator that is busy hears itself late. That is no lack of permissions, and nobody has
+// to do anything.
+func TestLateAnswersAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	ended := make(chan struct{})
+	t.Cleanup(func() { close(ended) })
+	asks := operatorOf(t, stream.Target{Class: "c", Servers: servers.URLs()}, "cluster-1", func(context.Context, stream.Owner) stream.Standing {
+		<-ended
+		return stream.Ending
+	})
+	heard, err := hear(t, asks, ordersOf("cluster-1", "uid-1"))
+	if fault, ok := stream.AsFault(err); !ok || fault.Handling != stream.Retry || fault.Reason != v1alpha1.ReasonProgressingWithRetry {
+		t.Errorf("heard %q, and %v", heard, err)
 	}
 }
 
@@ -240,8 +367,8 @@ func TestNoQuestionWithoutCluster(t *testing.T) {
 	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, self)
 	conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: servers.URLs()})
 	fail(t, err)
-	if heard, again, err := conn.Inquire(t.Context(), asker, ordersOf("cluster-1", "uid-1")); err == nil || !strings.Contains(err.Error(), "kube-system") {
-		t.Errorf("heard %q, to be asked again after %s: %v", heard, again, err)
+	if heard, err := hear(t, conn, ordersOf("cluster-1", "uid-1")); err == nil || !strings.Contains(err.Error(), "kube-system") {
+		t.Errorf("heard %q: %v", heard, err)
 	}
 	// Whatever it sent was sent before its connection is closed.
 	connections.Close()

@@ -22,8 +22,9 @@ const (
 	// answerPatience bounds the look at the API server that an answer takes.
 	answerPatience = 1500 * time.Millisecond
 	// answersAtOnce bounds the looks at the same time: thousands of stores may be deleted
-	// at once, and one look after the other would be late.
-	answersAtOnce = 16
+	// at once, and one look after the other would be late. answersWaiting bounds the
+	// questions that have come and wait for a look.
+	answersAtOnce, answersWaiting = 16, 1024
 )
 
 // Standing is what is known of an EventStore that a stream names as its owner.
@@ -67,6 +68,14 @@ type speaker struct {
 	Cluster  types.UID `json:"cluster"`
 }
 
+// maxSpeaker is more than an operator calls itself or a uid has: what is kept of who
+// speaks is bounded.
+const maxSpeaker = 64
+
+func (s speaker) isNamed() bool {
+	return s.Operator != "" && len(s.Operator) <= maxSpeaker && len(s.Cluster) <= maxSpeaker
+}
+
 // question is about the EventStore of the uid that the subject ends with.
 type question struct {
 	speaker
@@ -95,36 +104,61 @@ type answer struct {
 // listenToOperators answers the questions of operators, and hears who is there and the
 // answers to questions of ours.
 func (c *Conn) listenToOperators() error {
-	turns := make(chan struct{}, answersAtOnce)
+	turns, waiting := make(chan struct{}, answersAtOnce), make(chan struct{}, answersWaiting)
 	_, err := c.nc.Subscribe(ownerSubject+"*", func(said *nats.Msg) {
-		if said.Subject == hereSubject {
+		switch said.Subject {
+		case hereSubject:
 			c.heardPresence(said.Data)
-			return
+		case ownerSubject + c.operator:
+			// An echo of our own. One that is lost is sent again.
+			_ = said.Respond(nil)
+		default:
+			c.heardQuestion(said, turns, waiting)
 		}
-		var asked question
-		if json.Unmarshal(said.Data, &asked) != nil || asked.Operator == "" || asked.Cluster == "" || said.Reply == "" {
-			return
-		}
-		c.operators.heard(asked.speaker, time.Now())
-		turns <- struct{}{}
-		go func() {
-			defer func() { <-turns }()
-			c.answer(said, asked.about(types.UID(strings.TrimPrefix(said.Subject, ownerSubject))))
-		}()
 	})
 	if err != nil {
 		return err
 	}
 	c.answers = c.nc.NewInbox()
 	_, err = c.nc.Subscribe(c.answers+".*", func(said *nats.Msg) {
+		token := strings.TrimPrefix(said.Subject, c.answers+".")
+		if token == c.operator {
+			c.heardItself()
+			return
+		}
 		var told answer
-		if json.Unmarshal(said.Data, &told) != nil || told.Operator == "" {
+		if json.Unmarshal(said.Data, &told) != nil || !told.isNamed() {
 			return
 		}
 		c.operators.heard(told.speaker, time.Now())
-		c.inquiries.told(strings.TrimPrefix(said.Subject, c.answers+"."), told)
+		c.inquiries.told(token, told)
 	})
 	return err
+}
+
+// heardQuestion answers in its turn, and holds up nothing that is heard meanwhile. What is
+// too much, or late, is not answered: whoever asked knows that this operator is there, and
+// asks again.
+func (c *Conn) heardQuestion(said *nats.Msg, turns, waiting chan struct{}) {
+	var asked question
+	if json.Unmarshal(said.Data, &asked) != nil || !asked.isNamed() || asked.Cluster == "" || said.Reply == "" {
+		return
+	}
+	came := time.Now()
+	c.operators.heard(asked.speaker, came)
+	select {
+	case waiting <- struct{}{}:
+	default:
+		return
+	}
+	go func() {
+		defer func() { <-waiting }()
+		turns <- struct{}{}
+		defer func() { <-turns }()
+		if time.Since(came) < answersCount {
+			c.answer(said, asked.about(types.UID(strings.TrimPrefix(said.Subject, ownerSubject))))
+		}
+	}()
 }
 
 // answer says what this cluster knows, also that it cannot find out: whoever asks has to

@@ -53,35 +53,42 @@ func apiPrefix(domain string) string {
 // is needed, and that of listening never. A server says nothing to who asks, so that
 // it is asked for a flush after each. An error is a Fault.
 func (c *Conn) CheckPermissions(ctx context.Context) error {
-	c.probing.Lock()
-	defer c.probing.Unlock()
 	// A connection that was made anew may be of another user, as in another account.
 	connection := c.nc.Stats().Reconnects + 1
-	if c.permitted == connection {
+	if c.permitted.Load() == connection {
 		return nil
 	}
-	var missing Permissions
-	needed := neededPermissions(c.api)
+	missing, err := c.missing(ctx, neededPermissions(c.api))
+	if err != nil {
+		return err
+	}
+	if text := missing.String(); text != "" {
+		return Stalled(v1alpha1.ReasonPermissionDenied,
+			"the NATS user of the operator may not %s: give it the permissions of section Credentials in the documentation of EventStoreClass (docs/eventstoreclass.md), which says what each is for; what needs none of them goes on", text)
+	}
+	c.permitted.Store(connection)
+	return nil
+}
+
+// missing are those of these permissions that the operator's user lacks.
+func (c *Conn) missing(ctx context.Context, needed Permissions) (missing Permissions, err error) {
+	c.probing.Lock()
+	defer c.probing.Unlock()
 	for _, subject := range needed.Subscribe {
 		if denied, err := c.mayNot(ctx, "Subscription", subject, c.tryListen); err != nil {
-			return err
+			return missing, err
 		} else if denied {
 			missing.Subscribe = append(missing.Subscribe, subject)
 		}
 	}
 	for _, subject := range needed.Publish {
 		if denied, err := c.mayNot(ctx, "Publish", subject, c.tryPublish); err != nil {
-			return err
+			return missing, err
 		} else if denied {
 			missing.Publish = append(missing.Publish, subject)
 		}
 	}
-	if text := missing.String(); text != "" {
-		return Stalled(v1alpha1.ReasonPermissionDenied,
-			"the NATS user of the operator may not %s: give it the permissions of section Credentials in the documentation of EventStoreClass (docs/eventstoreclass.md), which says what each is for; what needs none of them goes on", text)
-	}
-	c.permitted = connection
-	return nil
+	return missing, nil
 }
 
 // String is empty when there are none.

@@ -77,6 +77,16 @@ func (p Plan) Create() bool { return p.Live == nil }
 // Settled says whether nothing is to be done.
 func (p Plan) Settled() bool { return !p.Create() && len(p.Steps) == 0 }
 
+// OnlyMarks says whether nothing is to be done but to write marks into a stream that names
+// its EventStore: a version of the operator writes what those before it did not.
+func (p Plan) OnlyMarks() bool {
+	if p.Create() || len(p.Steps) != 1 || p.Steps[0].Field != fieldMetadata {
+		return false
+	}
+	key := v1alpha1.MetadataUID
+	return p.Live.Config.Metadata[key] == p.Wanted.Config.Metadata[key]
+}
+
 // With gives the steps of one effect.
 func (p Plan) With(effect Effect) []Step {
 	return slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Effect != effect })
@@ -151,16 +161,17 @@ const (
 	fieldMaxBytes = "maxBytes"
 	fieldMaxMsgs  = "maxMessages"
 	fieldHistory  = "maxMessagesPerSubject"
+	fieldMetadata = "metadata"
 )
 
 // NewPlan compares field by field. The time decides which messages a shorter
-// age would drop; that of the server counts where it has told it.
+// age would drop; see LatestTime.
 func NewPlan(wanted Wanted, live *jetstream.StreamInfo, now time.Time) Plan {
 	plan := Plan{Wanted: wanted, Live: live}
 	if live == nil {
 		return plan
 	}
-	plan.surplus, now = surplus(&wanted.Config, live), ServerTime(live, now)
+	plan.surplus, now = surplus(&wanted.Config, live), LatestTime(live, now)
 	for _, f := range fields {
 		from, to := f.value(&live.Config), f.value(&wanted.Config)
 		if from == to {
@@ -214,7 +225,7 @@ var fields = []field{
 	{"allowDirect", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowDirect) }, nil},
 	{"mirrorDirect", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.MirrorDirect) }, nil},
 	{"consumerLimits", func(c *jetstream.StreamConfig) string { return text(c.ConsumerLimits) }, nil},
-	{"metadata", func(c *jetstream.StreamConfig) string { return ownMetadata(c.Metadata) }, nil},
+	{fieldMetadata, func(c *jetstream.StreamConfig) string { return ownMetadata(c.Metadata) }, nil},
 	{"allowMessageTTL", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowMsgTTL) }, always(Impossible)},
 	{"subjectDeleteMarkerTTL", func(c *jetstream.StreamConfig) string { return c.SubjectDeleteMarkerTTL.String() }, nil},
 	{"allowMessageCounter", func(c *jetstream.StreamConfig) string { return strconv.FormatBool(c.AllowMsgCounter) }, always(Impossible)},

@@ -16,18 +16,19 @@ func MayBeRestored(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo) bool
 }
 
 // NotRestored says why a stream that may be restored is not the one on record, ""
-// when it is: a restore keeps sequences and times. at is the time of its message at
-// the last sequence on record, zero when there is none.
-func NotRestored(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, at, now time.Time) string {
-	now = ServerTime(live, now)
+// when it is: a restore keeps sequences and times. from is its first message from the
+// last sequence on record on.
+func NotRestored(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, from Stored, now time.Time) string {
+	now = expiryTime(live, now)
+	isThere := from.Sequence == uint64(seen.LastSequence)
 	switch {
 	case seen.LastTime == nil:
 		return "no time is on record of its last message"
-	case at.IsZero() && seen.Messages > 0 && !expired(seen, now) && !replaced(seen, live):
-		return fmt.Sprintf("it has no message at sequence %d", seen.LastSequence)
-	case !at.IsZero() && !sameTime(seen.LastTime, at):
+	case !isThere && seen.Messages > 0 && !expired(seen, now) && !goesBeyond(seen, live, from):
+		return fmt.Sprintf("it has no message at sequence %d, and nothing else shows that its backup went so far", seen.LastSequence)
+	case isThere && !sameTime(seen.LastTime, from.Time):
 		return fmt.Sprintf("its message at sequence %d is of %s, and the one on record of %s",
-			seen.LastSequence, at.UTC().Format(time.RFC3339Nano), seen.LastTime.UTC().Format(time.RFC3339Nano))
+			seen.LastSequence, from.Time.UTC().Format(time.RFC3339Nano), seen.LastTime.UTC().Format(time.RFC3339Nano))
 	}
 	if fewest := fewestKept(seen, live, now); held(seen, live) < fewest {
 		return fmt.Sprintf("it holds %d of at least %d messages up to sequence %d", held(seen, live), fewest, seen.LastSequence)
@@ -35,10 +36,11 @@ func NotRestored(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, at, no
 	return ""
 }
 
-// replaced: the snapshot at the last sequence on record may have been followed by a
-// newer one of its actor, and older ones than the stream itself were restored.
-func replaced(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo) bool {
-	return seen.Role == v1alpha1.StreamRoleSnapshots && live.State.LastSeq > uint64(seen.LastSequence) && live.State.FirstTime.Before(live.Created)
+// goesBeyond: the snapshot at the last sequence on record may have been followed by a
+// newer one of its actor. Then one beyond it shows that the backup went so far, if it is
+// older than the stream itself; those that were saved to the stream since show nothing.
+func goesBeyond(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, from Stored) bool {
+	return seen.Role == v1alpha1.StreamRoleSnapshots && from.Sequence > uint64(seen.LastSequence) && from.Time.Before(born(live))
 }
 
 // held is how many messages a stream holds, at most, of those on record.

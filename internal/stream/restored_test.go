@@ -36,35 +36,47 @@ func TestNotRestored(t *testing.T) {
 		s.Role, s.Messages, s.FirstSequence = v1alpha1.StreamRoleSnapshots, messages, 4
 		return s
 	}
+	from := func(sequence uint64, at time.Time) stream.Stored { return stream.Stored{Sequence: sequence, Time: at} }
+	none := stream.Stored{}
+	before, since := created.Add(day-2*time.Second), created.Add(day+time.Second)
+	clustered := live(4, 7, 3)
+	clustered.Cluster = &jetstream.ClusterInfo{Name: "C"}
 	for name, test := range map[string]struct {
 		seen *v1alpha1.StreamStatus
 		live *jetstream.StreamInfo
-		at   time.Time
+		from stream.Stored
 		may  bool
 		is   bool
 	}{
-		"the same":                               {recordOf(5), live(1, 5, 5), created, true, true},
-		"and written to since":                   {recordOf(5), live(1, 9, 9), created, true, true},
-		"and has more that was not on record":    {recordOf(5), live(1, 9, 9), created, true, true},
-		"another last message":                   {recordOf(5), live(1, 5, 5), created.Add(time.Second), true, false},
-		"no message there":                       {recordOf(5), live(1, 5, 4), time.Time{}, true, false},
-		"fewer messages":                         {recordOf(5), live(1, 5, 4), created, true, false},
-		"fewer messages, and written to since":   {recordOf(5), live(1, 9, 8), created, true, false},
-		"less far":                               {recordOf(5), live(1, 4, 4), created, false, false},
-		"the oldest missing, which never expire": {recordOf(5), live(3, 5, 3), created, true, false},
-		"the oldest expired":                     {aged("2d"), live(3, 5, 3), created, true, true},
-		"the oldest expired, and one is missing": {aged("2d"), live(3, 5, 2), created, true, false},
-		"all expired":                            {aged("1h"), live(6, 5, 0), time.Time{}, true, true},
-		"snapshots":                              {snapshots(2), live(4, 5, 2), created, true, true},
-		"snapshots, replaced since":              {snapshots(2), live(4, 6, 2), time.Time{}, true, true},
-		"snapshots, fewer":                       {snapshots(2), live(5, 5, 1), created, true, false},
+		"the same":                               {recordOf(5), live(1, 5, 5), from(5, created), true, true},
+		"and written to since":                   {recordOf(5), live(1, 9, 9), from(5, created), true, true},
+		"another last message":                   {recordOf(5), live(1, 5, 5), from(5, created.Add(time.Second)), true, false},
+		"no message there":                       {recordOf(5), live(1, 5, 4), none, true, false},
+		"no message there, and one beyond":       {recordOf(5), live(1, 6, 5), from(6, before), true, false},
+		"fewer messages":                         {recordOf(5), live(1, 5, 4), from(5, created), true, false},
+		"fewer messages, and written to since":   {recordOf(5), live(1, 9, 8), from(5, created), true, false},
+		"less far":                               {recordOf(5), live(1, 4, 4), none, false, false},
+		"the oldest missing, which never expire": {recordOf(5), live(3, 5, 3), from(5, created), true, false},
+		"the oldest expired":                     {aged("2d"), live(3, 5, 3), from(5, created), true, true},
+		"the oldest expired, and one is missing": {aged("2d"), live(3, 5, 2), from(5, created), true, false},
+		"all expired":                            {aged("1h"), live(6, 5, 0), none, true, true},
+		"snapshots":                              {snapshots(2), live(4, 5, 2), from(5, created), true, true},
+		"snapshots, fewer":                       {snapshots(2), live(5, 5, 1), from(5, created), true, false},
+		// The last one on record was replaced before the backup was made.
+		"snapshots, of a later backup":            {snapshots(2), live(4, 6, 2), from(6, before), true, true},
+		"snapshots, of a later one on three":      {snapshots(2), clustered, from(6, before), true, true},
+		"snapshots, beyond which nothing is left": {snapshots(2), live(4, 6, 2), none, true, false},
+		// The backup went to 4, or to 5: what was saved since has taken the place of either.
+		"snapshots, of an older backup":         {snapshots(2), live(2, 6, 2), from(6, since), true, false},
+		"snapshots, of an older one on three":   {snapshots(2), clustered, from(6, created.Add(day-time.Millisecond)), true, false},
+		"snapshots, replaced at once after all": {snapshots(2), live(4, 6, 2), from(6, since), true, false},
 	} {
 		if may := stream.MayBeRestored(test.seen, test.live); may != test.may {
 			t.Errorf("%s: may be restored: %v", name, may)
 		} else if !may {
 			continue
 		}
-		if why := stream.NotRestored(test.seen, test.live, test.at, created.Add(day)); (why == "") != test.is {
+		if why := stream.NotRestored(test.seen, test.live, test.from, created.Add(day)); (why == "") != test.is {
 			t.Errorf("%s: %q", name, why)
 		}
 	}
@@ -81,14 +93,28 @@ func TestNotRestored(t *testing.T) {
 func TestOvertakenOf(t *testing.T) {
 	t.Parallel()
 	live := &jetstream.StreamInfo{Created: created, State: jetstream.StreamState{LastSeq: 9}}
-	if loss := stream.OvertakenOf(recordOf(5), live, created); loss != nil {
-		t.Errorf("the same message: %+v", loss)
-	}
-	if loss := stream.OvertakenOf(recordOf(5), live, created.Add(time.Second)); loss == nil || loss.Reason != v1alpha1.ReasonStreamRolledBack {
-		t.Errorf("another message: %+v", loss)
-	}
-	if loss := stream.OvertakenOf(recordOf(5), live, time.Time{}); loss != nil {
-		t.Errorf("no message: %+v", loss)
+	aged := recordOf(5)
+	aged.MaxAge = "1h"
+	there, beyond := stream.Stored{Sequence: 5, Time: created}, stream.Stored{Sequence: 6, Time: created.Add(time.Hour)}
+	const told = "stored data was lost: stream shop_orders went back to sequence 4; it held 5 messages"
+	for name, test := range map[string]struct {
+		seen *v1alpha1.StreamStatus
+		from stream.Stored
+		told string
+		want bool
+	}{
+		"the same message":                   {recordOf(5), there, told, false},
+		"another message":                    {recordOf(5), stream.Stored{Sequence: 5, Time: created.Add(time.Second)}, "", true},
+		"none there, and nothing was told":   {recordOf(5), beyond, "", false},
+		"none there, and another went back":  {recordOf(5), beyond, "stream shop_orders_snapshots went back to sequence 4", false},
+		"none there, and it is told":         {recordOf(5), beyond, told, true},
+		"none at all, and it is told":        {recordOf(5), stream.Stored{}, told, true},
+		"none there, as all of them expired": {aged, beyond, told, false},
+	} {
+		loss := stream.OvertakenOf(test.seen, live, test.from, test.told, created.Add(day))
+		if got := loss != nil && loss.Reason == v1alpha1.ReasonStreamRolledBack; got != test.want {
+			t.Errorf("%s: %+v", name, loss)
+		}
 	}
 }
 
@@ -123,16 +149,16 @@ func TestRestoreKeepsSequencesAndTimes(t *testing.T) {
 			fail(t, backup.Restore(t.Context(), nc))
 			after, err := conn.Stream(t.Context(), wanted.Config.Name)
 			fail(t, err)
-			at, err := conn.MessageTime(t.Context(), wanted.Config.Name, 5)
+			from, err := conn.FirstFrom(t.Context(), wanted.Config.Name, 5)
 			fail(t, err)
-			if !stream.MayBeRestored(&seen, after) || !at.Equal(before.State.LastTime) {
-				t.Errorf("restored as %+v of %+v, last message of %v", after, before, at)
+			if !stream.MayBeRestored(&seen, after) || from.Sequence != 5 || !from.Time.Equal(before.State.LastTime) {
+				t.Errorf("restored as %+v of %+v, last message %+v", after, before, from)
 			}
-			if why := stream.NotRestored(&seen, after, at, time.Now()); why != "" {
+			if why := stream.NotRestored(&seen, after, from, time.Now()); why != "" {
 				t.Error(why)
 			}
-			if none, err := conn.MessageTime(t.Context(), wanted.Config.Name, 6); err != nil || !none.IsZero() {
-				t.Errorf("a message that is not there is of %v, %v", none, err)
+			if none, err := conn.FirstFrom(t.Context(), wanted.Config.Name, 6); err != nil || none != (stream.Stored{}) {
+				t.Errorf("a message that is not there is %+v, %v", none, err)
 			}
 		})
 	}
