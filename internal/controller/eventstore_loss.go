@@ -143,13 +143,18 @@ func (p *pass) lossOf(ctx context.Context, i int) (*stream.Loss, error) {
 			return nil, nil
 		}
 		loss.Message += ", and this is not a copy of it: " + why
-	case loss == nil && seen != nil && live != nil && p.toldLoss() != nil && live.State.LastSeq >= uint64(seen.LastSequence) && seen.LastSequence > 0:
+	case loss == nil && live != nil && seen != nil && seen.LastSequence > 0 &&
+		(p.toldLoss() != nil || !p.memory.GoesOn(p.class.Name, seen, live, p.session)):
 		// What went back and was written to since is beyond where it was.
 		from, err := p.conn.FirstFrom(ctx, seen.Name, uint64(seen.LastSequence))
 		if err != nil {
 			return nil, p.lostConnection(err)
 		}
-		loss = stream.OvertakenOf(seen, live, from, p.toldLoss().Message, time.Now())
+		told := ""
+		if p.toldLoss() != nil {
+			told = p.toldLoss().Message
+		}
+		loss = stream.OvertakenOf(seen, live, from, told, time.Now())
 	}
 	return loss, nil
 }

@@ -49,6 +49,7 @@ func (p *pass) streamNames() []string {
 
 // see looks at both streams.
 func (p *pass) see(ctx context.Context) error {
+	p.session = p.conn.Session()
 	names := p.streamNames()
 	p.live = make([]*liveStream, len(names))
 	for i, name := range names {
@@ -92,23 +93,6 @@ func wantedOf(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.Even
 		return nil
 	}
 	return wanted
-}
-
-// isSettled says whether the streams of a store are just as they should be.
-func isSettled(store *v1alpha1.EventStore, home stream.Home, class *v1alpha1.EventStoreClass, wanted []stream.Wanted, live []*liveStream, memory *stream.Memory) bool {
-	if wanted == nil || slices.Contains(live, nil) {
-		return false
-	}
-	now := time.Now()
-	for i, w := range wanted {
-		seen := seenOf(store, class, memory, w.Role)
-		current, _ := stream.ReplicasCurrent(live[i])
-		if !current || stream.OwnershipOf(stream.OwnerOf(store, home), live[i], seen) != stream.Ours ||
-			stream.LossOf(seen, live[i], now) != nil || !stream.NewPlan(w, live[i], now).Settled() {
-			return false
-		}
-	}
-	return true
 }
 
 // lostConnection tells of a connection that was lost after it was found.
@@ -324,7 +308,7 @@ func (p *pass) checkReplicas() error {
 func (p *pass) recordStreams() {
 	var streams []v1alpha1.StreamStatus
 	for i, wanted := range p.wanted {
-		p.memory.Note(p.class.Name, p.live[i])
+		p.memory.Note(p.class.Name, p.live[i], p.session)
 		streams = append(streams, stream.RecordOf(wanted, p.live[i], streamStatus(p.store, wanted.Role)))
 	}
 	p.store.Status.Streams = streams
@@ -349,7 +333,7 @@ func (p *pass) record(context.Context) error {
 			p.noteLost(i)
 		case p.adopting[i]:
 		default:
-			p.memory.Note(p.class.Name, p.live[i])
+			p.memory.Note(p.class.Name, p.live[i], p.session)
 			now := stream.RecordOf(wanted, p.live[i], recorded)
 			if recorded != nil && !stream.WorthTelling(*recorded, now, p.sweeper.tellsAll(p.class.Name)) {
 				now = *recorded
@@ -373,7 +357,7 @@ func (p *pass) noteLost(i int) {
 	case p.live[i] != nil && told:
 		p.memory.NoteLost(p.class.Name, p.live[i])
 	case p.live[i] != nil:
-		p.memory.NoteUnjudged(p.class.Name, p.live[i])
+		p.memory.NoteUnjudged(p.class.Name, p.live[i], p.session)
 	case p.lost[i] && told:
 		p.memory.Forget(p.class.Name, p.wanted[i].Config.Name)
 	}

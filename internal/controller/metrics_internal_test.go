@@ -31,7 +31,7 @@ func TestStoresCollector(t *testing.T) {
 		memory.Note("standard", &jetstream.StreamInfo{
 			Config: jetstream.StreamConfig{Name: store.EventsStreamName(), MaxBytes: 1000}, State: jetstream.StreamState{Msgs: 3, Bytes: 300, LastSeq: 7},
 			Cluster: &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{{Lag: 1}, {Lag: 2}}},
-		})
+		}, stream.Session{})
 	}
 	collector := &storesCollector{stores: storeIndex{indexer}, memory: memory, leads: leads, limit: 2}
 	if count := testutil.CollectAndCount(collector); count != 0 {

@@ -179,6 +179,22 @@ var _ = Describe("An operator", Ordered, func() {
 		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(lostAs(v1alpha1.ReasonStreamRolledBack), sayWhy(ContainSubstring("went back to sequence 5"))))
 	})
 
+	It("tells of a stream that went back while no operator was there, and was written to until it was beyond that", func(ctx context.Context) {
+		store := createReady(ctx)
+		publish(ctx, js(servers), store, 5)
+		lose := rememberData(servers)
+		publish(ctx, js(servers), store, 5)
+		recorded(ctx, store, 10)
+		stop()
+		lose()
+		publish(ctx, js(servers), store, 6)
+		start()
+		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(lostAs(v1alpha1.ReasonStreamRolledBack), sayWhy(ContainSubstring("was written to since up to sequence 11"))))
+		Consistently(readOther(ctx, store)).WithContext(ctx).WithTimeout(2 * resync).Should(lostAs(v1alpha1.ReasonStreamRolledBack))
+		patch(ctx, store, accept)
+		Eventually(readOther(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
+	})
+
 	It("has live metrics and figures of a store that is held back", func(ctx context.Context) {
 		store := createReady(ctx)
 		api := js(servers)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,7 +158,7 @@ func (s *sweeper) expire(class string) {
 
 // look lists all streams and judges the stores that have settled.
 func (s *sweeper) look(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn) error {
-	looked := &lookAt{sweeper: s, class: class, started: time.Now(), waiting: map[string]*pair{}, settled: map[types.UID]settledStore{}}
+	looked := &lookAt{sweeper: s, class: class, session: conn.Session(), started: time.Now(), waiting: map[string]*pair{}, settled: map[types.UID]settledStore{}}
 	looked.prepare(ctx)
 	// The status of a store whose pass began before has been written, and says its class.
 	conn.KeepFirstEvents(looked.kept, looked.started.Add(-passTimeout-reportTimeout))
@@ -172,6 +173,7 @@ func (s *sweeper) look(ctx context.Context, class *v1alpha1.EventStoreClass, con
 type lookAt struct {
 	*sweeper
 	class   *v1alpha1.EventStoreClass
+	session stream.Session
 	started time.Time
 	// anyChange: the smallest change of a figure is worth telling.
 	anyChange bool
@@ -247,7 +249,7 @@ func (l *lookAt) found(name string, live *liveStream) {
 func (l *lookAt) judged(p *pair, settled bool) {
 	for _, live := range p.live {
 		if live != nil {
-			l.memory.NoteUnjudged(l.class.Name, live)
+			l.memory.NoteUnjudged(l.class.Name, live, l.session)
 		}
 	}
 	if settled {
@@ -273,7 +275,7 @@ func (l *lookAt) end() {
 // wantsLook says whether something is to be done or told.
 func (l *lookAt) wantsLook(p *pair) bool {
 	wanted := wantedOf(p.store, p.home, l.class, p.live[:])
-	if !isSettled(p.store, p.home, l.class, wanted, p.live[:], l.memory) {
+	if !l.isSettled(p, wanted) {
 		return true
 	}
 	if was := isFull(p.store); p.store.Status.Effective == nil || was != (len(fullTexts(p.live[:], was)) > 0) {
@@ -286,6 +288,23 @@ func (l *lookAt) wantsLook(p *pair) bool {
 		}
 	}
 	return false
+}
+
+// isSettled says whether the streams of a store are just as they should be.
+func (l *lookAt) isSettled(p *pair, wanted []stream.Wanted) bool {
+	if wanted == nil || slices.Contains(p.live[:], nil) {
+		return false
+	}
+	now := time.Now()
+	for i, w := range wanted {
+		live, seen := p.live[i], seenOf(p.store, l.class, l.memory, w.Role)
+		current, _ := stream.ReplicasCurrent(live)
+		if !current || stream.OwnershipOf(stream.OwnerOf(p.store, p.home), live, seen) != stream.Ours || stream.LossOf(seen, live, now) != nil ||
+			!l.memory.GoesOn(l.class.Name, seen, live, l.session) || !stream.NewPlan(w, live, now).Settled() {
+			return false
+		}
+	}
+	return true
 }
 
 // checkWorkloads wakes all stores of a class when the Secret that their bindings

@@ -135,6 +135,16 @@ func connect(servers []string, credentials map[string][]byte, options ...nats.Op
 	return c, nil
 }
 
+// Session is a connection between two outages: while one lasts its servers do not come
+// back with less than they had. The zero one is none.
+type Session struct {
+	operator   string
+	reconnects uint64
+}
+
+// Session is that of the connection now.
+func (c *Conn) Session() Session { return Session{c.operator, c.nc.Stats().Reconnects} }
+
 func operatorLogin(servers []string, credentials map[string][]byte) Login {
 	return Login{Name: "aether-operator", Servers: servers, Credentials: credentials, Field: "spec.credentials"}
 }

@@ -34,37 +34,62 @@ type Seen struct {
 	Lag uint64
 	// lost: its loss is on record.
 	lost bool
+	// session is the one in which the stream was seen to go on from the place where it was.
+	session Session
 }
 
 // NewMemory makes an empty one.
 func NewMemory() *Memory { return &Memory{streams: map[key]Seen{}} }
 
 // Note remembers how a stream of a class is, unless it has gone back: then the
-// place where it was stays, until Forget.
-func (m *Memory) Note(class string, live *jetstream.StreamInfo) {
+// place where it was stays, until Forget. In the session of the connection it is seen
+// to go on from what is on record.
+func (m *Memory) Note(class string, live *jetstream.StreamInfo, session Session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.note(class, live)
+	m.note(class, live, session)
 }
 
-// NoteUnjudged is Note where nobody has compared the stream with what is on record: it
+// NoteUnjudged is Note where nobody has compared the stream with what is on record. It
 // takes the place of no other stream of that name that held messages, which may be lost.
-func (m *Memory) NoteUnjudged(class string, live *jetstream.StreamInfo) {
+// Where the stream was is remembered as it was, unless it goes on in the same session: in
+// another one its servers may have come back with less, and have been written to since.
+func (m *Memory) NoteUnjudged(class string, live *jetstream.StreamInfo, session Session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before, known := m.streams[key{class, live.Config.Name}]
-	if known && !before.Created.Equal(live.Created) && before.LastSequence > 0 && !before.lost {
-		return
+	same := before.Created.Equal(live.Created)
+	switch {
+	case known && same && before.session == session:
+		m.note(class, live, session)
+	case known && !same && before.LastSequence > 0 && !before.lost:
+	default:
+		now := seenNow(live)
+		now.LastSequence, now.LastTime = 0, time.Time{}
+		if known && same {
+			now.LastSequence, now.LastTime, now.session = before.LastSequence, before.LastTime, before.session
+		}
+		m.streams[key{class, live.Config.Name}] = now
 	}
-	m.note(class, live)
 }
 
-func (m *Memory) note(class string, live *jetstream.StreamInfo) {
+func (m *Memory) note(class string, live *jetstream.StreamInfo, session Session) {
 	k, now := key{class, live.Config.Name}, seenNow(live)
+	now.session = session
 	if before, known := m.streams[k]; known && before.Created.Equal(now.Created) && before.LastSequence > now.LastSequence {
 		now.LastSequence, now.LastTime = before.LastSequence, before.LastTime
 	}
 	m.streams[k] = now
+}
+
+// GoesOn says whether a stream was seen in this session to go on from the place that is on
+// record, or is there still. recorded is nil for a stream of which nothing is on record.
+func (m *Memory) GoesOn(class string, recorded *v1alpha1.StreamStatus, live *jetstream.StreamInfo, session Session) bool {
+	if recorded == nil || recorded.LastSequence == 0 || uint64(recorded.LastSequence) == live.State.LastSeq && sameTime(recorded.LastTime, live.State.LastTime) {
+		return true
+	}
+	seen, known := m.Seen(class, live.Config.Name)
+	return known && seen.Created.Equal(live.Created) && seen.session == session
 }
 
 // NoteFirst remembers that a stream has held a message since a time: the stream may be
