@@ -71,9 +71,10 @@ type Conn struct {
 	inquiries inquiries
 
 	// probing is held while permissions are tried. permitted is the connection on which
-	// none is missing, counted from 1.
+	// none is missing, counted from 1; lacked says that some were when they were tried last.
 	probing   sync.Mutex
 	permitted atomic.Uint64
+	lacked    atomic.Bool
 
 	// listing is held while all streams are listed. told are the streams of which
 	// something was told since it began, and canList says that it worked.

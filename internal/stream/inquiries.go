@@ -151,11 +151,11 @@ func (c *Conn) Inquire(ctx context.Context, asker types.UID, owner Owner) (heard
 	now, about := time.Now(), inquirySubject{asker, owner}
 	q, known := c.inquiries.of(about, now)
 	if !known {
-		hears, waited := c.echoes.state(now)
-		if hears {
+		if hears, _ := c.echoes.state(now); hears {
 			return nil, ownerPatience, c.askOperators(ctx, about, now)
 		}
 		c.sendEcho()
+		_, waited := c.echoes.state(now)
 		again, err = c.unheard(ctx, owner, waited)
 		return nil, again, err
 	}

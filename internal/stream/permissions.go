@@ -63,8 +63,16 @@ func (c *Conn) CheckPermissions(ctx context.Context) error {
 		return err
 	}
 	if text := missing.String(); text != "" {
+		c.lacked.Store(true)
 		return Stalled(v1alpha1.ReasonPermissionDenied,
 			"the NATS user of the operator may not %s: give it the permissions of section Credentials in the documentation of EventStoreClass (docs/eventstoreclass.md), which says what each is for; what needs none of them goes on", text)
+	}
+	if c.lacked.Swap(false) {
+		// A server that was given others does not take up what it once refused to listen to.
+		if err := c.nc.ForceReconnect(); err != nil {
+			return Retrying(v1alpha1.ReasonUnreachable, "connect anew, with the permissions that the operator has got: %w", err)
+		}
+		return nil
 	}
 	c.permitted.Store(connection)
 	return nil
@@ -108,6 +116,7 @@ func (p Permissions) String() string {
 func (c *Conn) mayNot(ctx context.Context, verb, subject string, try func(string) (string, error)) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	before := c.nc.LastError()
 	tried, err := try(subject)
 	if err == nil {
 		err = c.nc.FlushWithContext(ctx)
@@ -120,12 +129,10 @@ func (c *Conn) mayNot(ctx context.Context, verb, subject string, try func(string
 		return strings.Contains(said, strings.ToLower(verb)) && strings.Contains(said, strings.ToLower(fmt.Sprintf("%q", tried)))
 	}
 	// The server's last word stands until it says another, to a request of a store
-	// perhaps, and is then among those that were passed on.
-	if last := c.nc.LastError(); errors.Is(last, nats.ErrPermissionViolation) && refused(last.Error()) {
-		return true, nil
-	}
+	// perhaps, and is then among those that were passed on. It says the same anew each time.
+	last := c.nc.LastError()
 	said, _ := c.denial(tried)
-	return refused(said), nil
+	return last != before && errors.Is(last, nats.ErrPermissionViolation) && refused(last.Error()) || refused(said), nil
 }
 
 func (c *Conn) tryListen(subject string) (string, error) {

@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
@@ -99,5 +101,27 @@ func TestPermissionsThatAreMissing(t *testing.T) {
 	}
 	missing(fmt.Sprintf("publish to %s and not subscribe to %s", "aether.owner.*", "aether.owner.*"), stream.Permissions{
 		Publish: without(needed.Publish, "aether.owner.*"), Subscribe: without(needed.Subscribe, "aether.owner.*"),
+	})
+}
+
+// An operator that gets a permission which it lacked, as by a reload of the servers, hears
+// from then on what it was not told before, without a restart.
+func TestPermissionsThatAreGiven(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1, silencedUser("deaf"))
+	asks := operatorOf(t, silencedTarget(servers, "deaf"), "cluster-1", always(stream.Ending))
+	wantFault(t, asks.CheckPermissions(t.Context()), stream.Stall, v1alpha1.ReasonPermissionDenied)
+	fail(t, servers.Reload(0, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "all", Password: "p"}, {Username: "deaf", Password: "p"}}
+	}))
+	testenv.Eventually(t, time.Minute, "that it hears itself", func() error {
+		if err := asks.CheckPermissions(t.Context()); err != nil {
+			return err
+		}
+		heard, err := hear(t, asks, ordersOf("cluster-1", "uid-1"))
+		if err == nil && !heard.Has(stream.Ending) {
+			t.Errorf("it heard %q", heard)
+		}
+		return err
 	})
 }

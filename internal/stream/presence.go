@@ -107,13 +107,15 @@ type echoes struct {
 	// sent is when the first one was that has not come back, zero for none; back is when
 	// the last one came.
 	sent, back time.Time
+	// connection is that of the first one, counted: what was sent on another is lost.
+	connection uint64
 }
 
-func (e *echoes) send(now time.Time) {
+func (e *echoes) send(now time.Time, connection uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.sent.IsZero() {
-		e.sent = now
+	if e.sent.IsZero() || e.connection != connection {
+		e.sent, e.connection = now, connection
 	}
 }
 
@@ -135,9 +137,9 @@ func (e *echoes) state(now time.Time) (hears bool, waited time.Duration) {
 
 // sendEcho is followed by heardItself, where the account lets operators ask each other.
 func (c *Conn) sendEcho() {
-	if c.nc.PublishRequest(ownerSubject+c.operator, c.answers+"."+c.operator, nil) == nil {
-		c.echoes.send(time.Now())
-	}
+	c.echoes.send(time.Now(), c.nc.Stats().Reconnects)
+	// It is sent again, and who waits for it looks whether the connection is lost.
+	_ = c.nc.PublishRequest(ownerSubject+c.operator, c.answers+"."+c.operator, nil)
 }
 
 // heardItself tells all that this operator is there.

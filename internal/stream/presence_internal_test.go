@@ -87,17 +87,20 @@ func TestEchoes(t *testing.T) {
 		}
 	}
 	expect(0, false, 0)
-	e.send(start)
-	e.send(at(time.Second))
+	e.send(start, 0)
+	e.send(at(time.Second), 0)
 	expect(2*time.Second, false, 2*time.Second)
 	e.cameBack(at(3 * time.Second))
 	expect(4*time.Second, true, 0)
-	e.send(at(presenceInterval))
+	e.send(at(presenceInterval), 0)
 	expect(presenceInterval+time.Second, true, time.Second)
-	e.send(at(2 * presenceInterval))
+	e.send(at(2*presenceInterval), 0)
 	expect(2*presenceInterval, false, presenceInterval)
-	e.cameBack(at(3 * presenceInterval))
-	expect(3*presenceInterval, true, 0)
+	// What was sent before the connection was lost is not waited for.
+	e.send(at(3*presenceInterval), 1)
+	expect(3*presenceInterval+time.Second, true, time.Second)
+	e.cameBack(at(3*presenceInterval + time.Second))
+	expect(4*presenceInterval, true, 0)
 }
 
 // What was said counts for some seconds, and not for the next deletion.
