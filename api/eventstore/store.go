@@ -300,7 +300,8 @@ func NewReadOptions(opts ...ReadOption) ReadOptions {
 // before the read began. On JetStream the leader is asked; one that is cut off from its
 // followers may for up to 20 s answer what was the latest when that began, but not less
 // than the same Store has saved or seen. Without it a read sees what this Store has saved or
-// seen, and what others have saved perhaps some milliseconds later.
+// seen, and what others have saved perhaps some milliseconds later. In either case an event
+// that was erased or has expired some milliseconds before may be among the others.
 func UpToDate() ReadOption { return func(o *ReadOptions) { o.UpToDate = true } }
 
 // Newest reads backwards: the newest first, at most n, which may be MaxNewest. A stored
