@@ -162,8 +162,8 @@ func (o SubscribeOptions) Matches(e *Event) bool {
 		(o.EventType == "" || o.EventType == e.EventType)
 }
 
-// Subscription delivers events one by one. It is for one goroutine; only Close
-// may be called from another.
+// Subscription delivers events one by one. It is for one goroutine; only Position and
+// Close may be called from others.
 type Subscription interface {
 	// Next waits for the next event. A *ReplayError reports a stored message that
 	// is no event, and Next may be called again; after any other error but the
@@ -175,7 +175,8 @@ type Subscription interface {
 	// Position is the sequence up to which all that passes the filters was delivered,
 	// or is before the place to start: a subscription from the sequence after it goes
 	// on where this one is. It is known when Subscribe returns, and grows while Next
-	// waits. It is not known before the FromTime of a subscription has come.
+	// waits, for which it does not wait. It is not known before the FromTime of a
+	// subscription has come.
 	Position() (sequence uint64, known bool)
 	// Close ends the subscription; a Next that waits returns
 	// ErrSubscriptionClosed. It may be called more than once.
