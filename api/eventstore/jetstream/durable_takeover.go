@@ -94,7 +94,7 @@ func (d *durable) win(life context.Context, main group.Main, sequence uint64) (*
 	if err != nil {
 		return nil, err
 	}
-	l.machine = group.New(group.Config{Offset: offset, Leased: l.wrote, MaxShardBytes: most - most/10}, main, shards, time.Now())
+	l.machine = group.New(group.Config{Offset: offset, Leased: l.wrote, MaxShardBytes: most - most/10, Window: min(maxWindow, most/windowBytes)}, main, shards, time.Now())
 	l.life, l.stop = context.WithCancel(d.life)
 	// It fails when the connection is lost, and then they find out.
 	_ = s.nc.Publish(d.group.Subject, []byte(wordLook))
@@ -137,10 +137,13 @@ func (l *lead) takeShards(life context.Context, main *group.Main) (map[int]group
 	return shards, nil
 }
 
-// Bounds of a record. Out and Open of a full window take the lower one.
+// Bounds of a record, and of how many events are read ahead: each takes windowBytes at
+// most of it, in Out and Attempts or in Open.
 const (
 	minRecordBytes = 24 << 10
 	maxRecordBytes = 900 << 10
+	maxWindow      = 4096
+	windowBytes    = 8
 )
 
 // recordBytes is how large a record may be, with what else a message has.

@@ -139,9 +139,10 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 	for _, sequence := range m.unreadOpen {
 		m.open[sequence] = true
 	}
+	attempts := main.attempts()
 	for member, out := range main.Out {
 		for _, sequence := range out {
-			t := &task{sequence: sequence, attempts: 1, windowed: true, passed: never, read: now}
+			t := &task{sequence: sequence, attempts: attempts[sequence], windowed: true, passed: never, read: now}
 			m.tasks[sequence] = t
 			m.early = append(m.early, t)
 			if member != "" {

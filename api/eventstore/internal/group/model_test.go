@@ -95,10 +95,21 @@ type world struct {
 	// stuck is an actor one of whose events is given back for hours, once it is calm.
 	stuck string
 	steps int
+	// actors are those that there are, and room is what a shard takes until it is calm. In
+	// some worlds they share a shard that has no room for all of them.
+	actors []string
+	room   int
 }
+
+// lots is room for all that a shard may get.
+const lots = 1 << 20
 
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1_000_000, 0), shards: map[int]stored[Shard]{}}
+	w.actors, w.room = []string{"a", "b", "c", "d", "bad"}, lots
+	if seed%8 == 5 {
+		w.actors, w.room = append(neighbours(4), "bad"), 450
+	}
 	w.main = stored[Main]{Main{Epoch: 1, Key: "k", AckWait: modelAckWait, MaxDeliveries: modelDeliveries}, 1}
 	for range 2 + w.rng.IntN(2) {
 		w.join()
@@ -291,7 +302,7 @@ func (w *world) loadShard(n *node) {
 	over := n.takeover
 	if len(over.left) == 0 {
 		n.takeover = nil
-		n.machine = New(Config{Leased: over.sent, Window: modelWindow, MaxShardBytes: 1 << 20}, over.main, over.shards, w.now)
+		n.machine = New(Config{Leased: over.sent, Window: modelWindow, MaxShardBytes: w.room}, over.main, over.shards, w.now)
 		w.note("%s coordinates: top %d out %v open %v", n.id, over.main.Top, over.main.Out, over.main.Open)
 		if n.leave {
 			w.handOver(n, n.member.End().Have)
