@@ -2091,10 +2091,11 @@ type SubscribeDurableRequest struct {
 	ActorType string `protobuf:"bytes,6,opt,name=actor_type,json=actorType,proto3" json:"actor_type,omitempty"`
 	ActorId   string `protobuf:"bytes,7,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
 	EventType string `protobuf:"bytes,8,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
-	// ack_wait is how long an event may be in hand, at least 1 s; absent is 30 s.
+	// ack_wait is how long this member may have an event in hand, at least 1 s; absent is 30 s.
 	// After it, the event is delivered again, to whichever member.
 	AckWait *durationpb.Duration `protobuf:"bytes,9,opt,name=ack_wait,json=ackWait,proto3" json:"ack_wait,omitempty"`
 	// max_deliveries is how often an event is delivered before it is parked; 0 is 10.
+	// What the newest member says counts.
 	MaxDeliveries int32 `protobuf:"varint,10,opt,name=max_deliveries,json=maxDeliveries,proto3" json:"max_deliveries,omitempty"`
 	// max_in_hand is how many events this member takes at once, at most 1,000; 0 is
 	// 1. An event is in hand until it is acknowledged or given back, and its ack_wait

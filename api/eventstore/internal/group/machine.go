@@ -56,7 +56,9 @@ type Machine struct {
 	// committed is the revision of Main that is stored, and sentTop the Top of the last
 	// that was written.
 	committed, sentTop uint64
-	now                time.Time
+	// agreed is the revision of Main that has the AckWait of today.
+	agreed uint64
+	now    time.Time
 	// read is the last sequence that was read, loaded the Top at the start, and open
 	// and early what was outstanding then and is not read yet; early has a task.
 	read, loaded uint64
@@ -259,7 +261,7 @@ func (m *Machine) Tick(now time.Time) {
 		m.offer(d.task)
 	}
 	for _, p := range slices.Collect(maps.Values(m.peers)) {
-		if now.Sub(p.heard) > Stale+m.main.AckWait {
+		if now.Sub(p.heard) > Stale+m.ackWait(p) {
 			m.part(p, nil, true)
 		}
 	}

@@ -138,9 +138,6 @@ func (m *Member) Hear(now time.Time, said ToMember) bool {
 		return true
 	}
 	m.seen, m.heard = said.Number, now
-	if said.AckWait > 0 {
-		m.ackWait = said.AckWait
-	}
 	sent := time.Time{}
 	if said.Ping+uint64(len(m.sent)) > m.ping && said.Ping <= m.ping {
 		// The word of a coordinator counts from its last write on, which was sent later

@@ -63,7 +63,7 @@ func (w *world) handOut(n *node) {
 			}
 		}
 	}
-	n.apps[d.Sequence] = w.now.Add(modelAckWait)
+	n.apps[d.Sequence] = w.now.Add(n.ackWait)
 }
 
 // work has an application do something with what it has.

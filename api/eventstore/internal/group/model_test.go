@@ -56,6 +56,8 @@ type node struct {
 	finds       []Find
 	takeover    *takeover
 	leave       bool
+	// ackWait is how long its application may have an event.
+	ackWait time.Duration
 	// apps is what its application has.
 	apps map[uint64]time.Time
 }
@@ -140,8 +142,11 @@ func (w *world) fail(format string, args ...any) {
 
 func (w *world) join() *node {
 	w.names++
-	n := &node{id: fmt.Sprintf("n%d", w.names), versions: map[int]int{}, apps: map[uint64]time.Time{}}
-	n.member = NewMember(n.id, 1+w.rng.IntN(4), modelAckWait, modelDeliveries)
+	n := &node{id: fmt.Sprintf("n%d", w.names), versions: map[int]int{}, apps: map[uint64]time.Time{}, ackWait: modelAckWait}
+	if w.seed%4 == 1 && w.names%2 == 0 {
+		n.ackWait = modelAckWait / 4
+	}
+	n.member = NewMember(n.id, 1+w.rng.IntN(4), n.ackWait, modelDeliveries)
 	n.member.Enter(w.now)
 	n.member.Follow(w.now, w.main.record.Epoch, w.main.record.Coordinator)
 	w.nodes = append(w.nodes, n)

@@ -37,12 +37,15 @@ type Main struct {
 	// another is of an earlier group of the same name.
 	Key     string `json:"key"`
 	Deleted bool   `json:"deleted,omitempty"`
-	// What all members have in common.
-	ActorType     string        `json:"actorType,omitempty"`
-	ActorID       string        `json:"actorId,omitempty"`
-	EventType     string        `json:"eventType,omitempty"`
-	AckWait       time.Duration `json:"ackWait"`
-	MaxDeliveries int           `json:"maxDeliveries"`
+	// What all members have in common: the filters, and what the newest says of
+	// MaxDeliveries.
+	ActorType     string `json:"actorType,omitempty"`
+	ActorID       string `json:"actorId,omitempty"`
+	EventType     string `json:"eventType,omitempty"`
+	MaxDeliveries int    `json:"maxDeliveries"`
+	// AckWait is the longest of the members. Each has its own: this one is for those of
+	// whom a coordinator has heard nothing yet.
+	AckWait time.Duration `json:"ackWait"`
 	// Top is how far the group is. Out are events up to it that members have been
 	// given, by member, and Open those that nobody has. Attempts are those of Out that were
 	// given more often than once, by how often: no shard had room for them.
