@@ -1,7 +1,6 @@
 package jetstream
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -139,36 +138,4 @@ func (l *lead) passed(through uint64) {
 	now := time.Now()
 	l.machine.Skip(now, through)
 	l.flush(now)
-}
-
-// watchEvery is how often a coordinator that writes nothing looks whether it is
-// one still, and whether the stream is the same.
-const watchEvery = 5 * time.Second
-
-func (l *lead) watch() {
-	d := l.d
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-l.life.Done():
-			return
-		case <-tick.C:
-		}
-		d.mu.Lock()
-		idle := time.Since(l.wrote) >= watchEvery
-		d.look = d.look || idle
-		mark := l.machine.Mark()
-		d.mu.Unlock()
-		d.wake()
-		ctx, cancel := context.WithTimeout(l.life, watchEvery)
-		err := d.store.sameStream(ctx, &mark)
-		cancel()
-		if errors.Is(err, eventstore.ErrDurableAhead) || errors.Is(err, eventstore.ErrNoDurable) {
-			d.mu.Lock()
-			d.end(err)
-			d.depose()
-			d.mu.Unlock()
-		}
-	}
 }

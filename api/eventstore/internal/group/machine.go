@@ -69,6 +69,8 @@ type Machine struct {
 	// ahead is what shards have of events after the Top at the start, in order: Main
 	// passes it once they are read, or turn out to be erased.
 	ahead []*task
+	// looked is from where on Later goes on.
+	looked uint64
 	// behindTop is the last sequence of an actor that waits.
 	behindTop uint64
 	window    []*task
@@ -98,7 +100,8 @@ type Machine struct {
 	closing, leaving, closed bool
 }
 
-// Find asks for the first event of an actor after a sequence.
+// Find asks for the first event of an actor after a sequence, which need not be one of the
+// actor.
 type Find struct {
 	Actor string
 	After uint64

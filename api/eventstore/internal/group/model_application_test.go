@@ -141,3 +141,17 @@ func (w *world) stepFind(n *node) {
 		w.gather(n)
 	}
 }
+
+// stepGone has a coordinator look, in some worlds, for what actors wait for and is erased.
+func (w *world) stepGone(n *node) {
+	if n.machine == nil || w.seed%8 < 5 || w.seed%2 == 0 || w.steps%7 > 0 {
+		return
+	}
+	for _, f := range n.machine.Later(1) {
+		if w.events[f.After].erased {
+			w.note("%s finds that %d is erased", n.id, f.After+1)
+			n.machine.Gone(w.now, f)
+		}
+	}
+	w.gather(n)
+}

@@ -98,6 +98,7 @@ func (w *world) step() {
 		w.tick(n)
 		w.stepRead(n)
 		w.stepFind(n)
+		w.stepGone(n)
 		w.stepTakeover(n)
 		if n.leave {
 			w.leaves(n)
