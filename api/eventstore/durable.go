@@ -158,7 +158,8 @@ type DurableStatus struct {
 type DurableSubscription interface {
 	// Next waits for the next event. The caller must Ack or Nak it within AckWait,
 	// or Extend that. An error that is not the context's own ends the membership:
-	// ErrSubscriptionClosed after Close, ErrNoDurable, or ErrDurableAhead. Events that cannot be read are parked, and do not come.
+	// ErrSubscriptionClosed after Close, ErrNoDurable, ErrDurableAhead or ErrDurableTorn.
+	// Events that cannot be read are parked, and do not come.
 	Next(ctx context.Context) (Delivery, error)
 	// Ack says that an event is done. It answers once the store knows: an event
 	// whose Ack returned nil does not come again. It may be said again, and after

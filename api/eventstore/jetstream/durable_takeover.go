@@ -56,7 +56,7 @@ func (d *durable) takeOver(main group.Main, sequence uint64) {
 			l.handOver(d.member.End(), d.told)
 		}
 		d.speak(time.Now())
-	case errors.Is(err, eventstore.ErrNoDurable), errors.Is(err, eventstore.ErrPermissionDenied), errors.Is(err, eventstore.ErrDurableAhead), errors.Is(err, eventstore.ErrTooLarge):
+	case errors.Is(err, eventstore.ErrNoDurable), errors.Is(err, eventstore.ErrPermissionDenied), errors.Is(err, eventstore.ErrDurableAhead), errors.Is(err, eventstore.ErrDurableTorn), errors.Is(err, eventstore.ErrTooLarge):
 		d.end(err)
 	default:
 		d.look = true
@@ -163,11 +163,15 @@ func (d *durable) fence(ctx context.Context, main group.Main, number int) (group
 		if err != nil {
 			return shard, 0, err
 		}
-		if shard.Epoch > main.Epoch {
-			return shard, 0, errReplaced
+		if err := d.store.lacks(&main, d.opts.Name, number, sequence); err != nil {
+			return shard, 0, err
 		}
 		if shard.Key != main.Key {
+			// It is of an earlier one of this name.
 			shard = group.Shard{Key: main.Key}
+		}
+		if shard.Epoch > main.Epoch {
+			return shard, 0, errReplaced
 		}
 		shard.Epoch = main.Epoch
 		shard.Revision++

@@ -159,6 +159,7 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 	for number := range ShardCount {
 		m.shards[number] = &shard{number: number, lines: map[*actor]*line{}, parked: map[uint64]*task{}}
 		if stored, used := shards[number]; used {
+			m.main.Stored.Add(number)
 			m.load(m.shards[number], stored)
 		}
 	}

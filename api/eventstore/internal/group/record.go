@@ -56,6 +56,7 @@ type Main struct {
 	// Shards are those that are in use, and Stored those of them that have a record: one
 	// that has none was removed.
 	Shards Bits `json:"shards,omitzero"`
+	Stored Bits `json:"stored,omitzero"`
 	// MarkSequence and MarkTime are of an event that the group has seen: what has
 	// another time there is another stream.
 	MarkSequence uint64    `json:"markSequence,omitempty"`

@@ -193,6 +193,7 @@ func (m *Machine) whereabouts(t *task) (due time.Time, out string) {
 func (m *Machine) ShardCommitted(now time.Time, number int) {
 	m.now = now
 	s := m.shards[number]
+	m.main.Stored.Add(number)
 	s.measure()
 	m.lease(s.sent)
 	s.committed()
