@@ -116,19 +116,27 @@ func (l *lead) follow(opts eventstore.SubscribeOptions) error {
 		if m == nil {
 			return err
 		}
-		arrival := group.Arrival{
-			Sequence: m.Sequence, Actor: strings.TrimPrefix(m.Subject, eventsPrefix(d.store.config.EventsStream)),
-			Payload: m, Size: len(m.Data) + len(m.Subject) + 512, At: m.Time,
-		}
+		arrival := group.Arrival{Sequence: m.Sequence, Actor: strings.TrimPrefix(m.Subject, eventsPrefix(d.store.config.EventsStream)), At: m.Time}
 		if err != nil {
 			arrival.Unreadable = err.Error()
 		}
-		d.mu.Lock()
-		now := time.Now()
-		l.machine.Arrived(now, arrival)
-		l.flush(now)
-		d.mu.Unlock()
+		l.arrived(arrival, m)
 	}
+}
+
+// arrived takes an event that was read, and keeps it where there is room.
+func (l *lead) arrived(arrival group.Arrival, m *message) {
+	l.d.mu.Lock()
+	defer l.d.mu.Unlock()
+	if l.d.lead != l {
+		return
+	}
+	if size := m.size(); l.kept.take(int64(size)) {
+		arrival.Payload, arrival.Size = m, size
+	}
+	now := time.Now()
+	l.machine.Arrived(now, arrival)
+	l.flush(now)
 }
 
 // passed notes that nothing for the group comes up to a sequence.

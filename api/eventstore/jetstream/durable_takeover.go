@@ -79,7 +79,7 @@ func (d *durable) win(life context.Context, main group.Main, sequence uint64) (*
 	}
 	main.Epoch++
 	main.Coordinator = d.id
-	l := &lead{d: d, epoch: main.Epoch, main: sequence, shards: map[int]uint64{}, mains: make(chan group.Main, 1), wanted: make(chan struct{}, 1)}
+	l := &lead{d: d, epoch: main.Epoch, main: sequence, shards: map[int]uint64{}, mains: make(chan group.Main, 1), wanted: make(chan struct{}, 1), kept: s.keeping()}
 	if err := l.claim(ctx, &main); err != nil {
 		return nil, err
 	}

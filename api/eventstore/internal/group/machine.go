@@ -354,6 +354,9 @@ func (m *Machine) Status() Status {
 	return s
 }
 
+// Kept is what the events take that the machine keeps, as their Size says.
+func (m *Machine) Kept() int { return m.bytes }
+
 // Position is the last sequence that was read.
 func (m *Machine) Position() uint64 { return m.read }
 

@@ -218,11 +218,21 @@ func (m *Member) Next(now time.Time) *Delivery {
 	return nil
 }
 
+// Kept is what the events take that no application was given.
+func (m *Member) Kept() int {
+	bytes := 0
+	for _, d := range m.line {
+		bytes += d.Size
+	}
+	return bytes
+}
+
 // PutBack takes an event from the application that it could not be given after
 // all.
 func (m *Member) PutBack(d *Delivery) {
 	if m.hand[d.Sequence] == d {
 		delete(m.hand, d.Sequence)
+		d.Size = 0
 		m.line = slices.Insert(m.line, 0, d)
 	}
 }

@@ -111,8 +111,10 @@ type Deliver struct {
 	Sequence uint64 `json:"sequence"`
 	Attempt  int    `json:"attempt"`
 	Actor    string `json:"actor"`
-	// Payload is the event itself, where the coordinator has it.
+	// Payload is the event itself, where the coordinator has it, and Size what it takes of
+	// the member that has it.
 	Payload any `json:"-"`
+	Size    int `json:"-"`
 }
 
 // Answer is that of a request.
