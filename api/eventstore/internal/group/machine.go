@@ -208,7 +208,8 @@ func (m *Machine) adopt(sequence uint64, a *actor, k kind, attempts int, due tim
 	}
 	t := &task{sequence: sequence, actor: a, kind: k, attempts: attempts, passed: passed}
 	if !due.IsZero() {
-		t.due = due.Add(-m.config.Offset)
+		// So much from now on, also where the clock of this machine is set meanwhile.
+		t.due = m.now.Add(due.Add(-m.config.Offset).Sub(m.now))
 	}
 	m.tasks[sequence] = t
 	if passed == never {
