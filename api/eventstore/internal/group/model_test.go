@@ -384,27 +384,3 @@ func (w *world) tick(n *node) {
 		w.gather(n)
 	}
 }
-
-func (w *world) stepRead(n *node) {
-	m := n.machine
-	if m == nil || !m.WantMore() {
-		return
-	}
-	for sequence := m.Position() + 1; sequence <= uint64(len(w.events)); sequence++ {
-		e := w.events[sequence-1]
-		if e.erased {
-			continue
-		}
-		bad := ""
-		if e.actor == "bad" {
-			bad = "it has no id"
-			e.asked = true
-		}
-		m.Arrived(w.now, Arrival{Sequence: sequence, Actor: e.actor, Size: 10, Payload: sequence, Unreadable: bad})
-		w.gather(n)
-		return
-	}
-	// Nothing more comes that is stored now; some stores say so.
-	m.Skip(w.now, uint64(len(w.events)))
-	w.gather(n)
-}
