@@ -49,13 +49,13 @@ type DurableOptions struct {
 	// SubscribeOptions are the filters, which all members have in common, and the
 	// place to start, which counts when the durable subscription is made.
 	SubscribeOptions
-	// AckWait is how long a member may have an event in hand; at least 1 s, 0 is
+	// AckWait is how long this member may have an event in hand; at least 1 s, 0 is
 	// DefaultAckWait. After it, the event is delivered again, to whichever member.
-	// All members should say the same.
 	AckWait time.Duration
 	// MaxDeliveries is how often an event is delivered at most; 0 is
 	// DefaultMaxDeliveries. One that is not acknowledged then is parked. What is given
-	// back counts, also where that is only to wait. All members should say the same.
+	// back counts, also where that is only to wait. All members should say the same:
+	// what the newest says counts.
 	MaxDeliveries int
 	// MaxInHand is how many events this member takes at once; 0 is
 	// DefaultMaxInHand. Those of one actor come one by one all the same.
@@ -158,7 +158,8 @@ type DurableStatus struct {
 type DurableSubscription interface {
 	// Next waits for the next event. The caller must Ack or Nak it within AckWait,
 	// or Extend that. An error that is not the context's own ends the membership:
-	// ErrSubscriptionClosed after Close, ErrNoDurable, or ErrDurableAhead. Events that cannot be read are parked, and do not come.
+	// ErrSubscriptionClosed after Close, ErrNoDurable, ErrDurableAhead or ErrDurableTorn.
+	// Events that cannot be read are parked, and do not come.
 	Next(ctx context.Context) (Delivery, error)
 	// Ack says that an event is done. It answers once the store knows: an event
 	// whose Ack returned nil does not come again. It may be said again, and after

@@ -51,6 +51,9 @@ var (
 	// ErrDurableAhead: the durable subscription has come further than its store,
 	// which was made again or has gone back. Delete it, and say where to begin.
 	ErrDurableAhead = errors.New("the durable subscription is ahead of its store")
+	// ErrDurableTorn: a part of the records of the durable subscription was removed, and with
+	// it what waited and was parked there. Delete it, and say where to begin.
+	ErrDurableTorn = errors.New("the durable subscription lacks a part of its records")
 	// ErrNoDurable: the durable subscription was deleted.
 	ErrNoDurable = errors.New("no such durable subscription")
 )

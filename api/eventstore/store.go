@@ -162,8 +162,8 @@ func (o SubscribeOptions) Matches(e *Event) bool {
 		(o.EventType == "" || o.EventType == e.EventType)
 }
 
-// Subscription delivers events one by one. It is for one goroutine; only Close
-// may be called from another.
+// Subscription delivers events one by one. It is for one goroutine; only Position and
+// Close may be called from others.
 type Subscription interface {
 	// Next waits for the next event. A *ReplayError reports a stored message that
 	// is no event, and Next may be called again; after any other error but the
@@ -175,7 +175,8 @@ type Subscription interface {
 	// Position is the sequence up to which all that passes the filters was delivered,
 	// or is before the place to start: a subscription from the sequence after it goes
 	// on where this one is. It is known when Subscribe returns, and grows while Next
-	// waits. It is not known before the FromTime of a subscription has come.
+	// waits, for which it does not wait. It is not known before the FromTime of a
+	// subscription has come.
 	Position() (sequence uint64, known bool)
 	// Close ends the subscription; a Next that waits returns
 	// ErrSubscriptionClosed. It may be called more than once.
@@ -300,7 +301,8 @@ func NewReadOptions(opts ...ReadOption) ReadOptions {
 // before the read began. On JetStream the leader is asked; one that is cut off from its
 // followers may for up to 20 s answer what was the latest when that began, but not less
 // than the same Store has saved or seen. Without it a read sees what this Store has saved or
-// seen, and what others have saved perhaps some milliseconds later.
+// seen, and what others have saved perhaps some milliseconds later. In either case an event
+// that was erased or has expired some milliseconds before may be among the others.
 func UpToDate() ReadOption { return func(o *ReadOptions) { o.UpToDate = true } }
 
 // Newest reads backwards: the newest first, at most n, which may be MaxNewest. A stored

@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	logger := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: o.logLevel}))
 	memory := memoryForCalls()
 	budget := semaphore.NewWeighted(memory)
-	stores, closeStores, err := openStores(o, logger, budget)
+	stores, closeStores, err := openStores(o, logger, budget, semaphore.NewWeighted(memory/aheadShare))
 	if err != nil {
 		return err
 	}

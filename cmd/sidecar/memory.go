@@ -27,6 +27,9 @@ const (
 	// With 64 of them, as on a node of that size, the default limit of 64Mi was overrun;
 	// what was measured with two holds for it. See docs/benchmarks.md.
 	processorMemory = 25 << 20
+	// aheadShare is the part of the memory for calls that durable subscriptions may have
+	// for events which they have read ahead: a backlog of large ones refuses no calls.
+	aheadShare = 4
 )
 
 // limitMemory makes the garbage collector work harder near the container's

@@ -22,8 +22,9 @@ import (
 )
 
 // openStores opens the stores that the options name, which take the memory for their
-// reads from a budget, and returns what closes them.
-func openStores(o options, logger *slog.Logger, budget *semaphore.Weighted) ([]sidecar.Store, func(), error) {
+// reads from a budget, and for what durable subscriptions read ahead from another besides, and
+// returns what closes them.
+func openStores(o options, logger *slog.Logger, budget, ahead *semaphore.Weighted) ([]sidecar.Store, func(), error) {
 	if o.memory {
 		return memoryStores(o), func() {}, nil
 	}
@@ -34,7 +35,7 @@ func openStores(o options, logger *slog.Logger, budget *semaphore.Weighted) ([]s
 			return nil, nil, err
 		}
 	}
-	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings, budget: budget, closed: make(chan struct{})}
+	c := &connections{logger: logger, tokenFile: o.tokenFile, bindings: bindings, budget: budget, ahead: ahead, closed: make(chan struct{})}
 	var stores []sidecar.Store
 	for i, name := range o.stores {
 		store, err := c.open(name, bindings[i])
@@ -66,8 +67,9 @@ type connections struct {
 	// bindings are those of all stores.
 	bindings []binding.Binding
 	made     []*connection
-	// budget is the memory that stores share with the calls.
-	budget *semaphore.Weighted
+	// budget is the memory that stores share with the calls, and ahead the part of it that
+	// durable subscriptions may have.
+	budget, ahead *semaphore.Weighted
 	// closed ends follow.
 	closed chan struct{}
 }
@@ -214,7 +216,7 @@ func (c *connections) open(name string, b binding.Binding) (sidecar.Store, error
 	}
 	store := &onConnection{dir: b.Dir, logger: c.logger, metrics: &eventstore.Metrics{}, config: jetstream.Config{
 		Namespace: b.Namespace, Store: name, EventsStream: b.Stream, SnapshotsStream: b.SnapshotStream, Domain: b.Domain,
-		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes, Memory: c.budget,
+		OperatorMakesConsumers: b.ServiceAccount, ReadAheadBytes: jetstream.MinReadAheadBytes, Memory: c.budget, AheadMemory: c.ahead,
 	}}
 	conn.mu.Lock()
 	defer conn.mu.Unlock()

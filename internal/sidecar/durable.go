@@ -121,7 +121,7 @@ func (s *service) StartDeliveries(_ context.Context, request *eventstorev1.Start
 	if err != nil {
 		return nil, err
 	}
-	session.begin()
+	session.begin(request.GetNumber())
 	return &eventstorev1.StartDeliveriesResponse{}, nil
 }
 
@@ -159,7 +159,7 @@ func (s *service) ReleaseDeliveries(ctx context.Context, request *eventstorev1.R
 	if err != nil {
 		return nil, err
 	}
-	if err := session.release(ctx, request.GetSequences(), request.GetPause()); err != nil {
+	if err := session.release(ctx, request); err != nil {
 		return nil, err
 	}
 	return &eventstorev1.ReleaseDeliveriesResponse{}, nil

@@ -136,6 +136,40 @@ func TestDurableStreamThatEnds(t *testing.T) {
 	}
 }
 
+// A pause that is late behind the start of deliveries, as where a client has given it up and
+// asked for events again, pauses nothing, and takes nothing back.
+func TestDurablePauseThatIsLate(t *testing.T) {
+	t.Parallel()
+	client := serveMemory(t).rpc(connect.WithGRPC())
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	saveEach(ctx, t, client, "order-1", "order-1")
+	j := join(ctx, t, client, &eventstorev1.SubscribeDurableRequest{Name: "p", Paused: true})
+	start := func(number uint64) {
+		t.Helper()
+		_, err := client.StartDeliveries(ctx, &eventstorev1.StartDeliveriesRequest{Session: j.session, Number: number})
+		must(t, err)
+	}
+	pause := func(number uint64, sequences ...uint64) {
+		t.Helper()
+		_, err := client.ReleaseDeliveries(ctx, &eventstorev1.ReleaseDeliveriesRequest{Session: j.session, Sequences: sequences, Pause: true, Number: number})
+		must(t, err)
+	}
+	start(2)
+	pause(1)
+	first := j.want("e-1")
+	pause(1, first)
+	_, err := client.Acknowledge(ctx, &eventstorev1.AcknowledgeRequest{Session: j.session, Sequence: first})
+	must(t, err)
+	second := j.want("e-2")
+	// In time, it does both. So does one without a number.
+	pause(3, second)
+	start(4)
+	pause(0, j.want("e-2"))
+	start(0)
+	j.want("e-2")
+}
+
 func TestDurableRefuses(t *testing.T) {
 	t.Parallel()
 	client := serveMemory(t).rpc()

@@ -109,6 +109,7 @@ var sentinels = []struct {
 	{eventstore.ErrNotInHand, http.StatusConflict, connect.CodeFailedPrecondition, eventstorev1.CodeNotInHand, "Not in hand"},
 	{eventstore.ErrTooManyParked, http.StatusInsufficientStorage, connect.CodeFailedPrecondition, eventstorev1.CodeTooManyParked, "Too many parked"},
 	{eventstore.ErrDurableAhead, http.StatusConflict, connect.CodeFailedPrecondition, eventstorev1.CodeDurableAhead, "Durable subscription ahead"},
+	{eventstore.ErrDurableTorn, http.StatusConflict, connect.CodeFailedPrecondition, eventstorev1.CodeDurableTorn, "Durable subscription torn"},
 	{eventstore.ErrTooLarge, http.StatusRequestEntityTooLarge, connect.CodeInvalidArgument, eventstorev1.CodeTooLarge, "Too large"},
 	{eventstore.ErrStoreFull, http.StatusInsufficientStorage, connect.CodeFailedPrecondition, eventstorev1.CodeStoreFull, "Store full"},
 	{eventstore.ErrPermissionDenied, http.StatusForbidden, connect.CodePermissionDenied, eventstorev1.CodePermissionDenied, "Permission denied"},

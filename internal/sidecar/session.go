@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
 )
 
 // errNoSession: what a call names is no session, or it has ended.
@@ -22,8 +23,10 @@ type session struct {
 	opts   eventstore.DurableOptions
 
 	mu sync.Mutex
-	// paused: it is delivered nothing. unask ends the wait for an event.
+	// paused: it is delivered nothing, as the call of number turn has said. unask ends the
+	// wait for an event.
 	paused bool
+	turn   uint64
 	unask  context.CancelFunc
 	// inHand are the events that were sent and are not settled, and when their time
 	// is over: then they are delivered again, and take no room.
@@ -65,12 +68,27 @@ func (s *sessions) find(id string) (*session, error) {
 	return nil, fmt.Errorf("%w: %.100q: the stream of SubscribeDurable has ended, or never began: join again", errNoSession, id)
 }
 
+// inTime says whether a call that says whether to deliver is not behind a later one. The
+// lock is held.
+func (s *session) inTime(number uint64) bool {
+	if number == 0 {
+		return true
+	}
+	if number <= s.turn {
+		return false
+	}
+	s.turn = number
+	return true
+}
+
 // begin has deliveries begin, or go on.
-func (s *session) begin() {
+func (s *session) begin(number uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.paused = false
-	s.change()
+	if s.inTime(number) {
+		s.paused = false
+		s.change()
+	}
 }
 
 // change wakes who waits for room. The lock is held.
@@ -79,19 +97,24 @@ func (s *session) change() {
 	s.changed = make(chan struct{})
 }
 
-// release takes back what the client has not begun.
-func (s *session) release(ctx context.Context, sequences []uint64, pause bool) error {
+// release takes back what the client has not begun. What comes too late may be about events
+// that it has been sent once more.
+func (s *session) release(ctx context.Context, request *eventstorev1.ReleaseDeliveriesRequest) error {
 	s.mu.Lock()
-	s.paused = s.paused || pause
-	if pause && s.unask != nil {
+	if request.GetPause() && !s.inTime(request.GetNumber()) {
+		s.mu.Unlock()
+		return nil
+	}
+	s.paused = s.paused || request.GetPause()
+	if request.GetPause() && s.unask != nil {
 		s.unask()
 	}
-	for _, sequence := range sequences {
+	for _, sequence := range request.GetSequences() {
 		delete(s.inHand, sequence)
 	}
 	s.change()
 	s.mu.Unlock()
-	return s.member.Release(ctx, sequences...)
+	return s.member.Release(ctx, request.GetSequences()...)
 }
 
 // next waits until the session has room for an event, and then for the event.

@@ -46,6 +46,8 @@ type durable struct {
 	looked time.Time
 	// told is called once the group knows that the member has ended.
 	told func()
+	// kept is the memory of the events that wait in line.
+	kept kept
 	// changed is closed when Next may find something, and replaced.
 	changed chan struct{}
 }
@@ -69,7 +71,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	d := &durable{store: s, opts: opts, id: rand.Text(), changed: make(chan struct{}), poke: make(chan struct{}, 1)}
+	d := &durable{store: s, opts: opts, id: rand.Text(), changed: make(chan struct{}), poke: make(chan struct{}, 1), kept: s.keeping()}
 	main, sequence, err := s.openDurable(ctx, opts)
 	if err != nil {
 		return nil, err
@@ -158,11 +160,11 @@ func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 		}
 		d.mu.Lock()
 		d.speak(time.Now())
-		next := d.member.Next(time.Now())
+		next, came := d.nextInLine(time.Now())
 		changed := d.changed
 		d.mu.Unlock()
 		if next != nil {
-			delivery, err := d.open(ctx, next)
+			delivery, err := d.open(ctx, next, came)
 			if err != nil || delivery != nil {
 				return d.handed(delivery, err)
 			}
@@ -176,6 +178,19 @@ func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 	}
 }
 
+// nextInLine is the next hand-out for the application and its event, nil where that did not
+// come along. What it is given the member keeps no more. The lock is held.
+func (d *durable) nextInLine(now time.Time) (*group.Delivery, *message) {
+	next := d.member.Next(now)
+	if next == nil {
+		return nil, nil
+	}
+	d.kept.leave(int64(d.member.Kept()))
+	came, _ := next.Payload.(*message)
+	next.Payload = nil
+	return next, came
+}
+
 func (d *durable) handed(delivery *eventstore.Delivery, err error) (eventstore.Delivery, error) {
 	if err != nil {
 		return eventstore.Delivery{}, d.failed("get the next event", err)
@@ -186,9 +201,8 @@ func (d *durable) handed(delivery *eventstore.Delivery, err error) (eventstore.D
 
 // open answers the event of a hand-out, got from the stream where it did not come
 // along; nil where there is none any more, which is settled then, or it came too late.
-func (d *durable) open(ctx context.Context, next *group.Delivery) (*eventstore.Delivery, error) {
-	m, came := next.Payload.(*message)
-	if !came {
+func (d *durable) open(ctx context.Context, next *group.Delivery, m *message) (*eventstore.Delivery, error) {
+	if m == nil {
 		var err error
 		get, cancel := d.store.bounded(ctx)
 		m, err = d.store.leaderGet(get, d.store.config.EventsStream, getRequest{Sequence: next.Sequence})
@@ -335,6 +349,7 @@ func (d *durable) Close() error {
 		d.mu.Lock()
 		d.stop()
 		d.depose()
+		d.kept.leave(0)
 		d.mu.Unlock()
 		d.background.Wait()
 		for _, subscription := range []*nats.Subscription{d.own, d.group} {

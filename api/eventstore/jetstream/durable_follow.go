@@ -1,7 +1,6 @@
 package jetstream
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -117,19 +116,27 @@ func (l *lead) follow(opts eventstore.SubscribeOptions) error {
 		if m == nil {
 			return err
 		}
-		arrival := group.Arrival{
-			Sequence: m.Sequence, Actor: strings.TrimPrefix(m.Subject, eventsPrefix(d.store.config.EventsStream)),
-			Payload: m, Size: len(m.Data) + len(m.Subject) + 512, At: m.Time,
-		}
+		arrival := group.Arrival{Sequence: m.Sequence, Actor: strings.TrimPrefix(m.Subject, eventsPrefix(d.store.config.EventsStream)), At: m.Time}
 		if err != nil {
 			arrival.Unreadable = err.Error()
 		}
-		d.mu.Lock()
-		now := time.Now()
-		l.machine.Arrived(now, arrival)
-		l.flush(now)
-		d.mu.Unlock()
+		l.arrived(arrival, m)
 	}
+}
+
+// arrived takes an event that was read, and keeps it where there is room.
+func (l *lead) arrived(arrival group.Arrival, m *message) {
+	l.d.mu.Lock()
+	defer l.d.mu.Unlock()
+	if l.d.lead != l {
+		return
+	}
+	if size := m.size(); l.kept.take(int64(size)) {
+		arrival.Payload, arrival.Size = m, size
+	}
+	now := time.Now()
+	l.machine.Arrived(now, arrival)
+	l.flush(now)
 }
 
 // passed notes that nothing for the group comes up to a sequence.
@@ -139,36 +146,4 @@ func (l *lead) passed(through uint64) {
 	now := time.Now()
 	l.machine.Skip(now, through)
 	l.flush(now)
-}
-
-// watchEvery is how often a coordinator that writes nothing looks whether it is
-// one still, and whether the stream is the same.
-const watchEvery = 5 * time.Second
-
-func (l *lead) watch() {
-	d := l.d
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-l.life.Done():
-			return
-		case <-tick.C:
-		}
-		d.mu.Lock()
-		idle := time.Since(l.wrote) >= watchEvery
-		d.look = d.look || idle
-		mark := l.machine.Mark()
-		d.mu.Unlock()
-		d.wake()
-		ctx, cancel := context.WithTimeout(l.life, watchEvery)
-		err := d.store.sameStream(ctx, &mark)
-		cancel()
-		if errors.Is(err, eventstore.ErrDurableAhead) || errors.Is(err, eventstore.ErrNoDurable) {
-			d.mu.Lock()
-			d.end(err)
-			d.depose()
-			d.mu.Unlock()
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package jetstream_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -81,5 +82,59 @@ func TestDurableWhatActorsWaitForIsGone(t *testing.T) {
 				wantNothing(ctx, t, member)
 			})
 		}
+	})
+}
+
+// An actor waits for an event that is to come again in hours, and it is erased: the actor goes
+// on, and does not wait until then.
+func TestDurableDoesNotWaitForWhatWasErased(t *testing.T) {
+	t.Parallel()
+	onSystems(t, func(t *testing.T, cluster *natsserver.Cluster, replicas int) {
+		nc := cluster.Connect(t)
+		c := config()
+		createStreams(t, nc, streamConfigs(c, replicas)...)
+		ctx, cancel := context.WithTimeout(deadline(t), 2*time.Minute)
+		defer cancel()
+		store := open(t, nc, c)
+		const actors = 5
+		saveRows(ctx, t, store, rowOf("order", actors, 1))
+		saveRows(ctx, t, store, rowOf("order", actors, 2))
+		member := joined(t, store, eventstore.DurableOptions{})
+		stream, err := jetStreamOf(t, nc).Stream(ctx, c.EventsStream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait := map[string]bool{}
+		for n := range actors {
+			d, err := member.Next(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := member.Nak(ctx, d.Event.Sequence, 24*time.Hour, "tomorrow"); err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				// This one is there still, and waited for.
+				continue
+			}
+			wait[d.Event.ActorID] = true
+			if err := stream.DeleteMsg(ctx, d.Event.Sequence); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for len(wait) > 0 {
+			d, err := member.Next(ctx)
+			if err != nil {
+				t.Fatalf("%d actors wait: %v", len(wait), err)
+			}
+			if !wait[d.Event.ActorID] || d.Event.Version != 2 {
+				t.Fatalf("version %d of %s came", d.Event.Version, d.Event.ActorID)
+			}
+			delete(wait, d.Event.ActorID)
+			if err := member.Ack(ctx, d.Event.Sequence); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantNothing(ctx, t, member)
 	})
 }

@@ -28,6 +28,8 @@ type lead struct {
 	wrote time.Time
 	// told is called when the group was handed over.
 	told func()
+	// kept is the memory of the events that the machine keeps.
+	kept kept
 }
 
 // depose ends what the member does as the coordinator. The lock is held.
@@ -37,6 +39,7 @@ func (d *durable) depose() {
 		if l.told != nil {
 			l.told()
 		}
+		l.kept.leave(0)
 		d.lead = nil
 		d.look = true
 	}
@@ -71,6 +74,7 @@ func (l *lead) flush(now time.Time) {
 			d.sendDown(said)
 		}
 	}
+	l.kept.leave(int64(l.machine.Kept()))
 	if l.machine.WantMore() {
 		select {
 		case l.wanted <- struct{}{}:

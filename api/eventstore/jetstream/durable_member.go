@@ -176,9 +176,9 @@ func (d *durable) hear(msg *nats.Msg) {
 		d.lead.flush(now)
 	case said.Down != nil:
 		if said.Down.Deliver != nil && said.Event != nil {
-			said.Down.Deliver.Payload = &message{
+			d.keep(said.Down.Deliver, &message{
 				Subject: said.Event.Subject, Sequence: said.Down.Deliver.Sequence, Header: said.Event.Header, Data: said.Event.Data,
-			}
+			})
 		}
 		d.hearDown(now, *said.Down)
 		d.wake()
@@ -190,6 +190,7 @@ func (d *durable) hearDown(now time.Time, said group.ToMember) {
 	if !d.member.Hear(now, said) {
 		d.look = true
 	}
+	d.kept.leave(int64(d.member.Kept()))
 	if said.Deliver != nil || said.Pong {
 		close(d.changed)
 		d.changed = make(chan struct{})

@@ -26,6 +26,16 @@ func shardSubject(stream, name string, shard int) string {
 	return fmt.Sprintf("%s.snapshots.%%waiting.%s%%%02x", stream, name, shard)
 }
 
+// lacks is an error where a shard that was stored is there no more: what waited in it and was
+// parked is forgotten, and nobody knows which events that are.
+func (s *Store) lacks(main *group.Main, name string, number int, sequence uint64) error {
+	if sequence != 0 || !main.Stored.Has(number) {
+		return nil
+	}
+	return fmt.Errorf("%w: the message on %s is gone from stream %s, with what waited and was parked there: delete the durable subscription, and say where to begin",
+		eventstore.ErrDurableTorn, shardSubject(s.config.EventsStream, name, number), s.config.SnapshotsStream)
+}
+
 // errReplaced: another has written the record meanwhile.
 var errReplaced = errors.New("another has written it meanwhile")
 
@@ -196,7 +206,10 @@ func (s *Store) parked(ctx context.Context, name, key string) ([]eventstore.Park
 func (s *Store) readShards(ctx context.Context, name string, main *group.Main) ([]group.Shard, error) {
 	shards := map[int]group.Shard{}
 	err := atOnce(main.Shards.List(), func(number int) (func(), error) {
-		shard, _, err := s.readShard(ctx, name, number)
+		shard, sequence, err := s.readShard(ctx, name, number)
+		if err == nil {
+			err = s.lacks(main, name, number, sequence)
+		}
 		return func() {
 			if shard.Key == main.Key {
 				shards[number] = shard

@@ -56,7 +56,7 @@ func (d *durable) takeOver(main group.Main, sequence uint64) {
 			l.handOver(d.member.End(), d.told)
 		}
 		d.speak(time.Now())
-	case errors.Is(err, eventstore.ErrNoDurable), errors.Is(err, eventstore.ErrPermissionDenied), errors.Is(err, eventstore.ErrDurableAhead), errors.Is(err, eventstore.ErrTooLarge):
+	case errors.Is(err, eventstore.ErrNoDurable), errors.Is(err, eventstore.ErrPermissionDenied), errors.Is(err, eventstore.ErrDurableAhead), errors.Is(err, eventstore.ErrDurableTorn), errors.Is(err, eventstore.ErrTooLarge):
 		d.end(err)
 	default:
 		d.look = true
@@ -79,7 +79,7 @@ func (d *durable) win(life context.Context, main group.Main, sequence uint64) (*
 	}
 	main.Epoch++
 	main.Coordinator = d.id
-	l := &lead{d: d, epoch: main.Epoch, main: sequence, shards: map[int]uint64{}, mains: make(chan group.Main, 1), wanted: make(chan struct{}, 1)}
+	l := &lead{d: d, epoch: main.Epoch, main: sequence, shards: map[int]uint64{}, mains: make(chan group.Main, 1), wanted: make(chan struct{}, 1), kept: s.keeping()}
 	if err := l.claim(ctx, &main); err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (d *durable) win(life context.Context, main group.Main, sequence uint64) (*
 	if err != nil {
 		return nil, err
 	}
-	l.machine = group.New(group.Config{Offset: offset, Leased: l.wrote, MaxShardBytes: most - most/10}, main, shards, time.Now())
+	l.machine = group.New(group.Config{Offset: offset, Leased: l.wrote, MaxShardBytes: most - most/10, Window: min(maxWindow, most/windowBytes)}, main, shards, time.Now())
 	l.life, l.stop = context.WithCancel(d.life)
 	// It fails when the connection is lost, and then they find out.
 	_ = s.nc.Publish(d.group.Subject, []byte(wordLook))
@@ -137,10 +137,13 @@ func (l *lead) takeShards(life context.Context, main *group.Main) (map[int]group
 	return shards, nil
 }
 
-// Bounds of a record. Out and Open of a full window take the lower one.
+// Bounds of a record, and of how many events are read ahead: each takes windowBytes at
+// most of it, in Out and Attempts or in Open.
 const (
 	minRecordBytes = 24 << 10
 	maxRecordBytes = 900 << 10
+	maxWindow      = 4096
+	windowBytes    = 8
 )
 
 // recordBytes is how large a record may be, with what else a message has.
@@ -160,11 +163,15 @@ func (d *durable) fence(ctx context.Context, main group.Main, number int) (group
 		if err != nil {
 			return shard, 0, err
 		}
-		if shard.Epoch > main.Epoch {
-			return shard, 0, errReplaced
+		if err := d.store.lacks(&main, d.opts.Name, number, sequence); err != nil {
+			return shard, 0, err
 		}
 		if shard.Key != main.Key {
+			// It is of an earlier one of this name.
 			shard = group.Shard{Key: main.Key}
+		}
+		if shard.Epoch > main.Epoch {
+			return shard, 0, errReplaced
 		}
 		shard.Epoch = main.Epoch
 		shard.Revision++

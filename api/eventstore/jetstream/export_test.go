@@ -21,6 +21,26 @@ func (s *Store) GetSome(ctx context.Context, sequences []uint64) (messages, byte
 	return len(got), bytes, err
 }
 
+// KeptBy tells tests how many bytes of events a member that coordinates has read ahead, and how
+// many wait for its own application.
+func KeptBy(member eventstore.DurableSubscription) (ahead, inLine int) {
+	d := member.(*durable)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lead != nil {
+		ahead = d.lead.machine.Kept()
+	}
+	return ahead, d.member.Kept()
+}
+
+// Coordinates tells tests whether a member coordinates its group.
+func Coordinates(member eventstore.DurableSubscription) bool {
+	d := member.(*durable)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lead != nil
+}
+
 // KeyOf tells tests where a member listens.
 func KeyOf(member eventstore.DurableSubscription) (key, id string) {
 	d := member.(*durable)

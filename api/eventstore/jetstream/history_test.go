@@ -1,7 +1,9 @@
 package jetstream_test
 
 import (
+	"cmp"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -36,7 +38,12 @@ type world struct {
 	random *rand.Rand
 	actors map[string][]stored
 	events int
+	// replicas is how many the streams have, and erased what was erased, as a read answers it.
+	replicas int
+	erased   map[string]bool
 }
+
+var historySeed = flag.Uint64("history-seed", 0, "the seed of each case of TestHistory; 0 is any")
 
 // FuzzHistory-like, with a seed that is told: whatever was written, erased and
 // forged, a read is what is stored.
@@ -46,7 +53,7 @@ func TestHistory(t *testing.T) {
 		for round := range c.rounds {
 			t.Run(fmt.Sprintf("%d servers, %d", c.servers, round), func(t *testing.T) {
 				t.Parallel()
-				seed := rand.Uint64()
+				seed := cmp.Or(*historySeed, rand.Uint64())
 				t.Logf("seed %d", seed)
 				nc := sharedServers(t, c.servers).Connect(t)
 				config := config()
@@ -55,7 +62,7 @@ func TestHistory(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				w := &world{T: t, nc: nc, js: js, config: config, random: rand.New(rand.NewPCG(seed, 0)), actors: map[string][]stored{}}
+				w := &world{T: t, nc: nc, js: js, config: config, random: rand.New(rand.NewPCG(seed, 0)), actors: map[string][]stored{}, replicas: c.replicas, erased: map[string]bool{}}
 				for range 2 {
 					w.stores = append(w.stores, open(t, nc, config))
 				}
@@ -190,8 +197,10 @@ func (w *world) forge(actorID string) {
 
 func (w *world) erase(actorID string, at int) {
 	own := w.actors[actorID]
-	// The last stays: what an actor was at without it, nobody knows.
-	if at >= len(own)-1 {
+	// The last stays: what an actor was at without it, nobody knows. So does the latest
+	// version where a replica may be behind: while that has it, the same version once more
+	// is none that grows.
+	if at >= len(own)-1 || w.replicas > 1 && own[at].version == w.latest(actorID) {
 		return
 	}
 	stream, err := w.js.Stream(deadline(w.T), w.config.EventsStream)
@@ -201,7 +210,17 @@ func (w *world) erase(actorID string, at int) {
 	if err := stream.DeleteMsg(deadline(w.T), own[at].sequence); err != nil {
 		w.Fatal(err)
 	}
+	w.erased[own[at].answer()] = true
 	w.actors[actorID] = slices.Delete(own, at, at+1)
+}
+
+// answer is what a read answers for the message: the id of an event, and the sequence of
+// what is none.
+func (s stored) answer() string {
+	if s.version == 0 {
+		return fmt.Sprint("!", s.sequence)
+	}
+	return s.id
 }
 
 // want is what a read from a version answers, ids of events and sequences of
@@ -224,7 +243,22 @@ func (w *world) want(actorID string, from int64) (want []string) {
 	return append(want, held...)
 }
 
+// read reads until the answer has nothing that was erased: a replica that is behind has that
+// for some moments still.
 func (w *world) read(store *jetstream.Store, actorID string, from int64, opts ...eventstore.ReadOption) (got []string) {
+	again := w.replicas > 1
+	eventually(w.T, "a read without what was erased", func() bool {
+		got = w.readOnce(store, actorID, from, opts...)
+		behind := slices.IndexFunc(got, func(answer string) bool { return w.erased[answer] })
+		if behind >= 0 {
+			w.Logf("a read of %s has %s, which was erased", actorID, got[behind])
+		}
+		return behind < 0 || !again
+	})
+	return got
+}
+
+func (w *world) readOnce(store *jetstream.Store, actorID string, from int64, opts ...eventstore.ReadOption) (got []string) {
 	for e, err := range store.Events(deadline(w.T), actorID, from, append(opts, eventstore.UpToDate())...) {
 		var malformed *eventstore.ReplayError
 		var truncated *eventstore.TruncatedError

@@ -72,6 +72,11 @@ type Config struct {
 	// to actors that are not known do not read at once more than there is room for. One
 	// that gets none within MemoryWait is ErrUnavailable. Nil sets no bound.
 	Memory *semaphore.Weighted
+	// AheadMemory is what durable subscriptions take from, as from Memory, for the events
+	// that they have read ahead and no application was given: where either has no more, the
+	// event is read again when it is handed out. Nil sets no bound but 16 MiB of each one that
+	// is coordinated here, and 128 KiB of each event that a member may have.
+	AheadMemory *semaphore.Weighted
 }
 
 // MemoryWait is how long a save waits for Config.Memory.

@@ -58,7 +58,8 @@ func (s *subscription) use(made madeConsumer) error {
 	if made.err != nil {
 		return made.err
 	}
-	s.next, s.consumer, s.delivered = made.next, made.name, 0
+	s.moveTo(made.next, false)
+	s.consumer, s.delivered = made.name, 0
 	// All that is asked for has room, and so have heartbeats: what does not fit is
 	// dropped, and found missing.
 	s.arrived = make(chan *nats.Msg, 2*ahead)

@@ -86,16 +86,27 @@ func (s *subscription) passed(heartbeat nats.Header) {
 		return
 	}
 	if last, err := strconv.ParseUint(heartbeat.Get(headerLastStream), 10, 64); err == nil {
-		s.next, s.begun = max(s.next, last+1), true
+		s.moveTo(max(s.next, last+1), false)
+		s.begun = true
 		if s.onPassed != nil {
 			s.onPassed(last)
 		}
 	}
 }
 
+// moveTo moves the place, and says whether the time has come with which the subscription
+// begins.
+func (s *subscription) moveTo(next uint64, begins bool) {
+	s.placed.Lock()
+	defer s.placed.Unlock()
+	if s.next = next; begins {
+		s.notBefore = time.Time{}
+	}
+}
+
 // Position is how far the subscription is.
 func (s *subscription) Position() (uint64, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.placed.Lock()
+	defer s.placed.Unlock()
 	return s.next - 1, !s.notBefore.After(time.Now())
 }

@@ -28,8 +28,9 @@ type subscription struct {
 	life context.Context
 	end  context.CancelFunc
 
-	// mu is held by Next, and by Close once life has ended.
-	mu sync.Mutex
+	// mu is held by Next, and by Close once life has ended. placed is held besides where
+	// next and notBefore change: Position looks at them while Next waits.
+	mu, placed sync.Mutex
 	// next is the first sequence that was not delivered, and begun says that none may
 	// be left out from there on, as may be before the first there is.
 	next  uint64
@@ -217,11 +218,12 @@ func (s *subscription) takeNext(ctx context.Context) (*message, error) {
 		if err := s.skips(ctx, m.Sequence); err != nil {
 			return nil, err
 		}
-		s.next, s.begun = m.Sequence+1, true
-		if s.stored.Before(s.notBefore) || !strings.HasPrefix(m.Subject, eventsPrefix(s.store.config.EventsStream)) {
+		early := s.stored.Before(s.notBefore) || !strings.HasPrefix(m.Subject, eventsPrefix(s.store.config.EventsStream))
+		s.moveTo(m.Sequence+1, !early)
+		s.begun = true
+		if early {
 			continue
 		}
-		s.notBefore = time.Time{}
 		return m, nil
 	}
 }

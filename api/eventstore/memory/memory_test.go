@@ -2,7 +2,6 @@ package memory_test
 
 import (
 	"errors"
-	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,39 +57,6 @@ func TestDefaultDuplicateWindow(t *testing.T) {
 			t.Errorf("after the window: %v", err)
 		}
 	})
-}
-
-// Position is known while Next waits for an event, and does not wait for it.
-func TestPositionWhileNextWaits(t *testing.T) {
-	t.Parallel()
-	store := memory.New()
-	followed, err := store.Subscribe(t.Context(), eventstore.SubscribeOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = followed.Close() }()
-	ended := make(chan error, 1)
-	go func() {
-		for {
-			if _, err := followed.Next(t.Context()); err != nil {
-				ended <- err
-				return
-			}
-		}
-	}()
-	saved, err := store.SaveEvent(t.Context(), eventstore.Event{ID: "e", EventType: "Tested", ActorID: "a"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for position := uint64(0); position < saved.Sequence; position, _ = followed.Position() {
-		runtime.Gosched()
-	}
-	if err := followed.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-ended; !errors.Is(err, eventstore.ErrSubscriptionClosed) {
-		t.Errorf("Next ended with %v", err)
-	}
 }
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

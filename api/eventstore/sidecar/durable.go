@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
@@ -29,9 +27,11 @@ type durable struct {
 	end        context.CancelCauseFunc
 	background sync.WaitGroup
 
-	// starting is held while the sidecar is told to deliver, or not to.
-	starting sync.Mutex
+	// starting holds one while the sidecar is told to deliver, or not to. turn counts these
+	// calls: one that is late behind the next changes nothing.
+	starting chan struct{}
 	started  bool
+	turn     uint64
 
 	mu   sync.Mutex
 	line []*waiting
@@ -43,13 +43,6 @@ type durable struct {
 	acked map[uint64]bool
 	// changed is closed when line has grown, and replaced.
 	changed chan struct{}
-}
-
-// waiting is a delivery in line. At until its time is over, and another member may have
-// the event.
-type waiting struct {
-	eventstore.Delivery
-	until time.Time
 }
 
 var _ eventstore.DurableStore = (*Store)(nil)
@@ -93,7 +86,7 @@ func (s *Store) join(ctx context.Context, opts eventstore.DurableOptions) (*dura
 	}
 	joined := stream.Msg().GetSession()
 	opts.AckWait = joined.GetAckWait().AsDuration()
-	d := &durable{store: s, opts: opts, session: joined.GetSession(), life: life, end: end, changed: make(chan struct{})}
+	d := &durable{store: s, opts: opts, session: joined.GetSession(), life: life, end: end, starting: make(chan struct{}, 1), changed: make(chan struct{})}
 	d.background.Go(func() { d.receive(stream) })
 	d.background.Go(d.keepLine)
 	return d, nil
@@ -120,117 +113,6 @@ func (s *Store) deleteDurable(ctx context.Context, name string) error {
 		return settleError(ctx, err)
 	}
 	return nil
-}
-
-// receive puts what arrives in line, until the stream ends.
-func (d *durable) receive(stream *connect.ServerStreamForClient[eventstorev1.SubscribeDurableResponse]) {
-	defer func() { _ = stream.Close() }()
-	for stream.Receive() {
-		delivery, err := stream.Msg().GetDelivery().ToDelivery()
-		if err != nil {
-			d.end(err)
-			return
-		}
-		d.mu.Lock()
-		// One that comes once more, since its time was over, takes the place of itself.
-		d.leaveLine(delivery.Event.Sequence)
-		if !d.acked[delivery.Event.Sequence] {
-			d.line = append(d.line, &waiting{delivery, time.Now().Add(d.opts.AckWait)})
-		}
-		close(d.changed)
-		d.changed = make(chan struct{})
-		d.mu.Unlock()
-	}
-	d.end(readError(d.life, whyEnded(stream)))
-}
-
-// leaveLine takes an event out of the line. The lock is held.
-func (d *durable) leaveLine(sequence uint64) {
-	d.line = slices.DeleteFunc(d.line, func(w *waiting) bool { return w.Event.Sequence == sequence })
-}
-
-// first takes what is first in line and has time left, nil where there is none. The lock
-// is held.
-func (d *durable) first() *waiting {
-	d.line = slices.DeleteFunc(d.line, func(w *waiting) bool { return !w.until.After(time.Now()) })
-	if len(d.line) == 0 {
-		return nil
-	}
-	first := d.line[0]
-	d.line = d.line[1:]
-	return first
-}
-
-// keepLine extends the time of what waits in line, as long as the application comes
-// for it. What it has not come for in the time of an event others may have.
-func (d *durable) keepLine() {
-	tick := time.NewTicker(d.opts.AckWait / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-d.life.Done():
-			return
-		case <-tick.C:
-		}
-		d.mu.Lock()
-		line, rests := slices.Clone(d.line), d.waiting == 0 && time.Since(d.asked) >= d.opts.AckWait
-		d.mu.Unlock()
-		if rests && len(line) > 0 {
-			d.release()
-			continue
-		}
-		for _, w := range line {
-			began := time.Now()
-			err := d.Extend(d.life, w.Event.Sequence)
-			d.mu.Lock()
-			switch {
-			case err == nil:
-				w.until = began.Add(d.opts.AckWait)
-			case errors.Is(err, eventstore.ErrNotInHand):
-				d.leaveLine(w.Event.Sequence)
-			}
-			// Another error is none of the event: the next tick tries again.
-			d.mu.Unlock()
-		}
-	}
-}
-
-// release gives back what waits in line. The next Next has deliveries go on.
-func (d *durable) release() {
-	d.starting.Lock()
-	defer d.starting.Unlock()
-	d.mu.Lock()
-	line := d.line
-	if d.line = nil; d.waiting > 0 {
-		// It is come for just now.
-		d.line, line = line, nil
-	}
-	d.mu.Unlock()
-	if len(line) == 0 {
-		return
-	}
-	d.started = false
-	sequences := make([]uint64, len(line))
-	for i := range line {
-		sequences[i] = line[i].Event.Sequence
-	}
-	// If it fails, their time passes.
-	_ = d.letGo(d.life, sequences, true)
-}
-
-// activate tells the sidecar to deliver, once.
-func (d *durable) activate(ctx context.Context) error {
-	d.starting.Lock()
-	defer d.starting.Unlock()
-	if d.started {
-		return nil
-	}
-	err := d.call(ctx, func(ctx context.Context) error {
-		_, err := d.store.client.StartDeliveries(ctx, &eventstorev1.StartDeliveriesRequest{Session: d.session})
-		return err
-	})
-	d.started = err == nil
-	return err
 }
 
 // Next waits for the next event.
@@ -261,14 +143,6 @@ func (d *durable) Next(ctx context.Context) (eventstore.Delivery, error) {
 			return eventstore.Delivery{}, d.failed(what, ctx.Err())
 		}
 	}
-}
-
-// come notes that a call of Next begins or ends.
-func (d *durable) come(more int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.waiting += more
-	d.asked = time.Now()
 }
 
 func (d *durable) failed(what string, err error) error {
@@ -346,15 +220,15 @@ func (d *durable) Nak(ctx context.Context, sequence uint64, delay time.Duration,
 
 // Release gives events back that were not begun.
 func (d *durable) Release(ctx context.Context, sequences ...uint64) error {
-	if err := d.letGo(ctx, sequences, false); err != nil {
+	if err := d.letGo(ctx, &eventstorev1.ReleaseDeliveriesRequest{Session: d.session, Sequences: sequences}); err != nil {
 		return d.failed("release events", err)
 	}
 	return nil
 }
 
-func (d *durable) letGo(ctx context.Context, sequences []uint64, pause bool) error {
+func (d *durable) letGo(ctx context.Context, request *eventstorev1.ReleaseDeliveriesRequest) error {
 	return d.call(ctx, func(ctx context.Context) error {
-		_, err := d.store.client.ReleaseDeliveries(ctx, &eventstorev1.ReleaseDeliveriesRequest{Session: d.session, Sequences: sequences, Pause: pause})
+		_, err := d.store.client.ReleaseDeliveries(ctx, request)
 		return err
 	})
 }

@@ -38,6 +38,7 @@ var sentinels = map[string]error{
 	eventstorev1.CodeNoDurable:        eventstore.ErrNoDurable,
 	eventstorev1.CodeTooManyParked:    eventstore.ErrTooManyParked,
 	eventstorev1.CodeDurableAhead:     eventstore.ErrDurableAhead,
+	eventstorev1.CodeDurableTorn:      eventstore.ErrDurableTorn,
 	eventstorev1.CodeUnknownStore:     ErrUnknownStore,
 	eventstorev1.CodeNoSession:        errNoSession,
 }

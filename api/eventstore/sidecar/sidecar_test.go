@@ -2,10 +2,8 @@ package sidecar_test
 
 import (
 	"context"
-	"errors"
 	"net"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -106,39 +104,6 @@ func open(t *testing.T, endpoint, store string, opts ...eventstore.Option) *side
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
-}
-
-// Position is known while Next waits for an event, and does not wait for it.
-func TestPositionWhileNextWaits(t *testing.T) {
-	t.Parallel()
-	store := open(t, serve(t, server.Config{Stores: []server.Store{{Name: "orders", Store: memory.New()}}}), "orders")
-	followed, err := store.Subscribe(t.Context(), eventstore.SubscribeOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = followed.Close() }()
-	ended := make(chan error, 1)
-	go func() {
-		for {
-			if _, err := followed.Next(t.Context()); err != nil {
-				ended <- err
-				return
-			}
-		}
-	}()
-	saved, err := store.SaveEvent(t.Context(), event("e", "a"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for position := uint64(0); position < saved.Sequence; position, _ = followed.Position() {
-		runtime.Gosched()
-	}
-	if err := followed.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-ended; !errors.Is(err, eventstore.ErrSubscriptionClosed) {
-		t.Errorf("Next ended with %v", err)
-	}
 }
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -26,6 +26,7 @@ func RunDurable(t *testing.T, open func(t *testing.T, opts ...eventstore.Option)
 		{"an event given back comes again before those after it", durableNak},
 		{"an event that is not acknowledged in time comes again", durableAckWait},
 		{"an event that was extended does not", durableExtend},
+		{"each member has its time", durableOwnAckWait},
 		{"parks, lists and replays", durableParks},
 		{"parks what nobody acknowledges", durableParksSilent},
 		{"replays the events of an actor in order", durableReplaysInOrder},
@@ -237,6 +238,24 @@ func durableExtend(e *env, store eventstore.DurableStore) {
 		e.wantNothing(member)
 	}
 	e.ack(member, events[0].Sequence)
+}
+
+// durableOwnAckWait: a member that may have its events for less time than another takes
+// none of that one's.
+func durableOwnAckWait(e *env, store eventstore.DurableStore) {
+	slow := e.join(store, eventstore.DurableOptions{AckWait: 30 * waitShort, MaxInHand: 1})
+	quick := e.join(store, eventstore.DurableOptions{AckWait: waitShort, MaxInHand: 1})
+	e.wantNothing(slow)
+	e.wantNothing(quick)
+	events := e.saved(store, newEvents("order-1", 1)...)
+	// The other lets go of it, where it has it.
+	e.wantDelivery(slow, events[0], 1)
+	ctx, cancel := context.WithTimeout(e.ctx, 3*waitShort)
+	defer cancel()
+	if got, err := quick.Next(ctx); err == nil {
+		e.Errorf("attempt %d of sequence %d came to another", got.Attempt, got.Event.Sequence)
+	}
+	e.ack(slow, events[0].Sequence)
 }
 
 func durableParks(e *env, store eventstore.DurableStore) {

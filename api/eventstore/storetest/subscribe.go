@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ var subscribeTests = []test{
 	{"from a time to come", subscribeFromTimeToCome},
 	{"has a place from its first moment", subscriptionHasPlace},
 	{"has a place beyond what its filter leaves out", placeMovesOn},
+	{"has a place while next waits", placeWhileNextWaits},
 	{"from now", subscribeFromNow},
 	{"from a time", subscribeFromTime},
 	{"from a time of long ago or far away", subscribeFromFarTimes},
@@ -177,6 +179,35 @@ func placeMovesOn(e *env) {
 			e.Errorf("position %d, want %d", got, last)
 		}
 	}
+}
+
+// placeWhileNextWaits: whoever follows tells from time to time how far it is, and waits for
+// the next event meanwhile.
+func placeWhileNextWaits(e *env) {
+	store := e.newStore()
+	subscription := e.subscribe(store, eventstore.SubscribeOptions{ActorType: "order"})
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := subscription.Next(e.ctx); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	for range 2 {
+		last := e.saved(store, newEvent("item-1", 0), newEvent("order-1", 0))[1].Sequence
+		for position := uint64(0); position < last; position = e.position(subscription) {
+			if e.ctx.Err() != nil {
+				e.Fatalf("position %d while Next waits, want %d", position, last)
+			}
+			runtime.Gosched()
+		}
+	}
+	if err := subscription.Close(); err != nil {
+		e.Error(err)
+	}
+	e.wantErrorIs(<-ended, eventstore.ErrSubscriptionClosed)
 }
 
 func subscribeFromNow(e *env) {

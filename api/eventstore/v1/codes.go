@@ -34,6 +34,8 @@ const (
 	CodeTooManyParked = "too_many_parked"
 	// CodeDurableAhead: the durable subscription has come further than its store.
 	CodeDurableAhead = "durable_ahead"
+	// CodeDurableTorn: a part of the records of the durable subscription was removed.
+	CodeDurableTorn = "durable_torn"
 	// CodeNoDurables: the store has no durable subscriptions.
 	CodeNoDurables = "no_durable_subscriptions"
 	// CodeNotFound: there is no such path.

@@ -2091,10 +2091,11 @@ type SubscribeDurableRequest struct {
 	ActorType string `protobuf:"bytes,6,opt,name=actor_type,json=actorType,proto3" json:"actor_type,omitempty"`
 	ActorId   string `protobuf:"bytes,7,opt,name=actor_id,json=actorId,proto3" json:"actor_id,omitempty"`
 	EventType string `protobuf:"bytes,8,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
-	// ack_wait is how long an event may be in hand, at least 1 s; absent is 30 s.
+	// ack_wait is how long this member may have an event in hand, at least 1 s; absent is 30 s.
 	// After it, the event is delivered again, to whichever member.
 	AckWait *durationpb.Duration `protobuf:"bytes,9,opt,name=ack_wait,json=ackWait,proto3" json:"ack_wait,omitempty"`
 	// max_deliveries is how often an event is delivered before it is parked; 0 is 10.
+	// What the newest member says counts.
 	MaxDeliveries int32 `protobuf:"varint,10,opt,name=max_deliveries,json=maxDeliveries,proto3" json:"max_deliveries,omitempty"`
 	// max_in_hand is how many events this member takes at once, at most 1,000; 0 is
 	// 1. An event is in hand until it is acknowledged or given back, and its ack_wait
@@ -2429,8 +2430,12 @@ func (x *Delivery) GetAttempt() int32 {
 }
 
 type StartDeliveriesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// number counts from 1 the calls of a session that say whether to deliver: these, and
+	// those of ReleaseDeliveries with pause. One that comes behind one of a greater number is
+	// late, and does nothing. 0 is in time always.
+	Number        uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2470,6 +2475,13 @@ func (x *StartDeliveriesRequest) GetSession() string {
 		return x.Session
 	}
 	return ""
+}
+
+func (x *StartDeliveriesRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 type StartDeliveriesResponse struct {
@@ -2710,7 +2722,9 @@ type ReleaseDeliveriesRequest struct {
 	Sequences []uint64 `protobuf:"varint,2,rep,packed,name=sequences,proto3" json:"sequences,omitempty"`
 	// pause delivers nothing more until StartDeliveries, but for one event that may be
 	// on its way.
-	Pause         bool `protobuf:"varint,3,opt,name=pause,proto3" json:"pause,omitempty"`
+	Pause bool `protobuf:"varint,3,opt,name=pause,proto3" json:"pause,omitempty"`
+	// number is that of StartDeliveriesRequest, where pause is set.
+	Number        uint64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2764,6 +2778,13 @@ func (x *ReleaseDeliveriesRequest) GetPause() bool {
 		return x.Pause
 	}
 	return false
+}
+
+func (x *ReleaseDeliveriesRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 type ReleaseDeliveriesResponse struct {
@@ -3984,9 +4005,10 @@ const file_eventstore_proto_rawDesc = "" +
 	"\vmax_in_hand\x18\x04 \x01(\x05R\tmaxInHand\"W\n" +
 	"\bDelivery\x121\n" +
 	"\x05event\x18\x01 \x01(\v2\x1b.aether.eventstore.v1.EventR\x05event\x12\x18\n" +
-	"\aattempt\x18\x02 \x01(\x05R\aattempt\"2\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\"J\n" +
 	"\x16StartDeliveriesRequest\x12\x18\n" +
-	"\asession\x18\x01 \x01(\tR\asession\"\x19\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\x19\n" +
 	"\x17StartDeliveriesResponse\"J\n" +
 	"\x12AcknowledgeRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
@@ -3997,11 +4019,12 @@ const file_eventstore_proto_rawDesc = "" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12/\n" +
 	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x1d\n" +
-	"\x1bNegativeAcknowledgeResponse\"h\n" +
+	"\x1bNegativeAcknowledgeResponse\"\x80\x01\n" +
 	"\x18ReleaseDeliveriesRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x1c\n" +
 	"\tsequences\x18\x02 \x03(\x04R\tsequences\x12\x14\n" +
-	"\x05pause\x18\x03 \x01(\bR\x05pause\"\x1b\n" +
+	"\x05pause\x18\x03 \x01(\bR\x05pause\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\x04R\x06number\"\x1b\n" +
 	"\x19ReleaseDeliveriesResponse\"M\n" +
 	"\x15ExtendDeliveryRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +

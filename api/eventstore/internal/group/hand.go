@@ -57,7 +57,13 @@ func (m *Machine) assign(t *task, p *peer) {
 	t.claiming = true
 	t.claim++
 	claim := t.claim
-	give := func() {
+	var give func()
+	give = func() {
+		if m.agreed > m.committed {
+			// Who follows must know for how long a member may have it.
+			m.record.after(give)
+			return
+		}
 		if t.holder == p && t.claim == claim {
 			t.claiming = false
 			m.deliver(p, t)

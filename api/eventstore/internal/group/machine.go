@@ -56,7 +56,9 @@ type Machine struct {
 	// committed is the revision of Main that is stored, and sentTop the Top of the last
 	// that was written.
 	committed, sentTop uint64
-	now                time.Time
+	// agreed is the revision of Main that has the AckWait of today.
+	agreed uint64
+	now    time.Time
 	// read is the last sequence that was read, loaded the Top at the start, and open
 	// and early what was outstanding then and is not read yet; early has a task.
 	read, loaded uint64
@@ -67,6 +69,8 @@ type Machine struct {
 	// ahead is what shards have of events after the Top at the start, in order: Main
 	// passes it once they are read, or turn out to be erased.
 	ahead []*task
+	// looked is from where on Later goes on.
+	looked uint64
 	// behindTop is the last sequence of an actor that waits.
 	behindTop uint64
 	window    []*task
@@ -96,7 +100,8 @@ type Machine struct {
 	closing, leaving, closed bool
 }
 
-// Find asks for the first event of an actor after a sequence.
+// Find asks for the first event of an actor after a sequence, which need not be one of the
+// actor.
 type Find struct {
 	Actor string
 	After uint64
@@ -139,9 +144,10 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 	for _, sequence := range m.unreadOpen {
 		m.open[sequence] = true
 	}
+	attempts := main.attempts()
 	for member, out := range main.Out {
 		for _, sequence := range out {
-			t := &task{sequence: sequence, attempts: 1, windowed: true, passed: never, read: now}
+			t := &task{sequence: sequence, attempts: attempts[sequence], windowed: true, passed: never, read: now}
 			m.tasks[sequence] = t
 			m.early = append(m.early, t)
 			if member != "" {
@@ -153,6 +159,7 @@ func New(config Config, main Main, shards map[int]Shard, now time.Time) *Machine
 	for number := range ShardCount {
 		m.shards[number] = &shard{number: number, lines: map[*actor]*line{}, parked: map[uint64]*task{}}
 		if stored, used := shards[number]; used {
+			m.main.Stored.Add(number)
 			m.load(m.shards[number], stored)
 		}
 	}
@@ -201,7 +208,8 @@ func (m *Machine) adopt(sequence uint64, a *actor, k kind, attempts int, due tim
 	}
 	t := &task{sequence: sequence, actor: a, kind: k, attempts: attempts, passed: passed}
 	if !due.IsZero() {
-		t.due = due.Add(-m.config.Offset)
+		// So much from now on, also where the clock of this machine is set meanwhile.
+		t.due = m.now.Add(due.Add(-m.config.Offset).Sub(m.now))
 	}
 	m.tasks[sequence] = t
 	if passed == never {
@@ -258,7 +266,7 @@ func (m *Machine) Tick(now time.Time) {
 		m.offer(d.task)
 	}
 	for _, p := range slices.Collect(maps.Values(m.peers)) {
-		if now.Sub(p.heard) > Stale+m.main.AckWait {
+		if now.Sub(p.heard) > Stale+m.ackWait(p) {
 			m.part(p, nil, true)
 		}
 	}
@@ -346,6 +354,9 @@ func (m *Machine) Status() Status {
 	}
 	return s
 }
+
+// Kept is what the events take that the machine keeps, as their Size says.
+func (m *Machine) Kept() int { return m.bytes }
 
 // Position is the last sequence that was read.
 func (m *Machine) Position() uint64 { return m.read }

@@ -10,16 +10,26 @@ import (
 // is told to.
 type driven struct {
 	*Machine
-	now time.Time
-	got []uint64
+	now   time.Time
+	got   []uint64
+	pings uint64
+	// stored is the record as it was written last.
+	stored Main
 }
 
 func drive(config Config, deliveries int) *driven {
 	d := &driven{now: time.Unix(1_700_000_000, 0)}
 	config.Alone = true
 	d.Machine = New(config, Main{Epoch: 1, Revision: 1, Coordinator: "a", Key: "k", AckWait: time.Minute, MaxDeliveries: deliveries}, nil, d.now)
-	d.Hear(d.now, ToCoordinator{Epoch: 1, Member: "p", Ping: &Ping{Number: 1, Room: 10, AckWait: time.Minute, MaxDeliveries: deliveries}})
+	d.ping(Ping{})
 	return d
+}
+
+// ping is said by p, which takes 10 events.
+func (d *driven) ping(said Ping) {
+	d.pings++
+	said.Number, said.Room, said.AckWait, said.MaxDeliveries = d.pings, 10, time.Minute, d.main.MaxDeliveries
+	d.Hear(d.now, ToCoordinator{Epoch: 1, Member: "p", Ping: &said})
 }
 
 func (d *driven) ask(r Request) { d.Hear(d.now, ToCoordinator{Epoch: 1, Member: "p", Request: &r}) }
@@ -37,7 +47,9 @@ func (d *driven) writeShards() (wrote bool) {
 }
 
 func (d *driven) writeMain() (wrote bool) {
-	if _, wrote = d.Main(); wrote {
+	var main Main
+	if main, wrote = d.Main(); wrote {
+		d.stored = main
 		d.Committed(d.now)
 	}
 	return wrote
@@ -118,5 +130,30 @@ func TestRequestsThatWaitAreKnownOnce(t *testing.T) {
 	}
 	if answers != 2 {
 		t.Errorf("%d answers to two requests", answers)
+	}
+}
+
+// An event that no shard has room for is delivered no more often than it may, also where
+// another coordinates after each delivery.
+func TestDeliveriesWithoutRoomAreCounted(t *testing.T) {
+	const most = 3
+	config := Config{MaxShardBytes: 1}
+	d := drive(config, most)
+	for attempt := 1; attempt <= most+2; attempt++ {
+		d.arrives(1, "order.order-1", nil, 0)
+		d.ping(Ping{Expired: []Held{{Sequence: 1, Attempt: attempt - 1}}})
+		d.now = d.now.Add(time.Minute)
+		d.ping(Ping{})
+		d.Tick(d.now)
+		d.write()
+		if want := min(attempt, most); len(d.got) != want {
+			t.Fatalf("%d deliveries after %d rounds, want %d", len(d.got), attempt, want)
+		}
+		main, err := Decode[Main](Encode(d.stored))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Alone = true
+		d.Machine = New(config, main, nil, d.now)
 	}
 }

@@ -138,9 +138,6 @@ func (m *Member) Hear(now time.Time, said ToMember) bool {
 		return true
 	}
 	m.seen, m.heard = said.Number, now
-	if said.AckWait > 0 {
-		m.ackWait = said.AckWait
-	}
 	sent := time.Time{}
 	if said.Ping+uint64(len(m.sent)) > m.ping && said.Ping <= m.ping {
 		// The word of a coordinator counts from its last write on, which was sent later
@@ -221,11 +218,21 @@ func (m *Member) Next(now time.Time) *Delivery {
 	return nil
 }
 
+// Kept is what the events take that no application was given.
+func (m *Member) Kept() int {
+	bytes := 0
+	for _, d := range m.line {
+		bytes += d.Size
+	}
+	return bytes
+}
+
 // PutBack takes an event from the application that it could not be given after
 // all.
 func (m *Member) PutBack(d *Delivery) {
 	if m.hand[d.Sequence] == d {
 		delete(m.hand, d.Sequence)
+		d.Size = 0
 		m.line = slices.Insert(m.line, 0, d)
 	}
 }

@@ -31,7 +31,8 @@ type Ping struct {
 	Never []uint64 `json:"never,omitempty"`
 	// Gone are members of which it knows that they have ended.
 	Gone []Leave `json:"gone,omitempty"`
-	// What the member wants all of them to have.
+	// AckWait is how long its application may have an event, and MaxDeliveries what the
+	// member wants all of them to have.
 	AckWait       time.Duration `json:"ackWait"`
 	MaxDeliveries int           `json:"maxDeliveries"`
 }
@@ -97,8 +98,7 @@ type ToMember struct {
 	Pong bool   `json:"pong,omitempty"`
 	Drop []Held `json:"drop,omitempty"`
 	// Ask are events that the member may have had of an earlier coordinator.
-	Ask     []Held        `json:"ask,omitempty"`
-	AckWait time.Duration `json:"ackWait"`
+	Ask []Held `json:"ask,omitempty"`
 	// Age is how long ago the coordinator sent the last write that was stored. Another
 	// may have followed since: what it says counts for so much less.
 	Age     time.Duration `json:"age"`
@@ -111,8 +111,10 @@ type Deliver struct {
 	Sequence uint64 `json:"sequence"`
 	Attempt  int    `json:"attempt"`
 	Actor    string `json:"actor"`
-	// Payload is the event itself, where the coordinator has it.
+	// Payload is the event itself, where the coordinator has it, and Size what it takes of
+	// the member that has it.
 	Payload any `json:"-"`
+	Size    int `json:"-"`
 }
 
 // Answer is that of a request.

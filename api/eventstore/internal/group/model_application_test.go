@@ -63,7 +63,7 @@ func (w *world) handOut(n *node) {
 			}
 		}
 	}
-	n.apps[d.Sequence] = w.now.Add(modelAckWait)
+	n.apps[d.Sequence] = w.now.Add(n.ackWait)
 }
 
 // work has an application do something with what it has.
@@ -123,6 +123,30 @@ func (w *world) replay(n *node) {
 	}
 }
 
+func (w *world) stepRead(n *node) {
+	m := n.machine
+	if m == nil || !m.WantMore() {
+		return
+	}
+	for sequence := m.Position() + 1; sequence <= uint64(len(w.events)); sequence++ {
+		e := w.events[sequence-1]
+		if e.erased {
+			continue
+		}
+		bad := ""
+		if e.actor == "bad" {
+			bad = "it has no id"
+			e.asked = true
+		}
+		m.Arrived(w.now, Arrival{Sequence: sequence, Actor: e.actor, Size: 10, Payload: sequence, Unreadable: bad})
+		w.gather(n)
+		return
+	}
+	// Nothing more comes that is stored now; some stores say so.
+	m.Skip(w.now, uint64(len(w.events)))
+	w.gather(n)
+}
+
 func (w *world) stepFind(n *node) {
 	if len(n.finds) == 0 {
 		return
@@ -140,4 +164,18 @@ func (w *world) stepFind(n *node) {
 		n.machine.Found(w.now, find.Actor, find.After, next)
 		w.gather(n)
 	}
+}
+
+// stepGone has a coordinator look, in some worlds, for what actors wait for and is erased.
+func (w *world) stepGone(n *node) {
+	if n.machine == nil || w.seed%8 < 5 || w.seed%2 == 0 || w.steps%7 > 0 {
+		return
+	}
+	for _, f := range n.machine.Later(1) {
+		if w.events[f.After].erased {
+			w.note("%s finds that %d is erased", n.id, f.After+1)
+			n.machine.Gone(w.now, f)
+		}
+	}
+	w.gather(n)
 }

@@ -66,9 +66,19 @@ func (w *world) stepChaos() {
 	}
 }
 
+// neighbours are actors of one shard.
+func neighbours(count int) []string {
+	actors := []string{"a"}
+	for n := 0; len(actors) < count; n++ {
+		if actor := fmt.Sprint("a", n); ShardOf(actor) == ShardOf(actors[0]) {
+			actors = append(actors, actor)
+		}
+	}
+	return actors
+}
+
 func (w *world) save() {
-	actors := []string{"a", "b", "c", "d", "bad"}
-	w.events = append(w.events, &truth{actor: actors[w.rng.IntN(w.rng.IntN(len(actors))+1)]})
+	w.events = append(w.events, &truth{actor: w.actors[w.rng.IntN(w.rng.IntN(len(w.actors))+1)]})
 }
 
 func (w *world) step() {
@@ -88,6 +98,7 @@ func (w *world) step() {
 		w.tick(n)
 		w.stepRead(n)
 		w.stepFind(n)
+		w.stepGone(n)
 		w.stepTakeover(n)
 		if n.leave {
 			w.leaves(n)
@@ -119,8 +130,12 @@ func (w *world) run() {
 	}
 	w.calm = true
 	w.note("calm")
+	w.room = lots
 	for _, n := range w.nodes {
 		n.paused = time.Time{}
+		if n.machine != nil {
+			n.machine.config.MaxShardBytes, n.machine.config.ShardBytes = lots, lots/2
+		}
 	}
 	for stay := func() int {
 		return len(slices.DeleteFunc(w.awake(), func(n *node) bool { return n.leave }))

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,6 +18,8 @@ type peer struct {
 	ping  uint64
 	// seen is the number of the last message that it has had.
 	seen uint64
+	// ackWait is how long its application may have an event, 0 where that is not known.
+	ackWait time.Duration
 	// unstarted is how many events it has that its application was not given.
 	unstarted int
 	// met: it has pinged this coordinator.
@@ -61,6 +64,7 @@ func (m *Machine) part(p *peer, have []Held, unknown bool) {
 		m.unstarted(t)
 	}
 	delete(m.peers, p.id)
+	m.waitLongest()
 	if unknown {
 		// It may come back.
 		return
@@ -100,7 +104,7 @@ func (m *Machine) pinged(p *peer, said *Ping) {
 	p.room = said.Room
 	if !p.met {
 		p.met = true
-		m.agree(said)
+		m.agree(p, said)
 	}
 	for _, gone := range said.Gone {
 		if g := m.peers[gone.Member]; g != nil && g != p {
@@ -150,10 +154,28 @@ func (m *Machine) lost(p *peer, said *Ping, listed map[uint64]bool) []Held {
 	return ask
 }
 
-// agree takes over what the newest member wants.
-func (m *Machine) agree(said *Ping) {
-	if said.AckWait > 0 && said.AckWait != m.main.AckWait || said.MaxDeliveries > 0 && said.MaxDeliveries != m.main.MaxDeliveries {
-		m.main.AckWait, m.main.MaxDeliveries = said.AckWait, said.MaxDeliveries
+// agree takes over what a member wants that is met. The newest says how often an event is
+// delivered.
+func (m *Machine) agree(p *peer, said *Ping) {
+	p.ackWait = said.AckWait
+	m.waitLongest()
+	if said.MaxDeliveries > 0 && said.MaxDeliveries != m.main.MaxDeliveries {
+		m.main.MaxDeliveries = said.MaxDeliveries
+		m.record.dirty = true
+	}
+}
+
+// ackWait is how long a member keeps what it has when it is silent.
+func (m *Machine) ackWait(p *peer) time.Duration { return cmp.Or(p.ackWait, m.main.AckWait) }
+
+// waitLongest has the record say the longest AckWait of the members that there are.
+func (m *Machine) waitLongest() {
+	var longest time.Duration
+	for _, p := range m.peers {
+		longest = max(longest, m.ackWait(p))
+	}
+	if longest > 0 && longest != m.main.AckWait {
+		m.main.AckWait, m.agreed = longest, m.main.Revision+1
 		m.record.dirty = true
 	}
 }
@@ -161,7 +183,7 @@ func (m *Machine) agree(said *Ping) {
 func (m *Machine) say(p *peer, what ToMember) {
 	m.said++
 	what.Epoch, what.Coordinator, what.Member = m.main.Epoch, m.main.Coordinator, p.id
-	what.Number, what.Ping, what.AckWait = m.said, p.ping, m.main.AckWait
+	what.Number, what.Ping = m.said, p.ping
 	if !m.config.Alone {
 		what.Age = max(m.now.Sub(m.leased), 0)
 	}

@@ -37,19 +37,26 @@ type Main struct {
 	// another is of an earlier group of the same name.
 	Key     string `json:"key"`
 	Deleted bool   `json:"deleted,omitempty"`
-	// What all members have in common.
-	ActorType     string        `json:"actorType,omitempty"`
-	ActorID       string        `json:"actorId,omitempty"`
-	EventType     string        `json:"eventType,omitempty"`
-	AckWait       time.Duration `json:"ackWait"`
-	MaxDeliveries int           `json:"maxDeliveries"`
+	// What all members have in common: the filters, and what the newest says of
+	// MaxDeliveries.
+	ActorType     string `json:"actorType,omitempty"`
+	ActorID       string `json:"actorId,omitempty"`
+	EventType     string `json:"eventType,omitempty"`
+	MaxDeliveries int    `json:"maxDeliveries"`
+	// AckWait is the longest of the members. Each has its own: this one is for those of
+	// whom a coordinator has heard nothing yet.
+	AckWait time.Duration `json:"ackWait"`
 	// Top is how far the group is. Out are events up to it that members have been
-	// given for the first time, by member, and Open those that nobody has.
-	Top  uint64               `json:"top"`
-	Out  map[string]Sequences `json:"out,omitempty"`
-	Open Sequences            `json:"open,omitempty"`
-	// Shards are those that are in use.
+	// given, by member, and Open those that nobody has. Attempts are those of Out that were
+	// given more often than once, by how often: no shard had room for them.
+	Top      uint64               `json:"top"`
+	Out      map[string]Sequences `json:"out,omitempty"`
+	Attempts map[int]Sequences    `json:"attempts,omitempty"`
+	Open     Sequences            `json:"open,omitempty"`
+	// Shards are those that are in use, and Stored those of them that have a record: one
+	// that has none was removed.
 	Shards Bits `json:"shards,omitzero"`
+	Stored Bits `json:"stored,omitzero"`
 	// MarkSequence and MarkTime are of an event that the group has seen: what has
 	// another time there is another stream.
 	MarkSequence uint64    `json:"markSequence,omitempty"`
@@ -68,6 +75,22 @@ func (m *Main) First() uint64 {
 		first = min(first, m.Open[0])
 	}
 	return first
+}
+
+// attempts is how often each event of Out was given.
+func (m *Main) attempts() map[uint64]int {
+	attempts := map[uint64]int{}
+	for _, out := range m.Out {
+		for _, sequence := range out {
+			attempts[sequence] = 1
+		}
+	}
+	for n, sequences := range m.Attempts {
+		for _, sequence := range sequences {
+			attempts[sequence] = n
+		}
+	}
+	return attempts
 }
 
 // Shard is the record of some actors: those that wait, and what was parked.

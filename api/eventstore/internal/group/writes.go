@@ -34,7 +34,7 @@ func (m *Machine) Main() (Main, bool) {
 	if m.live == 0 && len(m.early) == 0 && len(m.open) == 0 {
 		m.main.Top = max(m.main.Top, m.read)
 	}
-	m.main.Out, m.main.Open = map[string]Sequences{}, nil
+	m.main.Out, m.main.Attempts, m.main.Open = map[string]Sequences{}, map[int]Sequences{}, nil
 	list := func(t *task) {
 		attempts, holder := t.attempts, ""
 		switch {
@@ -49,6 +49,9 @@ func (m *Machine) Main() (Main, bool) {
 			return
 		}
 		m.main.Out[holder] = append(m.main.Out[holder], t.sequence)
+		if attempts > 1 {
+			m.main.Attempts[attempts] = append(m.main.Attempts[attempts], t.sequence)
+		}
 	}
 	for _, t := range m.early {
 		list(t)
@@ -77,6 +80,9 @@ func (m *Machine) Main() (Main, bool) {
 	}
 	for holder := range m.main.Out {
 		sorted(m.main.Out[holder])
+	}
+	for attempts := range m.main.Attempts {
+		sorted(m.main.Attempts[attempts])
 	}
 	sorted(m.main.Open)
 	m.mainSent = m.now
@@ -187,6 +193,7 @@ func (m *Machine) whereabouts(t *task) (due time.Time, out string) {
 func (m *Machine) ShardCommitted(now time.Time, number int) {
 	m.now = now
 	s := m.shards[number]
+	m.main.Stored.Add(number)
 	s.measure()
 	m.lease(s.sent)
 	s.committed()

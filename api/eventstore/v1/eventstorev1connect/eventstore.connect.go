@@ -159,8 +159,8 @@ type EventStoreServiceClient interface {
 	//
 	// INVALID_ARGUMENT + FieldViolation (durable: the name has other filters),
 	// NOT_FOUND + Reason (no_durable: it was deleted), FAILED_PRECONDITION + Reason
-	// (durable_ahead: the store was made again or has gone back), UNIMPLEMENTED: the
-	// store has no durable subscriptions.
+	// (durable_ahead: the store was made again or has gone back; durable_torn: a part of
+	// its records was removed), UNIMPLEMENTED: the store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest) (*connect.ServerStreamForClient[v1.SubscribeDurableResponse], error)
 	// StartDeliveries starts those of a session that has joined paused, or has
 	// paused since. It may be called again.
@@ -603,8 +603,8 @@ type EventStoreServiceHandler interface {
 	//
 	// INVALID_ARGUMENT + FieldViolation (durable: the name has other filters),
 	// NOT_FOUND + Reason (no_durable: it was deleted), FAILED_PRECONDITION + Reason
-	// (durable_ahead: the store was made again or has gone back), UNIMPLEMENTED: the
-	// store has no durable subscriptions.
+	// (durable_ahead: the store was made again or has gone back; durable_torn: a part of
+	// its records was removed), UNIMPLEMENTED: the store has no durable subscriptions.
 	SubscribeDurable(context.Context, *v1.SubscribeDurableRequest, *connect.ServerStream[v1.SubscribeDurableResponse]) error
 	// StartDeliveries starts those of a session that has joined paused, or has
 	// paused since. It may be called again.
