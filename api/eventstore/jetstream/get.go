@@ -246,7 +246,7 @@ func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix i
 			return err
 		}
 		if m != nil && g.headersOnly {
-			m.Data = nil
+			m.Data, m.tooLarge = nil, len(m.Data) > eventstore.MaxDataBytes
 		} else if m != nil {
 			g.room -= len(m.Data)
 		}

@@ -127,6 +127,10 @@ type Store struct {
 	end  context.CancelFunc
 	// snapshotSaved: a replica may not know of it yet.
 	snapshotSaved atomic.Bool
+	// keeping: it has saved an event, and keeps the latest versions of actors, or leaves it to
+	// others. background is what does that; it ends with life.
+	keeping    atomic.Bool
+	background sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
@@ -197,6 +201,7 @@ func (s *Store) Close() error {
 			return err
 		}
 	}
+	s.background.Wait()
 	s.answers.close()
 	return nil
 }
