@@ -77,7 +77,9 @@ func (ids *actorIDs) lookUp(ctx context.Context, store Store, doubtful map[strin
 	all := &idFilter{}
 	for event, err := range store.Events(ctx, ids.actorID, ids.filter.since) {
 		var malformed *ReplayError
-		if errors.As(err, &malformed) {
+		var truncated *TruncatedError
+		if errors.As(err, &malformed) || errors.As(err, &truncated) {
+			// What has expired is not known any more.
 			continue
 		}
 		if err != nil {

@@ -28,7 +28,8 @@ type Repository[S any] struct {
 	Encode func(state S) ([]byte, error)
 	Decode func(data []byte) (S, error)
 	// AcceptTruncated loads an actor whose first events have expired from those that are
-	// left. Without it, Load fails with a *TruncatedError.
+	// left, from none where all have: its version is the same. Without it, Load fails with
+	// a *TruncatedError.
 	AcceptTruncated bool
 	// Attempts is how often Update decides anew after a conflict before it gives up
 	// with it; 0 is DefaultAttempts.
@@ -43,7 +44,8 @@ const DefaultAttempts = 20
 type Loaded[S any] struct {
 	// State is the zero value of S for an actor without events.
 	State S
-	// Version is that of the last event which State contains, 0 for none.
+	// Version is the latest of the actor, which is that of the last event that State
+	// contains, if that has not expired; 0 for an actor that never had one.
 	Version int64
 	// SnapshotVersion is that of the snapshot the load began with, 0 for none.
 	SnapshotVersion int64
@@ -61,23 +63,45 @@ func (r *Repository[S]) Load(ctx context.Context, actorID string) (Loaded[S], er
 	return actor, r.replay(ctx, actorID, &actor, func(*Event) {})
 }
 
-// replay applies the events after the version that an actor is at, and shows each.
+// replay applies the events after the version that an actor is at, and shows each. Where
+// none is left, and that is accepted, the actor is at the version that it had.
 func (r *Repository[S]) replay(ctx context.Context, actorID string, actor *Loaded[S], show func(*Event)) error {
+	gone, err := r.replayLeft(ctx, actorID, actor, show)
+	if err != nil || !gone {
+		return err
+	}
+	latest, err := r.Store.GetLatestVersion(ctx, actorID)
+	if err != nil {
+		*actor = Loaded[S]{}
+		return fmt.Errorf("load actor %.100q: %w", actorID, err)
+	}
+	// What was saved meanwhile is part of that version, and of the state.
+	if gone, err = r.replayLeft(ctx, actorID, actor, show); err == nil && gone {
+		actor.Version = max(actor.Version, latest)
+	}
+	return err
+}
+
+// replayLeft applies the events that are left, and says whether some have expired and
+// none is.
+func (r *Repository[S]) replayLeft(ctx context.Context, actorID string, actor *Loaded[S], show func(*Event)) (gone bool, err error) {
 	for event, err := range r.Store.Events(ctx, actorID, actor.Version) {
 		if truncated := new(TruncatedError); r.AcceptTruncated && errors.As(err, &truncated) {
+			gone = true
 			continue
 		}
 		if err != nil {
 			*actor = Loaded[S]{}
-			return fmt.Errorf("load actor %.100q: %w", actorID, err)
+			return false, fmt.Errorf("load actor %.100q: %w", actorID, err)
 		}
+		gone = false
 		show(&event)
 		if err := r.apply(actor, event); err != nil {
 			*actor = Loaded[S]{}
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return gone, nil
 }
 
 func (r *Repository[S]) apply(actor *Loaded[S], event Event) error {

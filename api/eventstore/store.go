@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -58,9 +59,8 @@ type Store interface {
 	// Any other error is the last thing it yields.
 	Events(ctx context.Context, actorID string, fromVersion int64, opts ...ReadOption) iter.Seq2[Event, error]
 
-	// GetLatestVersion answers the version of the actor's newest event, or of its
-	// newest snapshot where all its events have expired, and 0 for an actor that
-	// has neither. It is as new as with UpToDate.
+	// GetLatestVersion answers the version of the actor's newest event, also where that
+	// has expired, and 0 for an actor that never had one. It is as new as with UpToDate.
 	GetLatestVersion(ctx context.Context, actorID string) (int64, error)
 
 	// SaveSnapshot stores the state of an actor at a version that the actor has: one
@@ -334,11 +334,13 @@ type Options struct {
 	// DuplicateWindow is how long a Store that keeps ids by itself remembers those of all
 	// actors; 0 is its default. A stream of JetStream has a window of its own.
 	DuplicateWindow time.Duration
+	// Logger takes what goes wrong, or on, beside all calls; never nil.
+	Logger *slog.Logger
 }
 
 // NewOptions adds options up.
 func NewOptions(opts ...Option) Options {
-	sum := Options{Now: time.Now, Metrics: &Metrics{}}
+	sum := Options{Now: time.Now, Metrics: &Metrics{}, Logger: slog.New(slog.DiscardHandler)}
 	for _, opt := range opts {
 		opt(&sum)
 	}
@@ -349,6 +351,10 @@ func NewOptions(opts ...Option) Options {
 // for each event that this Store has saved; never for one that failed, and not
 // again for a duplicate.
 func WithBus(bus *Bus) Option { return func(o *Options) { o.Bus = bus } }
+
+// WithLogger logs what a Store does by itself, beside all calls, and what keeps it from
+// that, once each time that it changes.
+func WithLogger(logger *slog.Logger) Option { return func(o *Options) { o.Logger = logger } }
 
 // WithMetrics counts into metrics what the Store does.
 func WithMetrics(metrics *Metrics) Option { return func(o *Options) { o.Metrics = metrics } }

@@ -193,7 +193,7 @@ func (o *onConnection) open(conn *nats.Conn) error {
 		// It fails when the connection is closed, and then another is dialled.
 		_ = conn.ForceReconnect()
 	}
-	store, err := jetstream.New(conn, config, eventstore.WithMetrics(o.metrics))
+	store, err := jetstream.New(conn, config, eventstore.WithMetrics(o.metrics), eventstore.WithLogger(o.logger))
 	if err != nil {
 		return err
 	}

@@ -134,6 +134,14 @@ func (p Plan) Changes(field string) bool {
 	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Field == field })
 }
 
+// ShortensAge says whether messages of a stream that exists will expire earlier.
+func (p Plan) ShortensAge() bool {
+	if p.Create() || p.Wanted.Config.MaxAge == 0 {
+		return false
+	}
+	return p.Live.Config.MaxAge == 0 || p.Wanted.Config.MaxAge < p.Live.Config.MaxAge
+}
+
 // Config is what to send to the server: the wanted one, and of the live one what
 // others wrote into its metadata and what cannot be changed later.
 func (p Plan) Config() jetstream.StreamConfig {

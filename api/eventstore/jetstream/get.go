@@ -267,7 +267,7 @@ func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix i
 			window = min(mostGets, window+1)
 		}
 		if m != nil && g.headersOnly {
-			m.Data = nil
+			m.Data, m.tooLarge = nil, len(m.Data) > eventstore.MaxDataBytes
 		} else if m != nil {
 			g.room -= len(m.Data)
 		}

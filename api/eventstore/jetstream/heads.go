@@ -48,7 +48,7 @@ func (h head) next() index {
 // it is wrong, JetStream refuses what follows from it. A snapshot that remembers
 // more it would not see, so that one is looked for.
 func (s *Store) guessNew(ctx context.Context, actorID string) (head, error) {
-	snapshot, err := s.snapshotVersion(ctx, actorID, false)
+	snapshot, err := s.rememberedVersion(ctx, actorID, false)
 	return head{version: snapshot}, err
 }
 
@@ -60,7 +60,7 @@ func (s *Store) readHead(ctx context.Context, actorID string, fromLeader, likely
 	var snapshot int64
 	asking, askCtx := errgroup.WithContext(ctx)
 	askSnapshot := func() (err error) {
-		snapshot, err = s.snapshotVersion(askCtx, actorID, fromLeader)
+		snapshot, err = s.rememberedVersion(askCtx, actorID, fromLeader)
 		return err
 	}
 	var last *message
@@ -117,7 +117,7 @@ func (s *Store) latestReadable(ctx context.Context, actorID string, last *messag
 	if err != nil || latest > 0 {
 		return latest, err
 	}
-	return s.snapshotVersion(ctx, actorID, true)
+	return s.rememberedVersion(ctx, actorID, true)
 }
 
 // heads remembers where the actors stood when they were last seen, those used

@@ -50,7 +50,8 @@ type Config struct {
 	Domain string
 	// OperatorMakesConsumers: the operator of Aether makes the consumers of
 	// subscriptions, asked on MakeConsumerSubject, since the connection may not ask
-	// JetStream to. No subscription can begin, or be begun again, while it is away.
+	// JetStream to. No subscription can begin, or be begun again, while it is away. It keeps
+	// the latest versions of actors whose events expire, too; see KeepVersions.
 	OperatorMakesConsumers bool
 	// Silent, where it is not nil, is called when the server of the connection is there and
 	// has answered no request for 8 seconds, as one does that lost the rest of its cluster:
@@ -132,6 +133,10 @@ type Store struct {
 	end  context.CancelFunc
 	// snapshotSaved: a replica may not know of it yet.
 	snapshotSaved atomic.Bool
+	// keeping: it has saved an event, and keeps the latest versions of actors, or leaves it to
+	// others. background is what does that; it ends with life.
+	keeping    atomic.Bool
+	background sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
@@ -202,6 +207,7 @@ func (s *Store) Close() error {
 			return err
 		}
 	}
+	s.background.Wait()
 	s.answers.close()
 	return nil
 }

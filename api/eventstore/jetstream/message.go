@@ -45,6 +45,8 @@ type message struct {
 	Sequence uint64
 	Header   nats.Header
 	Data     []byte
+	// tooLarge: more data was there than an event may have, and was dropped.
+	tooLarge bool
 	// Time is when it was stored, where that is known.
 	Time time.Time
 }
@@ -133,8 +135,8 @@ func decodeEvent(m *message) (eventstore.Event, error) {
 	if err != nil {
 		return eventstore.Event{}, err
 	}
-	if len(m.Data) > eventstore.MaxDataBytes {
-		return eventstore.Event{}, fmt.Errorf("data has %d bytes, more than the %d of an event", len(m.Data), eventstore.MaxDataBytes)
+	if m.tooLarge || len(m.Data) > eventstore.MaxDataBytes {
+		return eventstore.Event{}, fmt.Errorf("data has more than the %d bytes of an event", eventstore.MaxDataBytes)
 	}
 	e := eventstore.Event{ActorID: actorID, Version: version, Timestamp: at, Data: m.Data, Sequence: m.Sequence}
 	for _, field := range []struct {

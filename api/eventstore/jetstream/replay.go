@@ -100,7 +100,7 @@ func (r *replay) tell(before, version int64) bool {
 
 // nothing tells the reader of an actor without events whether it had some.
 func (r *replay) nothing(ctx context.Context) error {
-	version, err := r.store.snapshotVersion(ctx, r.actorID, false)
+	version, err := r.store.rememberedVersion(ctx, r.actorID, false)
 	if err == nil && (version > r.from || r.fromSequence > 0) {
 		r.yield(eventstore.Event{}, &eventstore.TruncatedError{ActorID: r.actorID})
 	}

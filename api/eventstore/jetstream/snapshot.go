@@ -56,21 +56,28 @@ func (s *Store) trySnapshot(ctx context.Context, snapshot *eventstore.Snapshot) 
 	if err := versioning.AcceptSnapshot(snapshot, stored.newest, stored.latest); err != nil {
 		return err
 	}
-	return s.writeSnapshot(ctx, snapshot.ActorID, stored.sequence, snapshotHeader(s.source(), rand.Text(), snapshot), snapshot.Data)
+	header := remembering(snapshotHeader(s.source(), rand.Text(), snapshot), snapshot.Version, stored.latest)
+	return s.writeSnapshot(ctx, snapshot.ActorID, stored.sequence, header, snapshot.Data)
 }
 
-// writeSnapshot puts a message in the place of the one at a sequence, 0 for none.
+// writeSnapshot is putSnapshot for a caller, who is owed what was stored.
 func (s *Store) writeSnapshot(ctx context.Context, actorID string, before uint64, header nats.Header, data []byte) error {
+	sequence, err := s.putSnapshot(ctx, actorID, before, header, data)
+	if err == nil {
+		s.heads.savedSnapshot(actorID, sequence)
+	}
+	return err
+}
+
+// putSnapshot puts a message in the place of the one at a sequence, 0 for none.
+func (s *Store) putSnapshot(ctx context.Context, actorID string, before uint64, header nats.Header, data []byte) (uint64, error) {
 	header[nats.ExpectedStreamHdr] = []string{s.config.SnapshotsStream}
 	header[nats.ExpectedLastSubjSeqHdr] = []string{strconv.FormatUint(before, 10)}
 	ack, err := s.publish(ctx, &nats.Msg{Subject: SnapshotsSubject(s.config.EventsStream, actorID), Header: header, Data: data})
 	if isConflict(err) {
-		return fmt.Errorf("%w: %w", errAgain, err)
+		return 0, fmt.Errorf("%w: %w", errAgain, err)
 	}
-	if err == nil {
-		s.heads.savedSnapshot(actorID, ack.Sequence)
-	}
-	return err
+	return ack.Sequence, err
 }
 
 // storedSnapshot is what the leaders have of an actor where a snapshot is saved or
@@ -78,10 +85,9 @@ func (s *Store) writeSnapshot(ctx context.Context, actorID string, before uint64
 type storedSnapshot struct {
 	// sequence is that of the last message of the snapshots' subject, 0 for none.
 	sequence uint64
-	// newest is the version of the newest snapshot, 0 for none that can be read. For
-	// an actor without events it counts those that were deleted too.
+	// newest is the version of the newest snapshot, 0 for none that can be read.
 	newest int64
-	// latest is the actor's latest version.
+	// latest is the actor's latest version, of an event or as its snapshots remember it.
 	latest int64
 	// deleted says that the last message stands for a snapshot that was deleted.
 	deleted bool
@@ -108,20 +114,17 @@ func (s *Store) storedSnapshot(ctx context.Context, actorID string) (storedSnaps
 	}
 	var stored storedSnapshot
 	if last != nil {
-		stored.sequence, stored.deleted = last.Sequence, isDeletedSnapshot(last)
+		stored.sequence, stored.deleted, stored.latest = last.Sequence, isDeletedSnapshot(last), remembered(last)
 		// What is malformed has no version to defend.
-		if snapshot, err := decodeSnapshot(last); err == nil {
-			stored.newest, stored.latest = snapshot.Version, snapshot.Version
+		if snapshot, err := decodeSnapshot(last); err == nil && !stored.deleted {
+			stored.newest = snapshot.Version
 		}
 	}
 	if event == nil {
 		return stored, nil
 	}
-	if stored.deleted {
-		stored.newest = 0
-	}
 	now, err := s.headOf(ctx, actorID, event)
-	stored.latest = now.version
+	stored.latest = max(stored.latest, now.version)
 	return stored, err
 }
 
@@ -232,20 +235,15 @@ func (s *Store) newestSnapshot(ctx context.Context, actorID string, fromLeader b
 	return s.directGet(ctx, s.config.SnapshotsStream, get)
 }
 
-// snapshotVersion is the version of the newest snapshot of an actor, 0 for none.
-// A replica may not know of one yet that was saved some milliseconds ago; where
+// rememberedVersion is the latest version of an actor that its snapshots remember, 0 for
+// none. A replica may not know of one yet that was saved some milliseconds ago; where
 // this Store may have saved it, the leader is asked.
-func (s *Store) snapshotVersion(ctx context.Context, actorID string, fromLeader bool) (int64, error) {
+func (s *Store) rememberedVersion(ctx context.Context, actorID string, fromLeader bool) (int64, error) {
 	newest, err := s.newestSnapshot(ctx, actorID, fromLeader || s.snapshotSaved.Load())
 	if newest == nil || err != nil {
 		return 0, err
 	}
-	snapshot, err := decodeSnapshot(newest)
-	if err != nil {
-		// Unreadable, it remembers nothing.
-		return 0, nil
-	}
-	return snapshot.Version, nil
+	return remembered(newest), nil
 }
 
 // source is the CloudEvents source of everything in the store.

@@ -1,0 +1,115 @@
+package jetstream
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+func TestKeepTimes(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for _, c := range []struct{ age, window, pause, idle time.Duration }{
+		{time.Second, 500 * time.Millisecond, 250 * time.Millisecond, 250 * time.Millisecond},
+		{16 * time.Minute, 8 * time.Minute, time.Minute, time.Minute},
+		{day, 12 * time.Hour, 5 * time.Minute, 675 * time.Second},
+		{60 * day, 30 * day, 5 * time.Minute, 675 * time.Minute},
+		{365 * day, 30 * day, 5 * time.Minute, 675 * time.Minute},
+	} {
+		if window, pause, idle := KeepWindow(c.age), keepPause(c.age), keepIdle(c.age); window != c.window || pause != c.pause || idle != c.idle {
+			t.Errorf("age %s: window %s, pause %s, idle %s; want %s, %s, %s", c.age, window, pause, idle, c.window, c.pause, c.idle)
+		}
+	}
+	now := time.Unix(1e9, 0)
+	for first, want := range map[time.Duration]time.Duration{-time.Hour: 5 * time.Minute, 0: 5 * time.Minute, 6 * time.Minute: 6 * time.Minute, 300 * day: 675 * time.Minute} {
+		if due := nextDue(now, now.Add(first), 365*day).Sub(now); due != want {
+			t.Errorf("the next event is in its window in %s: due in %s, want %s", first, due, want)
+		}
+	}
+}
+
+func TestVersionsRecordIsDue(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1e9, 0)
+	record := versionsRecord{Due: now.Add(time.Second), MaxAge: time.Hour}
+	for _, c := range []struct {
+		name   string
+		record versionsRecord
+		now    time.Time
+		age    time.Duration
+		want   bool
+	}{
+		{"before it is due", record, now, time.Hour, false},
+		{"with a longer age", record, now, 2 * time.Hour, false},
+		{"with a shorter age", record, now, time.Minute, true},
+		{"when it is due", record, record.Due, time.Hour, true},
+		{"without a record", versionsRecord{}, now, time.Hour, true},
+	} {
+		if got := c.record.isDue(c.now, c.age); got != c.want {
+			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
+// versionMessage is an event, or what is none, of order-1.
+func versionMessage(sequence uint64, version string) *message {
+	return &message{Subject: "s.events.order.order-1", Sequence: sequence, Header: nats.Header{
+		headerSpecVersion: {specVersion}, headerID: {"e"}, headerType: {"Tested"}, headerSubject: {"order-1"},
+		headerTime: {"2026-01-02T03:04:05Z"}, headerActorVersion: {version},
+	}}
+}
+
+func TestRemembered(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		version, latest string
+		want            int64
+	}{
+		{"5", "", 5}, {"5", "7", 7}, {"5", "3", 5}, {"5", "x", 5}, {"5", "-1", 5}, {"x", "7", 7}, {"x", "", 0}, {"x", "x", 0},
+		{"5", fmt.Sprint(int64(eventstore.MaxVersion) + 1), 5}, {"5", "99999999999999999999", 5},
+	} {
+		m := versionMessage(1, c.version)
+		m.Header[headerLatestVersion] = []string{c.latest}
+		if got := remembered(m); got != c.want {
+			t.Errorf("version %q, latest %q: %d is remembered, want %d", c.version, c.latest, got, c.want)
+		}
+	}
+}
+
+func TestNewestVersions(t *testing.T) {
+	t.Parallel()
+	other := versionMessage(5, "9")
+	other.Subject = "s.elsewhere.order.order-1"
+	messages := []*message{versionMessage(1, "3"), versionMessage(2, "4"), versionMessage(3, "2"), versionMessage(4, "x"), other}
+	got := newestVersions("s.events.", messages)
+	if len(got) != 1 || got[0] != (actorVersion{"order-1", 4, 2}) {
+		t.Errorf("newest versions are %+v", got)
+	}
+}
+
+func TestOutlived(t *testing.T) {
+	t.Parallel()
+	large := versionMessage(3, "5")
+	large.tooLarge = true
+	for _, c := range []struct {
+		name string
+		last *message
+		want bool
+	}{
+		{"nothing is left", nil, false},
+		{"it is the last", versionMessage(2, "4"), false},
+		{"the replica is behind", versionMessage(1, "3"), false},
+		{"a later one", versionMessage(3, "5"), true},
+		{"a later one of a lower version", versionMessage(3, "3"), false},
+		{"no event", versionMessage(3, "x"), false},
+		{"too large for an event", large, false},
+	} {
+		if got := (actorVersion{"order-1", 4, 2}).outlived(c.last); got != c.want {
+			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+		}
+	}
+}

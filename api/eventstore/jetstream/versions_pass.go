@@ -1,0 +1,336 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+)
+
+// KeepOptions say what KeepVersions does. The zero value is for who calls it again and
+// again, each time after KeptVersions.Next.
+type KeepOptions struct {
+	// MaxAge is an age that the stream is to have: all events are looked at that need be
+	// before max_age is lowered to it, whatever others do. 0 is the age that the stream has;
+	// then nothing is done while nothing is due or another does it.
+	MaxAge time.Duration
+	// AtMost is after how long no further batch is begun; 0 is never.
+	AtMost time.Duration
+	// Created is when the stream of events was made, to the microsecond: nothing is done to
+	// another of its name. Zero is whenever.
+	Created time.Time
+}
+
+// KeptVersions is what came of KeepVersions.
+type KeptVersions struct {
+	// MaxAge is the age of events that the pass was for; 0 says that they do not expire.
+	MaxAge time.Duration
+	// Looked is how many events it has looked at, and Marked of how many actors it has
+	// stored the latest version.
+	Looked, Marked int
+	// More says that AtMost was over before all was done.
+	More bool
+	// Next is after how long there is something to do again.
+	Next time.Duration
+	// Behind is how long ago the first event that nobody has looked at came into the
+	// window in which it should be; 0 for none, or where that is not known.
+	Behind time.Duration
+}
+
+// KeepVersions has the store remember the latest version of actors whose events expire
+// soon, so that it does not go back when the last one has. It looks at each event once,
+// in the second half of its age and no earlier than 30 days before its end; where it is
+// the last of its actor, a message of some 300 bytes, or the actor's snapshot once more,
+// is stored in the stream of snapshots, which does not expire.
+//
+// Any number may call it again and again. Before max_age of the stream is lowered, call it
+// with the new age, in KeepOptions.MaxAge. A Store that has saved an event calls it by
+// itself until it is closed, unless Config.OperatorMakesConsumers.
+//
+// It takes the right to publish to $JS.API.STREAM.INFO of the stream of events. The
+// context is for all of it: each request has Config.Timeout. What was done when it fails
+// is done. ErrStoreFull says that the stream of snapshots takes no more.
+func (s *Store) KeepVersions(ctx context.Context, opts KeepOptions) (KeptVersions, error) {
+	if opts.MaxAge < 0 || opts.AtMost < 0 {
+		return KeptVersions{}, fmt.Errorf("keep the latest versions of actors of stream %s: MaxAge is %s and AtMost %s: give none that is negative", s.config.EventsStream, opts.MaxAge, opts.AtMost)
+	}
+	p := &versionsPass{store: s, opts: opts, age: opts.MaxAge}
+	err := p.begin(ctx)
+	if err == nil && p.wanted() {
+		err = p.run(ctx)
+	}
+	if errors.Is(err, errReplaced) {
+		// Another keeps.
+		p.record.Due = p.now().Add(keepPause(p.age))
+		err = nil
+	}
+	kept := p.result(err)
+	if errors.Is(err, eventstore.ErrStoreFull) {
+		err = fmt.Errorf("%w: make room in stream %s, which remembers them", err, s.config.SnapshotsStream)
+	}
+	if err != nil {
+		return kept, fmt.Errorf("keep the latest versions of actors of stream %s: %w", s.config.EventsStream, err)
+	}
+	return kept, nil
+}
+
+// versionsPass is one KeepVersions.
+type versionsPass struct {
+	store *Store
+	opts  KeepOptions
+	// age is that of events.
+	age time.Duration
+	// info is what the stream was at asked.
+	info  streamInfo
+	asked time.Time
+	// record is how far versions are kept, at a sequence.
+	record   versionsRecord
+	sequence uint64
+	// oldest is when the first message was stored that was not looked at; zero for none.
+	oldest time.Time
+	kept   KeptVersions
+	// refused is why an actor's version could not be stored.
+	refused error
+}
+
+// streamInfo is what a pass asks of the stream of events.
+type streamInfo struct {
+	Error   *apiError `json:"error"`
+	Created time.Time `json:"created"`
+	// Now is the time of the server.
+	Now    time.Time `json:"ts"`
+	Config struct {
+		MaxAge time.Duration `json:"max_age"`
+	} `json:"config"`
+	State struct {
+		FirstSequence uint64 `json:"first_seq"`
+		LastSequence  uint64 `json:"last_seq"`
+	} `json:"state"`
+}
+
+func (s *Store) streamInfo(ctx context.Context) (info streamInfo, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	err = s.askStream(ctx, "STREAM.INFO", s.config.EventsStream, getRequest{}, func(answer *nats.Msg) error {
+		info = streamInfo{}
+		if err := json.Unmarshal(answer.Data, &info); err != nil {
+			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
+		}
+		if info.Error != nil {
+			return info.Error
+		}
+		return nil
+	})
+	return info, err
+}
+
+// begin finds out what there is to do.
+func (p *versionsPass) begin(ctx context.Context) (err error) {
+	p.asked = time.Now()
+	if p.info, err = p.store.streamInfo(ctx); err != nil {
+		return err
+	}
+	if created := p.opts.Created; !created.IsZero() && !p.info.Created.Truncate(time.Microsecond).Equal(created.Truncate(time.Microsecond)) {
+		return fmt.Errorf("%w: the stream is another one, which was made at %s: look whose it is", eventstore.ErrUnavailable, p.info.Created.Format(time.RFC3339Nano))
+	}
+	if !p.forced() {
+		p.age = p.info.Config.MaxAge
+	}
+	if p.age == 0 {
+		return nil
+	}
+	return p.read(ctx)
+}
+
+func (p *versionsPass) read(ctx context.Context) (err error) {
+	looked := p.record.Next
+	if p.record, p.sequence, err = p.store.readVersions(ctx, p.info.Created); err != nil {
+		return err
+	}
+	// What was looked at was for any age.
+	p.record.Next = max(p.record.Next, looked, p.info.State.FirstSequence, 1)
+	return nil
+}
+
+// forced: what others do does not count.
+func (p *versionsPass) forced() bool { return p.opts.MaxAge != 0 }
+
+// over says whether no further batch is to be begun.
+func (p *versionsPass) over() bool {
+	return p.opts.AtMost > 0 && time.Since(p.asked) >= p.opts.AtMost
+}
+
+// now is the time of the server.
+func (p *versionsPass) now() time.Time { return p.info.Now.Add(time.Since(p.asked)) }
+
+// wanted says whether there is something to do.
+func (p *versionsPass) wanted() bool {
+	return p.age != 0 && (p.forced() || p.record.isDue(p.now(), p.age))
+}
+
+// windowOf is when a message comes into its window that was stored at a time.
+func (p *versionsPass) windowOf(stored time.Time) time.Time {
+	return stored.Add(p.age - KeepWindow(p.age))
+}
+
+// isBehind says whether half of the time is over that there is for the first message that
+// was not looked at.
+func (p *versionsPass) isBehind() bool {
+	return !p.oldest.IsZero() && p.now().Sub(p.windowOf(p.oldest)) > KeepWindow(p.age)/2
+}
+
+func (p *versionsPass) result(err error) KeptVersions {
+	kept := p.kept
+	kept.MaxAge = p.age
+	if p.age != 0 {
+		kept.Next = max(p.record.Due.Sub(p.now()), 0)
+	}
+	if (err != nil || kept.More) && !p.oldest.IsZero() {
+		kept.Behind = max(p.now().Sub(p.windowOf(p.oldest)), 0)
+	}
+	return kept
+}
+
+// run looks at what has come into its window. So that the servers have time for others,
+// it waits for as long as each batch takes, unless it is behind.
+func (p *versionsPass) run(ctx context.Context) error {
+	more, err := p.peek(ctx)
+	for more && err == nil && !p.kept.More {
+		began := time.Now()
+		if more, err = p.batch(ctx); more && err == nil && !p.kept.More && !p.isBehind() {
+			err = pause(ctx, max(time.Since(began), time.Millisecond))
+		}
+	}
+	if err == nil {
+		err = p.refused
+	}
+	return err
+}
+
+// peek looks at the time of the first message alone: a batch is large, and mostly
+// nothing is to be done.
+func (p *versionsPass) peek(ctx context.Context) (more bool, err error) {
+	ctx, cancel := p.store.bounded(ctx)
+	defer cancel()
+	first, err := p.store.directGet(ctx, p.store.config.EventsStream, getRequest{Sequence: p.record.Next, NextBySubject: ">"})
+	if err != nil {
+		return false, err
+	}
+	if first == nil {
+		return false, p.advance(ctx, nil, nil, false)
+	}
+	due, left, err := p.split([]*message{first})
+	if err != nil || len(due) > 0 {
+		return len(due) > 0, err
+	}
+	return false, p.advance(ctx, nil, left, false)
+}
+
+// split divides messages into those that are in their window, and the others.
+func (p *versionsPass) split(messages []*message) (due, left []*message, err error) {
+	for i, m := range messages {
+		if m.Time, err = storedAt(m); err != nil {
+			return nil, nil, err
+		}
+		if i == 0 {
+			p.oldest = m.Time
+		}
+		if p.windowOf(m.Time).After(p.now()) {
+			return messages[:i], messages[i:], nil
+		}
+	}
+	return messages, nil, nil
+}
+
+// storedAt is when a message was stored that came as the answer to a direct get.
+func storedAt(m *message) (time.Time, error) {
+	at, err := time.Parse(time.RFC3339Nano, lastValue(m.Header, "Nats-Time-Stamp"))
+	if err != nil {
+		return at, fmt.Errorf("%w: the answer has no time: %w", eventstore.ErrUnavailable, err)
+	}
+	return at, nil
+}
+
+// batch looks at a page of messages, and says whether there may be more to look at.
+func (p *versionsPass) batch(ctx context.Context) (more bool, err error) {
+	s := p.store
+	done, err := s.reading(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	reading, cancel := s.bounded(ctx)
+	messages, more, err := s.page(reading, s.config.EventsStream, ">", p.record.Next)
+	cancel()
+	if err != nil {
+		return false, err
+	}
+	due, left, err := p.split(messages)
+	if err != nil {
+		return false, err
+	}
+	if err := p.keep(ctx, newestVersions(eventsPrefix(s.config.EventsStream), due)); err != nil {
+		return false, err
+	}
+	p.kept.Looked += len(due)
+	more = more && len(left) == 0
+	return more, p.advance(ctx, due, left, more)
+}
+
+// advance writes that messages were looked at; left are those after them that are not in
+// their window yet, and more says that nobody has seen what comes after them.
+func (p *versionsPass) advance(ctx context.Context, looked, left []*message, more bool) error {
+	if len(looked) > 0 {
+		p.record.Next = looked[len(looked)-1].Sequence + 1
+	}
+	p.record.MaxAge = p.age
+	now := p.now()
+	switch {
+	case more && p.over():
+		// Whoever comes first goes on.
+		p.kept.More, p.record.Due = true, now
+	case more:
+		p.record.Due = now.Add(keepPause(p.age) / 2)
+	case len(left) > 0:
+		p.oldest = left[0].Time
+		p.record.Due = nextDue(now, p.windowOf(p.oldest), p.age)
+	case p.record.Next > p.info.State.LastSequence:
+		// What comes was not stored yet when the stream was asked.
+		p.record.Due = nextDue(now, p.windowOf(p.info.Now), p.age)
+	default:
+		// What is left was erased, or the replica that has answered is behind.
+		p.record.Due = nextDue(now, now, p.age)
+	}
+	if !more && len(left) == 0 {
+		p.oldest = time.Time{}
+	}
+	if p.sequence == 0 && len(looked) == 0 {
+		// A stream of snapshots that never held anything stays so: then nothing is lost with it.
+		return nil
+	}
+	return p.write(ctx)
+}
+
+// write writes the record. Who is forced to goes on where another was first.
+func (p *versionsPass) write(ctx context.Context) error {
+	ours := p.record
+	for {
+		written, err := p.store.writeVersions(ctx, p.sequence, p.record)
+		if err == nil {
+			p.sequence = written
+			return nil
+		}
+		if !errors.Is(err, errReplaced) || !p.forced() {
+			return err
+		}
+		if err := p.read(ctx); err != nil {
+			return err
+		}
+		p.record.Due, p.record.MaxAge = ours.Due, ours.MaxAge
+	}
+}

@@ -1,0 +1,101 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// How the latest versions of actors are kept whose events expire after an age. Each event
+// is looked at once it has come into a window before it expires.
+const (
+	// maxKeepWindow is how long the window is at most: for so long nobody need be there
+	// who keeps.
+	maxKeepWindow = 30 * 24 * time.Hour
+	// minKeepPause and maxKeepPause are the bounds of the time between two passes.
+	minKeepPause, maxKeepPause = 250 * time.Millisecond, 5 * time.Minute
+)
+
+// KeepWindow is how long before they expire events are looked at: half of their age, at
+// most 30 days.
+func KeepWindow(age time.Duration) time.Duration { return min(age/2, maxKeepWindow) }
+
+// keepPause is the least time between two passes.
+func keepPause(age time.Duration) time.Duration {
+	return min(max(age/16, minKeepPause), maxKeepPause)
+}
+
+// keepIdle is the most time between two passes, also while nothing expires for long.
+func keepIdle(age time.Duration) time.Duration { return max(keepPause(age), KeepWindow(age)/64) }
+
+// versionsRecord says how far the latest versions of a stream's actors are kept. All times
+// are those of the servers.
+type versionsRecord struct {
+	// StreamCreated is when the stream of events was made: in another one of its name
+	// other events have the same sequences.
+	StreamCreated time.Time `json:"streamCreated"`
+	// Next is the first sequence that nobody has looked at.
+	Next uint64 `json:"next"`
+	// Due is when there is something to do again, with events that expire after MaxAge;
+	// while a pass is under way, when it counts as given up.
+	Due    time.Time     `json:"due"`
+	MaxAge time.Duration `json:"maxAge"`
+}
+
+// isDue says whether somebody should keep now, in a stream whose events expire after an
+// age. What was found for a shorter age is due no later than for a longer one.
+func (r versionsRecord) isDue(now time.Time, age time.Duration) bool {
+	return r.MaxAge == 0 || r.MaxAge > age || !now.Before(r.Due)
+}
+
+// nextDue is when there is something to do again, at a time when all was done; first is
+// when the first event that is left comes into its window.
+func nextDue(now, first time.Time, age time.Duration) time.Time {
+	earliest, latest := now.Add(keepPause(age)), now.Add(keepIdle(age))
+	switch {
+	case first.Before(earliest):
+		return earliest
+	case first.After(latest):
+		return latest
+	}
+	return first
+}
+
+// versionsSubject is where that record is, in the snapshots stream. No actor has this
+// subject, since "%ve" is not how EncodeToken encodes anything.
+func versionsSubject(stream string) string { return stream + ".snapshots.%versions.kept" }
+
+// readVersions reads the record about a stream of events that was made at a time, and
+// answers its sequence, 0 for none. One that cannot be read, or is about another stream,
+// is an empty one.
+func (s *Store) readVersions(ctx context.Context, created time.Time) (versionsRecord, uint64, error) {
+	empty := versionsRecord{StreamCreated: created}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	m, err := s.leaderGet(ctx, s.config.SnapshotsStream, getRequest{LastBySubject: versionsSubject(s.config.EventsStream)})
+	if err != nil || m == nil {
+		return empty, 0, err
+	}
+	var record versionsRecord
+	if json.Unmarshal(m.Data, &record) != nil || !record.StreamCreated.Equal(created) {
+		record = empty
+	}
+	return record, m.Sequence, nil
+}
+
+// writeVersions writes the record in the place of the one of a sequence. errReplaced says
+// that another was first.
+func (s *Store) writeVersions(ctx context.Context, before uint64, record versionsRecord) (uint64, error) {
+	data, err := json.Marshal(record)
+	if err != nil {
+		return 0, fmt.Errorf("encode how far versions are kept: %w", err)
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	written, err := s.replace(ctx, versionsSubject(s.config.EventsStream), before, data)
+	if err != nil {
+		return 0, fmt.Errorf("write in stream %s how far versions are kept: %w", s.config.SnapshotsStream, err)
+	}
+	return written, nil
+}
