@@ -133,10 +133,10 @@ type Store struct {
 	end  context.CancelFunc
 	// snapshotSaved: a replica may not know of it yet.
 	snapshotSaved atomic.Bool
-	// keeping: it has saved an event, and keeps the latest versions of actors, or leaves it to
+	// versionsKept: it has saved an event, and keeps the latest versions of actors, or leaves it to
 	// others. background is what does that; it ends with life.
-	keeping    atomic.Bool
-	background sync.WaitGroup
+	versionsKept atomic.Bool
+	background   sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool

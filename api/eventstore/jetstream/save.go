@@ -33,7 +33,7 @@ func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts 
 		return nil, fmt.Errorf("save %s in stream %s: %w", outcome.Subject(events), s.config.EventsStream, err)
 	}
 	outcome.Saved(&s.opts, events, saved)
-	if !s.keeping.Load() {
+	if !s.versionsKept.Load() {
 		s.startKeeping()
 	}
 	return saved, nil

@@ -18,7 +18,7 @@ const (
 // startKeeping begins to keep the latest versions of actors in the background, for as long
 // as the Store is open. A Store that saves calls it once.
 func (s *Store) startKeeping() {
-	if !s.keeping.CompareAndSwap(false, true) || s.config.OperatorMakesConsumers {
+	if !s.versionsKept.CompareAndSwap(false, true) || s.config.OperatorMakesConsumers {
 		// It may not ask for the age of events: the operator keeps.
 		return
 	}
