@@ -28,7 +28,7 @@ var _ = Describe("A cluster and its copy", Ordered, func() {
 	var servers *natsserver.Cluster
 	var api jetstream.JetStream
 	stopOriginal, stopCopy := func() {}, func() {}
-	const specs = 6
+	const specs = 7
 	var stores []*v1alpha1.EventStore
 	startCluster := func(dir string) *testenv.Kubernetes {
 		GinkgoHelper()
@@ -251,6 +251,29 @@ var _ = Describe("A cluster and its copy", Ordered, func() {
 		_, err := api.Stream(ctx, store.EventsStreamName())
 		Expect(err).To(MatchError(jetstream.ErrStreamNotFound))
 	})
+
+	It("let no pod of one into streams that were made anew in the other, with both on record as lost", func(ctx context.Context) {
+		// The copy has a snapshot on record too.
+		startCopy()
+		_, err := api.Publish(ctx, store.EventsStreamName()+".snapshots.order.order-1", []byte("{}"))
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(in(ctx, copied, store)).WithContext(ctx).Should(HaveField("Status.Streams", ContainElement(
+			And(HaveField("Role", v1alpha1.StreamRoleSnapshots), HaveField("LastSequence", BeEquivalentTo(1))))))
+		stopCopy()
+		letGo(ctx)
+		for _, name := range []string{store.EventsStreamName(), store.SnapshotsStreamName()} {
+			Expect(api.DeleteStream(ctx, name)).To(Succeed())
+		}
+		again := applyAgain(ctx)
+		startCopy()
+		Eventually(in(ctx, copied, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonConflict))
+		Expect(grantsOf(in(ctx, copied, store)(Default))).To(BeEmpty())
+		stays(ctx, 2, again)
+		remove(ctx, copied)
+		goes(ctx, copied)
+		stays(ctx, 2, again)
+	})
+
 })
 
 const (

@@ -60,8 +60,10 @@ func (p *pass) ownerships() []stream.Ownership {
 	whose := make([]stream.Ownership, len(p.wanted))
 	for i, wanted := range p.wanted {
 		if p.lost[i] {
-			// A stream of another that is there in its place is not ours for that.
-			if whose[i] = stream.OwnershipOf(p.self(), p.live[i], nil); whose[i] != stream.Anothers && whose[i] != stream.OursElsewhere {
+			// A stream of another that is there in its place is not ours for that, nor is one of
+			// an earlier resource of this name, which may live in a copy of this cluster.
+			whose[i] = stream.OwnershipOf(p.self(), p.live[i], nil)
+			if whose[i] == stream.Absent || whose[i] == stream.Nobodys {
 				whose[i] = stream.Ours
 			}
 			continue

@@ -20,6 +20,9 @@ func (p *pass) keepVersions(ctx context.Context) error {
 		p.versions.calm(p.store)
 		return nil
 	}
+	if err := p.makeReadable(ctx); err != nil {
+		return err
+	}
 	age := plan.Wanted.Config.MaxAge
 	bounded, cancel := context.WithTimeout(ctx, keepTimeout)
 	defer cancel()
@@ -33,6 +36,20 @@ func (p *pass) keepVersions(ctx context.Context) error {
 			"before events expire after %s the latest versions of their actors are stored, which takes a while: the operator goes on by itself", stream.FormatAge(age))
 	}
 	p.versions.calm(p.store)
+	return nil
+}
+
+// makeReadable lets replicas answer reads of streams of which they may not yet, as of one
+// that is adopted: that is how versions are kept.
+func (p *pass) makeReadable(ctx context.Context) (err error) {
+	for i, live := range p.live {
+		if live == nil || live.Config.AllowDirect {
+			continue
+		}
+		if p.live[i], err = p.conn.Update(ctx, stream.Readable(live)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

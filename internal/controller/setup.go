@@ -105,7 +105,9 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 			sweeps.expire(n.Class)
 			forClasses.send(n)
 		}
-		if !n.FirstEvent.IsZero() {
+		if n.FirstEvent.IsZero() {
+			memory.Doubt(n.Class, n.Stream)
+		} else {
 			memory.NoteFirst(n.Class, n.Stream, n.FirstEvent)
 		}
 		forStores.send(n)

@@ -60,12 +60,16 @@ func awaitEmpty(ctx context.Context, api natsjs.JetStream, store *v1alpha1.Event
 
 var _ = Describe("The latest versions of actors", func() {
 	It("stay when their events have expired, whether an application runs or not", func(ctx context.Context) {
-		for _, servers := range []*natsserver.Cluster{single, cluster} {
+		stores := map[*natsserver.Cluster]*v1alpha1.EventStore{single: nil, cluster: nil}
+		for servers := range stores {
 			store := create(ctx, newStore(newNamespace(ctx), newClass(ctx, servers.URLs()).Name, func(s *v1alpha1.EventStore) {
 				s.Spec.Retention.MaxAge, s.Spec.Replicas = "20s", int32(servers.Size())
 			}))
 			Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
 			withEngine(servers, store, func(engine *layout.Store) { saveActors(ctx, engine, 30) })
+			stores[servers] = store
+		}
+		for servers, store := range stores {
 			awaitEmpty(ctx, js(servers), store)
 			withEngine(servers, store, func(engine *layout.Store) {
 				for n := range 30 {
@@ -105,10 +109,12 @@ var _ = Describe("The latest versions of actors", func() {
 		Eventually(read(ctx, observed)).WithContext(ctx).Should(beReady())
 		change(ctx, observed, func(s *v1alpha1.EventStore) { s.Spec.ManagementPolicy = v1alpha1.ManagementObserve })
 		Eventually(read(ctx, observed)).WithContext(ctx).Should(haveCondition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonObserved))
-		for store, messages := range map[*v1alpha1.EventStore]int{kept: 3, observed: 0} {
+		for _, store := range []*v1alpha1.EventStore{kept, observed} {
 			withEngine(single, store, func(engine *layout.Store) { saveActors(ctx, engine, 2) })
+		}
+		// Two versions and the record.
+		for store, messages := range map[*v1alpha1.EventStore]int{kept: 3, observed: 0} {
 			awaitEmpty(ctx, api, store)
-			By(fmt.Sprintf("two versions and a record, or nothing: %d", messages))
 			Expect(streamInfo(ctx, api, store.SnapshotsStreamName()).State.Msgs).To(BeEquivalentTo(messages))
 		}
 	}, SpecTimeout(2*time.Minute))

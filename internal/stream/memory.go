@@ -92,6 +92,18 @@ func (m *Memory) GoesOn(class string, recorded *v1alpha1.StreamStatus, live *jet
 	return known && seen.Created.Equal(live.Created) && seen.session == session
 }
 
+// Doubt notes that a stream was made, changed or deleted: what is there may be a backup,
+// and goes on only from the place where it was until a pass has looked.
+func (m *Memory) Doubt(class, stream string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := key{class, stream}
+	if seen, known := m.streams[k]; known {
+		seen.session = Session{}
+		m.streams[k] = seen
+	}
+}
+
 // NoteFirst remembers that a stream has held a message since a time: the stream may be
 // gone before anybody looks at it again. What was stored before it was made is of
 // another one of that name.

@@ -77,6 +77,10 @@ func TestMemoryOfAnotherSession(t *testing.T) {
 	if raised.LastSequence != 8 || m.GoesOn("c", &raised, at(9, later), second) {
 		t.Errorf("in another session it is at %d before it is judged", raised.LastSequence)
 	}
+	m.Note("c", at(9, later), second)
+	if m.Doubt("c", "shop_orders"); m.GoesOn("c", recordOf(8), at(9, later), second) {
+		t.Error("a stream that was changed goes on before it is judged")
+	}
 	if seen, _ := m.Seen("c", "shop_orders"); seen.Messages != 9 {
 		t.Errorf("its figures are %+v", seen)
 	}

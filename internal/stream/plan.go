@@ -159,6 +159,15 @@ func (p Plan) Config() jetstream.StreamConfig {
 	return config
 }
 
+// Readable is the configuration of a stream as it is, but that replicas answer reads.
+func Readable(live *jetstream.StreamInfo) jetstream.StreamConfig {
+	config := live.Config
+	config.AllowDirect = true
+	config.Metadata = maps.Clone(config.Metadata)
+	maps.DeleteFunc(config.Metadata, func(key, _ string) bool { return serverMetadata(key) })
+	return config
+}
+
 // serverMetadata are the keys that the server itself writes.
 func serverMetadata(key string) bool { return strings.HasPrefix(key, "_nats.") }
 

@@ -61,8 +61,11 @@ func TestKeepVersionsWithTheListedPermissions(t *testing.T) {
 		fail(t, err)
 		snapshots, err := js.Stream(t.Context(), store.SnapshotsStreamName())
 		fail(t, err)
-		m, err := snapshots.GetLastMsgForSubject(t.Context(), store.EventsStreamName()+".snapshots.order.order-1")
-		fail(t, err)
+		var m *jetstream.RawStreamMsg
+		testenv.Eventually(t, time.Minute, "a replica to answer", func() (err error) {
+			m, err = snapshots.GetLastMsgForSubject(t.Context(), store.EventsStreamName()+".snapshots.order.order-1")
+			return err
+		})
 		if m.Header.Get("ce-actorversion") != "5" || m.Header.Get("ce-source") != "/shop/orders" {
 			t.Errorf("what remembers the version is %v", m.Header)
 		}
@@ -86,7 +89,14 @@ func TestKeepVersionsFaults(t *testing.T) {
 	conn, _ := connect(t, servers, asU)
 	store := orders(func(s *v1alpha1.EventStore) { s.Spec.Replicas = 1 })
 	makeOrders(t, conn, servers.Connect(t, nats.UserInfo("admin", "p")), store)
-	_, err := conn.KeepVersions(t.Context(), store, layout.KeepOptions{})
+	var err error
+	testenv.Eventually(t, time.Minute, "the version to be refused", func() error {
+		// Before the event is in its window, nothing is to be done.
+		if _, err = conn.KeepVersions(t.Context(), store, layout.KeepOptions{MaxAge: 10 * time.Millisecond}); err == nil {
+			return errors.New("nothing is refused")
+		}
+		return nil
+	})
 	wantFault(t, err, stream.Stall, v1alpha1.ReasonPermissionDenied)
 	if err == nil || !strings.Contains(err.Error(), "docs/eventstoreclass.md") {
 		t.Errorf("it says %v", err)
