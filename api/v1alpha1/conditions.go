@@ -32,6 +32,9 @@ const (
 	// ConditionFull is present only while True: a stream of the store has taken 80 % of
 	// its maxBytes or more.
 	ConditionFull = "Full"
+	// ConditionVersionsNotKept is present only while True: the latest versions of actors
+	// whose last event expires cannot be stored, or not in time, and would go back.
+	ConditionVersionsNotKept = "VersionsNotKept"
 	// ConditionDataLossPrevented is present only while True: a change that would
 	// destroy stored events, or reach others, is held back.
 	ConditionDataLossPrevented = "DataLossPrevented"
@@ -99,6 +102,11 @@ const (
 	ReasonLimitExceeded = "LimitExceeded"
 	// ReasonNearlyFull: a stream has taken 80 % of its maxBytes or more.
 	ReasonNearlyFull = "NearlyFull"
+	// ReasonSnapshotsFull: the stream of snapshots takes no more.
+	ReasonSnapshotsFull = "SnapshotsFull"
+	// ReasonVersionsBehind: half of the time is over that there is to store the latest
+	// version of an actor before its last event expires.
+	ReasonVersionsBehind = "VersionsBehind"
 	// ReasonOnAnotherClass: the store names no class, and the streams of an earlier one of
 	// its name are on another class than the default.
 	ReasonOnAnotherClass = "OnAnotherClass"

@@ -165,7 +165,8 @@ type Snapshots struct {
 	History int32 `json:"history,omitempty"`
 
 	// maxBytes is how much the stream of snapshots takes on each server. A full one
-	// refuses new snapshots and never drops those of other actors. JetStream reserves
+	// refuses new snapshots and never drops those of other actors. The latest versions of
+	// actors whose events have expired are in it too. JetStream reserves
 	// maxBytes on each server that holds the stream. Defaults to that of the class, else
 	// no limit.
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-')",message="must be a whole number of bytes, more than 0 and less than 8Ei, such as 10Gi"
@@ -241,6 +242,7 @@ type Retention struct {
 	// maxAge is how long an event is kept: numbers with the units s, m, h, d, w
 	// (7 days) and y (365 days), which may be combined, such as "365d" or "1d12h".
 	// "0" keeps events for ever. At most 290 years, which is what JetStream counts.
+	// The latest version of an actor stays when its events have expired.
 	// Defaults to that of the class, else 365d.
 	// +kubebuilder:validation:XValidation:rule="self == '0' || self.matches('^([0-9]{1,9}[smhdwy])+$')",message="is no duration: write \"0\", or whole numbers with the units s, m, h, d, w (7 days) and y (365 days), such as 365d or 1d12h; there are no months, no fractions and nothing shorter than 1s"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,9}[smhdwy])+$') || self.matches('[1-9]')",message="is zero: write \"0\" to keep events for ever, or a duration of at least 1s"

@@ -35,7 +35,7 @@ func (c connector) connect(ctx context.Context, class *v1alpha1.EventStoreClass)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.connections.Get(ctx, stream.Target{Class: class.Name, Domain: class.Spec.Domain, Servers: serversOf(class), Credentials: data})
+	conn, err := c.connections.Get(ctx, stream.Target{Class: class.Name, Domain: class.Spec.Domain, System: systemOf(class), Servers: serversOf(class), Credentials: data})
 	if err := c.checkThere(ctx, class); err != nil {
 		return nil, err
 	}

@@ -2,13 +2,15 @@ package controller
 
 import (
 	"context"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
 // apply carries the plans out. What a person had to accept comes last: when the server
-// refuses the rest nothing is destroyed for it.
+// refuses the rest nothing is destroyed for it. What lets events expire earlier comes after
+// the versions of their actors are kept.
 func (p *pass) apply(ctx context.Context) error {
 	if p.plans[0].Create() {
 		// Before the stream is there, so that its first event cannot be missed.
@@ -16,10 +18,20 @@ func (p *pass) apply(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, accepted := range []bool{false, true} {
-		if err := p.applyThose(ctx, accepted); err != nil {
-			return p.lostConnection(err)
-		}
+	accepted := func(plan stream.Plan) bool { return len(plan.Waiting()) > 0 }
+	err := p.applyThose(ctx, func(plan stream.Plan) bool { return !accepted(plan) && !plan.ShortensAge() })
+	if err == nil {
+		// The stream of snapshots is there now, which remembers them.
+		err = p.keepVersions(ctx)
+	}
+	if err == nil {
+		err = p.applyThose(ctx, func(plan stream.Plan) bool { return !accepted(plan) && plan.ShortensAge() })
+	}
+	if err == nil {
+		err = p.applyThose(ctx, accepted)
+	}
+	if err != nil {
+		return p.lostConnection(err)
 	}
 	p.own()
 	p.countContest()
@@ -29,13 +41,13 @@ func (p *pass) apply(ctx context.Context) error {
 	return nil
 }
 
-// applyThose carries out the plans that a person accepted, or all others. It tells what
-// was done also where another of them failed.
-func (p *pass) applyThose(ctx context.Context, accepted bool) error {
+// applyThose carries out some of the plans. It tells what was done also where another of
+// them failed.
+func (p *pass) applyThose(ctx context.Context, those func(stream.Plan) bool) error {
 	var changes errgroup.Group
 	done := make([]bool, len(p.plans))
 	for i, plan := range p.plans {
-		if accepted != (len(plan.Waiting()) > 0) {
+		if !those(plan) {
 			continue
 		}
 		changes.Go(func() (err error) {
@@ -50,12 +62,14 @@ func (p *pass) applyThose(ctx context.Context, accepted bool) error {
 		})
 	}
 	err := changes.Wait()
+	destroyed := false
 	for i, plan := range p.plans {
 		if done[i] {
 			p.tellApplied(plan)
+			destroyed = destroyed || len(plan.Waiting()) > 0
 		}
 	}
-	if accepted && slices.Contains(done, true) {
+	if destroyed {
 		// It cannot be undone, whether the status can be written or not.
 		p.sendEvents(ctx)
 	}

@@ -42,6 +42,7 @@ type EventStoreReconciler struct {
 	contests *contests
 	homes    homes
 	quotas   *quotas
+	versions *VersionReconciler
 }
 
 // setup watches what a store depends on; told is what NATS tells.

@@ -118,6 +118,7 @@ func (p *pass) setConditions(fault *stream.Fault, err error) {
 			setCondition(&status.Conditions, always, metav1.ConditionUnknown, v1alpha1.ReasonUnknown, "Not seen yet")
 		}
 	}
+	p.tellVersions()
 	p.tellUnmatched()
 	p.tellOutcome(fault)
 	finishConditions(status.Conditions, p.store.Generation)

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -98,7 +99,9 @@ func (m *metrics) countOutcome(fault *stream.Fault) {
 type storesCollector struct {
 	stores storeIndex
 	memory *stream.Memory
-	leads  <-chan struct{}
+	// versions knows how far the versions of actors are kept.
+	versions *VersionReconciler
+	leads    <-chan struct{}
 	// limit is how many stores have figures of their own.
 	limit int
 }
@@ -114,11 +117,13 @@ var (
 	maxBytesDesc = prometheus.NewDesc("aether_eventstore_max_bytes", "Bytes that a stream of an EventStore may take on each server, 0 for no limit.", storeLabels, nil)
 	lastDesc     = prometheus.NewDesc("aether_eventstore_last_sequence", "The last sequence of a stream of an EventStore.", storeLabels, nil)
 	lagDesc      = prometheus.NewDesc("aether_eventstore_replica_lag", "Operations that the slowest replica of a stream of an EventStore is behind.", storeLabels, nil)
+	versionsDesc = prometheus.NewDesc("aether_eventstore_versions_behind_seconds",
+		"For how long events of an EventStore that expire soon have not been looked at, whose actors' latest versions are to be kept; 0 when all have.", []string{"namespace", "name"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *storesCollector) Describe(to chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{storesDesc, unlistedDesc, messagesDesc, bytesDesc, maxBytesDesc, lastDesc, lagDesc} {
+	for _, desc := range []*prometheus.Desc{storesDesc, unlistedDesc, messagesDesc, bytesDesc, maxBytesDesc, lastDesc, lagDesc, versionsDesc} {
 		to <- desc
 	}
 }
@@ -171,7 +176,11 @@ func (c *storesCollector) collectFigures(stores []*v1alpha1.EventStore, to chan<
 		})
 	}
 	to <- prometheus.MustNewConstMetric(unlistedDesc, prometheus.GaugeValue, float64(max(0, len(stores)-c.limit)))
+	now := time.Now()
 	for _, store := range stores[:min(len(stores), c.limit)] {
+		if late, known := c.versions.behind(client.ObjectKeyFromObject(store), now); known {
+			to <- prometheus.MustNewConstMetric(versionsDesc, prometheus.GaugeValue, late.Seconds(), store.Namespace, store.Name)
+		}
 		for _, recorded := range store.Status.Streams {
 			seen, known := c.memory.Seen(classInUse(store), recorded.Name)
 			if !known {

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	toolscache "k8s.io/client-go/tools/cache"
 
+	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
@@ -33,7 +35,10 @@ func TestStoresCollector(t *testing.T) {
 			Cluster: &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{{Lag: 1}, {Lag: 2}}},
 		})
 	}
-	collector := &storesCollector{stores: storeIndex{indexer}, memory: memory, leads: leads, limit: 2}
+	versions := newVersionReconciler(nil, nil, nil)
+	known := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "a"}}
+	versions.note(known, layout.KeepOptions{}, layout.KeptVersions{MaxAge: time.Hour, Next: time.Minute}, nil)
+	collector := &storesCollector{stores: storeIndex{indexer}, memory: memory, versions: versions, leads: leads, limit: 2}
 	if count := testutil.CollectAndCount(collector); count != 0 {
 		t.Errorf("a replica that does not lead tells %d metrics", count)
 	}
@@ -60,6 +65,9 @@ aether_eventstore_messages{name="b",namespace="shop",role="Events"} 3
 # TYPE aether_eventstore_replica_lag gauge
 aether_eventstore_replica_lag{name="a",namespace="shop",role="Events"} 2
 aether_eventstore_replica_lag{name="b",namespace="shop",role="Events"} 2
+# HELP aether_eventstore_versions_behind_seconds For how long events of an EventStore that expire soon have not been looked at, whose actors' latest versions are to be kept; 0 when all have.
+# TYPE aether_eventstore_versions_behind_seconds gauge
+aether_eventstore_versions_behind_seconds{name="a",namespace="shop"} 0
 # HELP aether_operator_eventstores EventStores by class, empty for one that is not known to exist, condition, its status and its reason.
 # TYPE aether_operator_eventstores gauge
 aether_operator_eventstores{class="standard",condition="Connected",reason="Connected",status="True"} 3

@@ -28,7 +28,7 @@ import (
 // FieldManager is under which name the operator writes.
 const FieldManager = "aether-operator"
 
-// DefaultStoreMetricsLimit is how many EventStores have metrics of their own: 10,000
+// DefaultStoreMetricsLimit is how many EventStores have metrics of their own: 11,000
 // series, which any Prometheus takes.
 const DefaultStoreMetricsLimit = 1000
 
@@ -42,7 +42,7 @@ type Options struct {
 	// 0 is DefaultResyncInterval.
 	ResyncInterval time.Duration
 	// StoreMetricsLimit is how many EventStores have metrics of their own, 0 for
-	// none: each has ten.
+	// none: each has eleven.
 	StoreMetricsLimit int
 	// Registerer takes the metrics; nil is that of the manager.
 	Registerer prometheus.Registerer
@@ -123,22 +123,26 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 		connector: connect, client: writer, stores: index, recorder: mgr.GetEventRecorder("aether-operator"),
 		changed: func(class string) { forClasses.send(stream.Notice{Class: class}) }, classes: map[string]*callout{},
 	}
+	versions := newVersionReconciler(mgr.GetClient(), connections, forStores.send)
 	stores := &EventStoreReconciler{
 		Client: writer, connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
-		stores: index, sweeper: sweeps, memory: memory, records: newRecords(), metrics: counts, contests: newContests(), homes: homes, quotas: newQuotas(),
+		stores: index, sweeper: sweeps, memory: memory, records: newRecords(), metrics: counts, contests: newContests(), homes: homes, quotas: newQuotas(), versions: versions,
 	}
 	classes := &EventStoreClassReconciler{
 		Client: writer, connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
 		stores: index, sweeper: sweeps, callouts: callouts,
 	}
-	collector := &storesCollector{stores: index, memory: memory, leads: mgr.Elected(), limit: options.StoreMetricsLimit}
+	collector := &storesCollector{stores: index, memory: memory, versions: versions, leads: mgr.Elected(), limit: options.StoreMetricsLimit}
 	if err := errors.Join(counts.register(options.Registerer), options.Registerer.Register(collector)); err != nil {
 		return fmt.Errorf("register the metrics: %w", err)
 	}
 	if err := stores.setup(mgr, forStores); err != nil {
 		return fmt.Errorf("set up the controller of EventStores: %w", err)
+	}
+	if err := versions.setup(mgr, index); err != nil {
+		return fmt.Errorf("set up the controller of the versions of actors: %w", err)
 	}
 	if err := classes.setup(mgr, forClasses); err != nil {
 		return fmt.Errorf("set up the controller of EventStoreClasses: %w", err)

@@ -137,6 +137,12 @@ func (c *classConnection) waitNoLonger(d *dial, target Target) error {
 	return late
 }
 
+func (c *classConnection) current() *Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn
+}
+
 func reasonOf(err error) string {
 	fault, ok := AsFault(err)
 	if !ok {

@@ -32,9 +32,11 @@ const (
 // except that of a context that ended.
 type Conn struct {
 	nc *nats.Conn
-	// api is the prefix of the JetStream API, and servers are where it is.
-	api     string
-	servers []string
+	// api is the prefix of the JetStream API, in domain, and servers are where it is.
+	api, domain string
+	servers     []string
+	// system is that of the Target.
+	system string
 
 	mu sync.Mutex
 	// denied is what the server said when it last refused a request for lack of

@@ -21,6 +21,8 @@ type Target struct {
 	Servers []string
 	// Domain is the JetStream domain, empty for that of the servers.
 	Domain string
+	// System stands for what the class says of all that.
+	System string
 	// Credentials is the data of the Secret, nil for none.
 	Credentials map[string][]byte
 }
@@ -86,6 +88,22 @@ func (c *Connections) Get(ctx context.Context, target Target) (*Conn, error) {
 	return conn, conn.awaitConnected(ctx)
 }
 
+// Current gives the connection of a class if there is one to that system, which answers,
+// and never dials; else nil.
+func (c *Connections) Current(className, system string) *Conn {
+	c.mu.Lock()
+	class := c.classes[className]
+	c.mu.Unlock()
+	if class == nil {
+		return nil
+	}
+	conn := class.current()
+	if conn == nil || conn.system != system || !conn.nc.IsConnected() {
+		return nil
+	}
+	return conn
+}
+
 // errWasClosed is in the fault of a connection that was closed on purpose.
 var errWasClosed = errors.New("the class is gone or the operator ends")
 
@@ -109,7 +127,7 @@ func (c *Connections) open(target Target) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn.api = apiPrefix(target.Domain)
+	conn.api, conn.domain, conn.system = apiPrefix(target.Domain), target.Domain, target.System
 	conn.measure, conn.self = c.measure, c.self
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
 	conn.notifyFirst = func(stream string, at time.Time) {

@@ -21,6 +21,8 @@ const (
 	ownersSubject = ownerSubject + "*"
 	// firstSubjects is where the first event of any store is told.
 	firstSubjects = "*.stored.>"
+	// snapshots is where the latest versions of actors are stored.
+	snapshots = "*.snapshots.*.*"
 	// probe stands for what a wildcard does. No store has a stream of that name, and no
 	// EventStore that uid.
 	probe = "aether-probe"
@@ -33,11 +35,11 @@ func NeededPermissions(domain string) Permissions { return neededPermissions(api
 func neededPermissions(api string) Permissions {
 	needed := Permissions{Subscribe: []string{inboxes, advisories, firstSubjects, ownersSubject}}
 	for _, operation := range []string{
-		"INFO", "STREAM.LIST", "STREAM.INFO.*", "STREAM.CREATE.*", "STREAM.UPDATE.*", "STREAM.DELETE.*", "STREAM.MSG.GET.*",
+		"INFO", "STREAM.LIST", "STREAM.INFO.*", "STREAM.CREATE.*", "STREAM.UPDATE.*", "STREAM.DELETE.*", "STREAM.MSG.GET.*", "DIRECT.GET.*",
 	} {
 		needed.Publish = append(needed.Publish, api+operation)
 	}
-	needed.Publish = append(needed.Publish, statzSubject, ownersSubject, inboxes)
+	needed.Publish = append(needed.Publish, statzSubject, ownersSubject, snapshots, inboxes)
 	return needed
 }
 

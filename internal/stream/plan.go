@@ -124,6 +124,14 @@ func (p Plan) Changes(field string) bool {
 	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Field == field })
 }
 
+// ShortensAge says whether messages of a stream that exists will expire earlier.
+func (p Plan) ShortensAge() bool {
+	if p.Create() || p.Wanted.Config.MaxAge == 0 {
+		return false
+	}
+	return p.Live.Config.MaxAge == 0 || p.Wanted.Config.MaxAge < p.Live.Config.MaxAge
+}
+
 // Config is what to send to the server: the wanted one, and of the live one what
 // others wrote into its metadata and what cannot be changed later.
 func (p Plan) Config() jetstream.StreamConfig {
@@ -138,6 +146,15 @@ func (p Plan) Config() jetstream.StreamConfig {
 			config.Metadata[key] = value
 		}
 	}
+	return config
+}
+
+// Readable is the configuration of a stream as it is, but that replicas answer reads.
+func Readable(live *jetstream.StreamInfo) jetstream.StreamConfig {
+	config := live.Config
+	config.AllowDirect = true
+	config.Metadata = maps.Clone(config.Metadata)
+	maps.DeleteFunc(config.Metadata, func(key, _ string) bool { return serverMetadata(key) })
 	return config
 }
 

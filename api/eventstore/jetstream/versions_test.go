@@ -82,7 +82,7 @@ func TestVersionsOutliveEvents(t *testing.T) {
 	onSystems(t, func(t *testing.T, cluster *natsserver.Cluster, replicas int) {
 		nc, c := cluster.Connect(t), config()
 		configs := streamConfigs(c, replicas)
-		configs[0].MaxAge = 10 * time.Second
+		configs[0].MaxAge = 20 * time.Second
 		configs[0].Duplicates = configs[0].MaxAge
 		createStreams(t, nc, configs...)
 		store := open(t, nc, c)

@@ -61,12 +61,12 @@ func Violation(object client.Object) error {
 // abnormal conditions are present only while they are true, and never beside a Ready
 // that is True, except those that warn.
 var abnormal = []string{
-	v1alpha1.ConditionFull, v1alpha1.ConditionAccessIgnored, v1alpha1.ConditionAcceptanceUnmatched,
+	v1alpha1.ConditionFull, v1alpha1.ConditionVersionsNotKept, v1alpha1.ConditionAccessIgnored, v1alpha1.ConditionAcceptanceUnmatched,
 	v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled,
 	v1alpha1.ConditionDataLoss, v1alpha1.ConditionDataLossPrevented,
 }
 
-var warns = []string{v1alpha1.ConditionFull, v1alpha1.ConditionAccessIgnored, v1alpha1.ConditionAcceptanceUnmatched}
+var warns = []string{v1alpha1.ConditionFull, v1alpha1.ConditionVersionsNotKept, v1alpha1.ConditionAccessIgnored, v1alpha1.ConditionAcceptanceUnmatched}
 
 func violation(observed, generation int64, conditions []metav1.Condition) error {
 	if observed < 1 || observed > generation {

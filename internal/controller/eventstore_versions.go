@@ -1,0 +1,71 @@
+package controller
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
+)
+
+// keepVersions goes on once the latest versions are kept of all actors whose last event
+// expires when max_age is lowered. What takes long the reconciler of versions does.
+func (p *pass) keepVersions(ctx context.Context) error {
+	plan := p.plans[0]
+	if !plan.ShortensAge() {
+		p.versions.calm(p.store)
+		return nil
+	}
+	if err := p.makeReadable(ctx); err != nil {
+		return err
+	}
+	age := plan.Wanted.Config.MaxAge
+	bounded, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	kept, err := p.conn.KeepVersions(bounded, p.store, layout.KeepOptions{MaxAge: age, AtMost: keepSlice, Created: plan.Live.Created})
+	if err != nil {
+		return err
+	}
+	if kept.More {
+		p.versions.hurry(p.store, age)
+		return stream.Waiting(v1alpha1.ReasonProgressing,
+			"before events expire after %s the latest versions of their actors are stored, which takes a while: the operator goes on by itself", stream.FormatAge(age))
+	}
+	p.versions.calm(p.store)
+	return nil
+}
+
+// makeReadable lets replicas answer reads of streams of which they may not yet, as of one
+// that is adopted: that is how versions are kept.
+func (p *pass) makeReadable(ctx context.Context) (err error) {
+	for i, live := range p.live {
+		if live == nil || live.Config.AllowDirect {
+			continue
+		}
+		if p.live[i], err = p.conn.Update(ctx, stream.Readable(live)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tellVersions tells that the latest versions of actors are not kept, as the reconciler of
+// versions has found.
+func (p *pass) tellVersions() {
+	conditions := &p.store.Status.Conditions
+	fault, known := p.versions.outcome(client.ObjectKeyFromObject(p.store))
+	switch {
+	case p.observes(), known && fault == nil:
+		meta.RemoveStatusCondition(conditions, v1alpha1.ConditionVersionsNotKept)
+	case known:
+		told := meta.FindStatusCondition(*conditions, v1alpha1.ConditionVersionsNotKept)
+		if told == nil || told.Reason != fault.Reason {
+			p.tell(warning, fault.Reason, "KeepVersions", "%s", fault.Error())
+		}
+		setCondition(conditions, v1alpha1.ConditionVersionsNotKept, metav1.ConditionTrue, fault.Reason, fault.Error())
+	}
+}
