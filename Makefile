@@ -44,7 +44,7 @@ test: controlplane oldserver ## All tests, against a real API server and real na
 RACY := ./internal/access ./internal/stream ./internal/webhook ./internal/sidecar ./internal/natsconn ./api/eventstore ./api/eventstore/memory
 
 # Of the engine those in which goroutines share most; all of them take ten minutes.
-RACY_ENGINE := ^(TestStore|TestStoresRace|TestManyWritersOfOneActor|TestWriter|TestManyColdActors|TestSubscri|TestConsumer|TestPlace|TestLostAnswer|TestUnknownOutcome|TestRequest|TestCloseLeaves|TestCallWhile|TestSaveWhile|TestConflictReads|TestDurable(Close|Skips|Whose|DeletedBy|Hears))
+RACY_ENGINE := ^(TestStore|TestKeep|TestStoresRace|TestManyWritersOfOneActor|TestWriter|TestManyColdActors|TestSubscri|TestConsumer|TestPlace|TestLostAnswer|TestUnknownOutcome|TestRequest|TestCloseLeaves|TestCallWhile|TestSaveWhile|TestConflictReads|TestDurable(Close|Skips|Whose|DeletedBy|Hears))
 
 .PHONY: test-race
 test-race: controlplane ## The tests of what is used by many at once, with the race detector; needs a C compiler.

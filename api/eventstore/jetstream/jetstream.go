@@ -50,7 +50,8 @@ type Config struct {
 	Domain string
 	// OperatorMakesConsumers: the operator of Aether makes the consumers of
 	// subscriptions, asked on MakeConsumerSubject, since the connection may not ask
-	// JetStream to. No subscription can begin, or be begun again, while it is away.
+	// JetStream to. No subscription can begin, or be begun again, while it is away. It keeps
+	// the latest versions of actors whose events expire, too; see KeepVersions.
 	OperatorMakesConsumers bool
 	// Silent, where it is not nil, is called when the server of the connection is there and
 	// has answered no request for 8 seconds, as one does that lost the rest of its cluster:
