@@ -11,9 +11,9 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
@@ -31,19 +31,13 @@ import (
 )
 
 func main() {
-	boundGarbage()
-	if err := run(ctrl.SetupSignalHandler(), os.Args[1:]); err != nil {
+	err := boundGarbage(memlimit.FromCgroup)
+	if err == nil {
+		err = run(ctrl.SetupSignalHandler(), os.Args[1:])
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "operator: %v\n", err)
 		os.Exit(1)
-	}
-}
-
-// boundGarbage lets the heap grow by half of what is live, and not by all of it,
-// until it is collected: with thousands of stores that is tens of MiB, for a few
-// thousandths of a core. GOGC goes before it.
-func boundGarbage() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
 	}
 }
 

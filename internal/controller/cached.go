@@ -24,10 +24,12 @@ import (
 //
 // Whoever may write in one namespace, or may make some, decides how many of these objects
 // there are, and what is in them: up to a megabyte each. So of metadata no more is kept
-// than two kilobytes, whatever it holds, and the CRD bounds spec.
+// than two kilobytes, whatever it holds, and the CRD bounds spec. Each transform may be asked
+// about what it gave.
 func CacheOptions() cache.Options {
 	return cache.Options{
 		ReaderFailOnMissingInformer: true,
+		NewInformer:                 newPagedInformer(),
 		// Nothing here reads who wrote which field, and it is half of an object.
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
@@ -82,16 +84,17 @@ func shared(text string) string { return unique.Make(text).Value() }
 
 const (
 	// otherAnnotations stands in the cache for the annotations that are not ours: one that
-	// changes wakes the store.
-	otherAnnotations = "digest-of-others"
+	// changes wakes the store. The API server lets no key with a blank through, so nobody
+	// else can put it there.
+	otherAnnotations = "digest of others"
 	// maxAnnotation bounds what is kept of an annotation of ours. A longer one has no
 	// meaning.
 	maxAnnotation = 256
 )
 
 func slimAnnotations(annotations map[string]string) map[string]string {
-	if len(annotations) == 0 {
-		return nil
+	if _, isSlim := annotations[otherAnnotations]; isSlim || len(annotations) == 0 {
+		return annotations
 	}
 	kept := map[string]string{}
 	if accepted, ok := annotations[v1alpha1.AnnotationAcceptDataLoss]; ok {
