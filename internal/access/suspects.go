@@ -48,6 +48,10 @@ func places(maxPayload int64) int {
 func (s *suspects) follow(debtors map[string]*debtor, distrusted map[string]time.Time) {
 	for subject, one := range s.of {
 		if _, still := distrusted[one.family]; !still || debtors[subject] != one.debtor {
+			if one.leaving {
+				// Nobody sees any more when it has left.
+				one.drop(always)
+			}
 			delete(s.of, subject)
 		}
 	}
