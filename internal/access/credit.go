@@ -26,12 +26,12 @@ const (
 	// with each that came to its end with messages of the usual size, up to maxCredit.
 	firstCredit = 32
 	maxCredit   = 256
-	// largeMessage is what no engine sends. With the first of it the server is told to
-	// stop, and for distrust the messages that are on their way together have no more than
-	// distrustedBytes, or are one for each subscription.
-	largeMessage    = maxConsumerMessage
-	distrust        = 10 * time.Minute
-	distrustedBytes = 4 << 20
+	// cautiousCredit is the most while who ended the connection may not be known.
+	cautiousCredit = 2
+	// largeMessage is what no engine sends. With the first of it the servers are told to
+	// stop for all subjects of its family, and for distrust these are suspects.
+	largeMessage = maxConsumerMessage
+	distrust     = 10 * time.Minute
 	// chargedBytes is what one message may have; a larger one counts as so many.
 	chargedBytes = 8 << 10
 	// creditTick is how often subjects are looked at that wait for credit, and
@@ -53,11 +53,13 @@ type credits struct {
 	allowed  *allowance
 
 	arrived chan *nats.Msg
-	// debtors are who may send, by subject. Only run uses them.
-	debtors map[string]*debtor
+	// debtors are who may send, by subject, and suspects those of them that share what
+	// suspects may. Only run uses them.
+	debtors  map[string]*debtor
+	suspects suspects
 	// distrusted are families of subjects, of one of which a large message came, and until
 	// when: a subject that comes new, or again, is not trusted for that it left. cautious is
-	// until when none is that comes, since the connection was lost.
+	// until when nobody has much, since the connection was lost.
 	distrusted map[string]time.Time
 	cautious   time.Time
 	// failed: the last subscription could not be made.
@@ -72,9 +74,10 @@ type debtor struct {
 	// next one does.
 	left   map[*nats.Subscription]int
 	credit int
-	// distrusted is until when, since a large message came.
-	distrusted time.Time
 }
+
+// wanted is how many subscriptions receive the subject: one of who is not known.
+func (d *debtor) wanted() int { return min(d.credit, subscriptionsEach) }
 
 // drop gives up all subscriptions that are wanted no more.
 func (d *debtor) drop(unwanted func(*nats.Subscription) bool) {
@@ -87,9 +90,9 @@ func (d *debtor) drop(unwanted func(*nats.Subscription) bool) {
 	}
 }
 
-// count takes a message of a subscription. What is still on its way of one that was given
-// up says nothing for who sent it.
-func (d *debtor) count(sub *nats.Subscription) {
+// count takes a message of a subscription, and lets credit grow up to most. What is still on
+// its way of one that was given up says nothing for who sent it.
+func (d *debtor) count(sub *nats.Subscription, most int) {
 	left, counted := d.left[sub]
 	switch {
 	case !counted:
@@ -97,7 +100,7 @@ func (d *debtor) count(sub *nats.Subscription) {
 		d.left[sub] = left - 1
 	default:
 		delete(d.left, sub)
-		d.credit = min(2*d.credit, maxCredit)
+		d.credit = max(d.credit, min(2*d.credit, most))
 	}
 }
 
@@ -112,7 +115,7 @@ func lossy(sub *nats.Subscription) bool {
 func newCredits(conn *nats.Conn, group string, allowed *allowance, log *slog.Logger, subjects func() []string, receive func(*nats.Msg)) *credits {
 	return &credits{
 		conn: conn, group: group, log: log, subjects: subjects, receive: receive, allowed: allowed,
-		arrived: make(chan *nats.Msg, maxArrived), debtors: map[string]*debtor{}, distrusted: map[string]time.Time{}, lost: make(chan struct{}, 1),
+		arrived: make(chan *nats.Msg, maxArrived), debtors: map[string]*debtor{}, suspects: suspects{of: map[string]*suspect{}}, distrusted: map[string]time.Time{}, lost: make(chan struct{}, 1),
 	}
 }
 
@@ -137,6 +140,7 @@ func (c *credits) run(ctx context.Context) {
 				continue
 			}
 			c.renewAll()
+			c.giveTurns()
 		}
 	}
 }
@@ -159,23 +163,31 @@ func (c *credits) beginAnew() {
 	}
 }
 
+// most is how far credit grows.
+func (c *credits) most() int {
+	if time.Now().Before(c.cautious) {
+		return cautiousCredit
+	}
+	return maxCredit
+}
+
 // take counts a message, and has it worked on.
 func (c *credits) take(msg *nats.Msg) {
 	c.allowed.spend(msg.Subject, 1+msg.Size()/chargedBytes)
-	now := time.Now()
-	if msg.Size() > largeMessage {
-		c.distrusted[family(msg.Subject)] = now.Add(distrust)
-	}
+	large := msg.Size() > largeMessage
 	if d := c.debtors[msg.Subject]; d != nil {
-		d.count(msg.Sub)
-		if msg.Size() > largeMessage {
-			if now.After(d.distrusted) {
-				d.drop(always)
-			}
-			d.distrusted, d.credit = now.Add(distrust), firstCredit
+		_, suspected := c.suspects.of[msg.Subject]
+		if large || suspected {
+			d.count(msg.Sub, d.credit)
+		} else {
+			d.count(msg.Sub, c.most())
 		}
-		c.renew(msg.Subject)
 	}
+	if large {
+		c.suspects.spent++
+		c.suspect(family(msg.Subject))
+	}
+	c.renew(msg.Subject)
 	c.receive(msg)
 }
 
@@ -185,7 +197,7 @@ func (c *credits) follow() {
 	now := c.subjects()
 	for _, subject := range now {
 		if c.debtors[subject] == nil {
-			c.debtors[subject] = c.newcomer(subject, time.Now())
+			c.debtors[subject] = c.newcomer()
 		}
 	}
 	maps.DeleteFunc(c.distrusted, func(_ string, until time.Time) bool { return time.Now().After(until) })
@@ -197,13 +209,15 @@ func (c *credits) follow() {
 			delete(c.debtors, subject)
 		}
 	}
+	c.suspects.follow(c.debtors, c.distrusted)
 	c.renewAll()
+	c.giveTurns()
 }
 
 // newcomer is a subject that nothing is known of but its family.
-func (c *credits) newcomer(subject string, now time.Time) *debtor {
-	d := &debtor{left: map[*nats.Subscription]int{}, credit: firstCredit, distrusted: c.distrusted[family(subject)]}
-	if now.Before(c.cautious) {
+func (c *credits) newcomer() *debtor {
+	d := &debtor{left: map[*nats.Subscription]int{}, credit: firstCredit}
+	if time.Now().Before(c.cautious) {
 		d.credit = 1
 	}
 	return d
@@ -218,29 +232,39 @@ func family(subject string) string {
 
 func (c *credits) renewAll() {
 	for subject := range c.debtors {
-		c.renew(subject)
+		if _, suspected := c.suspects.of[subject]; !suspected {
+			c.renew(subject)
+		}
 	}
 }
 
-// renew subscribes to a subject again as far as its allowance goes.
+// renew subscribes to a subject again as far as its allowance goes. Suspects have turns.
 func (c *credits) renew(subject string) {
+	if _, suspected := c.suspects.of[subject]; suspected {
+		c.fill()
+		return
+	}
 	d := c.debtors[subject]
-	for len(d.left) < subscriptionsEach && c.allowed.may(subject) {
-		count := d.credit
-		if time.Now().Before(d.distrusted) {
-			count = distrustedCredit(c.conn.MaxPayload())
-		}
-		sub, err := c.subscribe(subject, count)
-		if err != nil {
-			if !c.failed {
-				c.log.Error("could not receive requests of pods, and tries again", "error", err)
-			}
-			c.failed = true
+	for d != nil && len(d.left) < d.wanted() && c.allowed.may(subject) {
+		if !c.open(subject, d, min(d.credit, c.most())) {
 			return
 		}
-		c.failed = false
-		d.left[sub] = count
 	}
+}
+
+// open has a server pass on so many messages of a subject. It reports that it could.
+func (c *credits) open(subject string, d *debtor, count int) bool {
+	sub, err := c.subscribe(subject, count)
+	if err != nil {
+		if !c.failed {
+			c.log.Error("could not receive requests of pods, and tries again", "error", err)
+		}
+		c.failed = true
+		return false
+	}
+	c.failed = false
+	d.left[sub] = count
+	return true
 }
 
 func (c *credits) subscribe(subject string, count int) (*nats.Subscription, error) {
@@ -252,12 +276,6 @@ func (c *credits) subscribe(subject string, count int) (*nats.Subscription, erro
 		return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
 	}
 	return sub, nil
-}
-
-// distrustedCredit is how many messages one subscription passes on of who sends large
-// ones, where servers take messages of so many bytes.
-func distrustedCredit(maxPayload int64) int {
-	return int(min(max(distrustedBytes/max(maxPayload, 1)/subscriptionsEach, 1), firstCredit))
 }
 
 func (c *credits) leave() {

@@ -27,9 +27,9 @@ import (
 // they can, hold up no others: their subscriptions begin, and their events are saved. They end
 // the connection of the operator once at most, until they are known for it.
 func TestFloodOfLargeRequests(t *testing.T) {
-	for _, c := range []struct{ servers, pods, stores int }{{1, 8, 1}, {1, 8, 8}, {3, 8, 2}} {
-		t.Run(fmt.Sprintf("%d servers, %d pods, %d stores", c.servers, c.pods, c.stores), func(t *testing.T) {
-			f := newFloodBench(t, c.servers, c.stores)
+	for _, c := range []struct{ servers, pods, stores, namespaces int }{{1, 8, 1, 0}, {1, 8, 8, 0}, {3, 8, 2, 1}} {
+		t.Run(fmt.Sprintf("%d servers, %d pods, %d stores of %d namespaces", c.servers, c.pods, c.stores, c.namespaces), func(t *testing.T) {
+			f := newFloodBench(t, c.servers, c.stores, c.namespaces)
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			stop := f.flood(ctx, t, c.pods)
@@ -92,41 +92,73 @@ func (f *floodBench) streams(victim string) []string {
 // namespace: what is known of it is not forgotten with them.
 func TestFloodOfStoresThatComeAndGo(t *testing.T) {
 	const stores, rounds, flooded = 8, 8, 64 << 20
-	f := newFloodBench(t, 1, stores)
+	f := newFloodBench(t, 1, stores, 0)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
 	defer cancel()
 	defer f.flood(ctx, t, stores)()
-	// grown waits until a figure is so much more than now.
-	grown := func(what string, figure *atomic.Int64, by int64) {
-		t.Helper()
-		before := figure.Load()
-		testenv.Eventually(t, limit, what, func() error {
-			if more := figure.Load() - before; more < by {
-				return fmt.Errorf("%d more of %d", more, by)
-			}
-			return nil
-		})
-	}
 	for round := range rounds {
-		grown("a flood", &f.sent, flooded)
+		grown(t, "a flood", &f.sent, flooded)
 		if _, err := f.victim.Subscribe(ctx, eventstore.SubscribeOptions{}); err != nil {
 			t.Errorf("round %d: %v", round, err)
 		}
 		f.gone.Store(true)
-		grown("the stores to be left", &f.asked, 2)
+		grown(t, "the stores to be left", &f.asked, 2)
 		f.gone.Store(false)
-		grown("the stores to be there again", &f.asked, 2)
+		grown(t, "the stores to be there again", &f.asked, 2)
 	}
 	if ended := f.servers.Node(0).NumSlowConsumers(); ended > 1 {
 		t.Errorf("the servers ended the connection of the operator %d times", ended)
 	}
 }
 
-func newFloodBench(t *testing.T, servers, stores int) *floodBench {
+// However many stores send large messages, all at once and as fast as they can, they end the
+// connection of the operator once at most, and then subscriptions of others begin: what they
+// have on their way together is bounded.
+func TestFloodOfManyStores(t *testing.T) {
+	const stores, rounds, flooded = 64, 3, 512 << 20
+	for _, namespaces := range []int{1, stores} {
+		t.Run(fmt.Sprintf("%d namespaces", namespaces), func(t *testing.T) {
+			f := newFloodBench(t, 1, stores, namespaces)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*limit)
+			defer cancel()
+			defer f.flood(ctx, t, stores)()
+			for range rounds {
+				grown(t, "a flood", &f.sent, flooded)
+				testenv.Eventually(t, limit, "a subscription of another", func() error {
+					_, err := f.victim.Subscribe(ctx, eventstore.SubscribeOptions{})
+					return err
+				})
+			}
+			if ended := f.servers.Node(0).NumSlowConsumers(); ended > 1 {
+				t.Errorf("the servers ended the connection of the operator %d times", ended)
+			}
+		})
+	}
+}
+
+// grown waits until a figure is so much more than now.
+func grown(t *testing.T, what string, figure *atomic.Int64, by int64) {
+	t.Helper()
+	before := figure.Load()
+	testenv.Eventually(t, limit, what, func() error {
+		if more := figure.Load() - before; more < by {
+			return fmt.Errorf("%d more of %d", more, by)
+		}
+		return nil
+	})
+}
+
+// newFloodBench has the flooders be of so many namespaces, or where these are none of that
+// of the store whose pods behave.
+func newFloodBench(t *testing.T, servers, stores, namespaces int) *floodBench {
 	t.Helper()
 	var all []v1alpha1.EventStore
 	for i := range stores + 1 {
-		all = append(all, *numbered(i))
+		store := numbered(i)
+		if i > 0 && namespaces > 0 {
+			store.Namespace = fmt.Sprintf("flooders-%d", i%namespaces)
+		}
+		all = append(all, *store)
 	}
 	setup, err := callout.New()
 	if err != nil {
@@ -203,6 +235,9 @@ func (f *floodBench) flood(ctx context.Context, t *testing.T, pods int) (stop fu
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	var flood sync.WaitGroup
+	// All are connected before the first sends.
+	connected := make(chan struct{})
+	defer close(connected)
 	for i := range pods {
 		store := i % len(f.flooders)
 		nc := f.member(t, store+1)
@@ -211,6 +246,7 @@ func (f *floodBench) flood(ctx context.Context, t *testing.T, pods int) (stop fu
 			msg.Reply = nc.NewInbox()
 		}
 		flood.Go(func() {
+			<-connected
 			for ctx.Err() == nil {
 				if err := nc.PublishMsg(msg); err != nil && !errors.Is(err, nats.ErrConnectionReconnecting) {
 					return

@@ -27,6 +27,8 @@ const (
 	// requestTimeout bounds one request: JetStream answers in milliseconds, and an
 	// election of a leader takes a few seconds.
 	requestTimeout = 5 * time.Second
+	// pingTimeout bounds the look at whether a server answers that JetStream does not.
+	pingTimeout = time.Second
 )
 
 // Conn is a connection to the NATS system of a class. All its errors are Faults,
@@ -355,6 +357,16 @@ func (c *Conn) requestFault(ctx context.Context, subject string, err error) erro
 			"the NATS servers answer but JetStream does not (%w): turn JetStream on for the servers and the account. If it was on, a server has turned it off, as it does when its disk is full or cannot be written: its log says so; make room and restart it", err)
 	default:
 		return Retrying(v1alpha1.ReasonJetStreamUnavailable,
-			"JetStream did not answer %s within %s (%w): check that a majority of the servers runs; the operator tries again by itself", subject, requestTimeout, err)
+			"JetStream did not answer %s within %s (%w)%s; the operator tries again by itself", subject, requestTimeout, err, c.whyLate(ctx))
 	}
+}
+
+// whyLate says what may keep JetStream from an answer.
+func (c *Conn) whyLate(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if err := c.nc.FlushWithContext(ctx); err != nil {
+		return ": the server does not answer a ping either; check that it runs, and the network to it"
+	}
+	return ": the server answers a ping. Check that a majority of the servers runs; if it does, they may be busy with requests, as with those of pods that read all the time (docs/access.md, Limits)"
 }

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,6 +78,37 @@ func TestWatchesOfDeletedStoresEnd(t *testing.T) {
 	}
 	if isNew, err := conn.WatchFirstEvent("shop_kept", "shop_kept.stored.>"); isNew || err != nil {
 		t.Errorf("the watch of the store that is there is new: %t, %v", isNew, err)
+	}
+}
+
+// Where no answer comes the operator says whether the server is there at all: one that is may
+// be busy with requests of others.
+func TestLateAnswersAreExplained(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	const subject = "nobody.answers"
+	if _, err := servers.Connect(t).SubscribeSync(subject); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		silent bool
+		says   string
+	}{
+		"the server is there":     {false, "the server answers a ping. Check that a majority of the servers runs; if it does, they may be busy with requests"},
+		"the server is not there": {true, "the server does not answer a ping either"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			way := link.To(t, servers.URL())
+			conn := connected(t, way.URL())
+			if c.silent {
+				way.Silence()
+			}
+			err := conn.ask(t.Context(), subject, nil, nil)
+			if fault, ok := AsFault(err); !ok || fault.Reason != v1alpha1.ReasonJetStreamUnavailable || !strings.Contains(fault.Error(), c.says) {
+				t.Errorf("got %v, want a fault that says %q", err, c.says)
+			}
+		})
 	}
 }
 

@@ -135,7 +135,7 @@ func (s *Store) askForConsumer(ctx context.Context, config consumerConfig) (*con
 func refusedByOperator(subject string, err error) error {
 	switch {
 	case errors.Is(err, errNoResponders):
-		return fmt.Errorf("%w: no operator of Aether answers on %s, who makes the consumers of subscriptions: see that one runs, and that pods of the store do not ask all the time", eventstore.ErrUnavailable, subject)
+		return fmt.Errorf("%w: no operator of Aether answers on %s, who makes the consumers of subscriptions: see that one runs, and that no pods of the store, or of others of its event namespace, ask all the time", eventstore.ErrUnavailable, subject)
 	case errCode(err) == codeBadRequest:
 		// Trying again is no use, as it is with what is unavailable.
 		return fmt.Errorf("%w: the operator of Aether makes no such consumer: %v", eventstore.ErrPermissionDenied, err)
