@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,6 +45,9 @@ type EventStoreReconciler struct {
 	homes    homes
 	quotas   *quotas
 	versions *VersionReconciler
+	// ahead are the stores, by types.NamespacedName, that come back ahead of others for what
+	// other operators answer.
+	ahead sync.Map
 }
 
 // setup watches what a store depends on; told is what NATS tells.
@@ -70,6 +74,7 @@ func (r *EventStoreReconciler) setup(mgr ctrl.Manager, told notices) error {
 
 // Reconcile brings one EventStore's streams and binding to what its spec asks.
 func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Request) (result ctrl.Result, err error) {
+	_, isAhead := r.ahead.LoadAndDelete(request.NamespacedName)
 	store := &v1alpha1.EventStore{}
 	if err := r.Get(ctx, request.NamespacedName, store); apierrors.IsNotFound(err) {
 		r.records.forget(request.NamespacedName)
@@ -78,10 +83,14 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 	} else if err != nil {
 		return ctrl.Result{}, err
 	}
-	p := &pass{EventStoreReconciler: r, store: store, before: store.DeepCopy()}
+	p := &pass{EventStoreReconciler: r, store: store, before: store.DeepCopy(), isAhead: isAhead}
 	p.written = &p.before.Status
 	r.records.recall(store)
-	defer func() { result, err = p.report(ctx, err) }()
+	defer func() {
+		ended := err
+		result, err = p.report(ctx, ended)
+		result = p.prioritised(result, ended)
+	}()
 
 	if store.Spec.ManagementPolicy == v1alpha1.ManagementPaused {
 		return ctrl.Result{}, p.paused(ctx)
@@ -147,8 +156,8 @@ type pass struct {
 	// destroy.
 	hold     *stream.Fault
 	destroys map[v1alpha1.StreamRole]stream.Destroyed
-	// heard are the EventStores of which other operators were heard.
-	heard []stream.Owner
+	// isAhead: it came ahead of others.
+	isAhead bool
 	// blind: it is paused, and could not look whose the streams are.
 	blind bool
 	// isBound: the binding was seen to, with bindingErr.

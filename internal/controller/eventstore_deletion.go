@@ -134,7 +134,7 @@ func (p *pass) remove(ctx context.Context) error {
 		p.tellNotDeleted("spec.managementPolicy is Observe, under which nothing is deleted: streams " +
 			p.store.EventsStreamName() + " and " + p.store.SnapshotsStreamName() + " stay as they are")
 	default:
-		if err := p.run(ctx, p.resolveClass, p.connect, p.deleteStreams); err != nil {
+		if err := p.run(ctx, p.resolveClass, p.connect, p.awaitTurn, p.deleteStreams); err != nil {
 			return p.explainDeletion(err)
 		}
 	}

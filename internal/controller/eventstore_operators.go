@@ -2,47 +2,81 @@ package controller
 
 import (
 	"context"
-	"time"
+	"errors"
 
 	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// asking ends a pass that has asked other operators: no worker waits for their answers.
-// Nothing is written, so that what the status says stands until another pass has them.
-type asking struct {
-	// again is after how long that pass is to come.
-	again time.Duration
-}
+// asking ends a pass that has asked other operators, or waits for its turn to: no worker
+// waits for their answers. Nothing is written, so that what the status says stands until
+// another pass has them.
+type asking struct{ stream.Pending }
 
 func (asking) Error() string { return "the operators of other clusters are asked" }
+
+func (p *pass) asker() stream.Asker {
+	return stream.Asker{UID: p.store.UID, Namespace: p.store.Namespace}
+}
+
+// awaitTurn ends the pass at once when too many ask other operators already: thousands of
+// stores that wait to ask hold up nobody.
+func (p *pass) awaitTurn(context.Context) error {
+	if wait := p.conn.Turn(p.asker()); wait.For > 0 {
+		return asking{wait}
+	}
+	return nil
+}
 
 // hear gives what the operators of all clusters say of EventStores, once they had the
 // time to.
 func (p *pass) hear(ctx context.Context, owners ...stream.Owner) ([]stream.Standings, error) {
 	heard := make([]stream.Standings, len(owners))
-	var wait time.Duration
+	var longest stream.Pending
 	for i, owner := range owners {
-		standings, again, err := p.conn.Inquire(ctx, p.store.UID, owner)
+		standings, wait, err := p.conn.Inquire(ctx, p.asker(), owner)
 		if err != nil {
 			return nil, p.lostConnection(err)
 		}
-		heard[i], wait = standings, max(wait, again)
+		if heard[i] = standings; wait.For > longest.For {
+			longest = wait
+		}
 	}
-	if wait > 0 {
-		return nil, asking{again: wait}
+	if longest.For > 0 {
+		return nil, asking{longest}
 	}
-	p.heard = append(p.heard, owners...)
 	return heard, nil
 }
 
-// forgetAnswers has all asked anew by the next pass, once this one went by what was said.
+// forgetAnswers has all asked anew by the next pass, once this one went by what was said
+// or did not come to it, and gives the turn to the next.
 func (p *pass) forgetAnswers() {
-	for _, owner := range p.heard {
-		p.conn.ForgetAnswers(p.store.UID, owner)
+	if p.conn != nil {
+		p.conn.ForgetAnswers(p.asker())
 	}
+}
+
+// Priorities of the queue. Answers count for some seconds, so a pass that comes back for
+// them does not wait behind thousands of others. It is one of few, as few ask at the same
+// time.
+const ordinaryPriority, answersPriority = 0, 1
+
+// prioritised says how the store that is queued again comes back: with the priority of this
+// pass if nothing is said, so ahead of others only as long as there are answers to come for.
+func (p *pass) prioritised(result ctrl.Result, err error) ctrl.Result {
+	waits, isAsking := errors.AsType[asking](err)
+	switch {
+	case isAsking && waits.Asked, p.isAhead && outdated(err):
+		p.ahead.Store(client.ObjectKeyFromObject(p.store), true)
+		result.Priority = new(answersPriority)
+	case p.isAhead:
+		result.Priority = new(ordinaryPriority)
+	}
+	return result
 }
 
 // checkTakeBack goes on only when a stream that names another EventStore is given

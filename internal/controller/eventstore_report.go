@@ -47,6 +47,7 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
 	if p.gone {
+		p.forgetAnswers()
 		p.sendEvents(ctx)
 		return ctrl.Result{}, nil
 	}
@@ -54,7 +55,7 @@ func (p *pass) report(ctx context.Context, err error) (ctrl.Result, error) {
 		return ctrl.Result{RequeueAfter: minPause}, nil
 	}
 	if waits, isAsking := errors.AsType[asking](err); isAsking {
-		return ctrl.Result{RequeueAfter: waits.again}, nil
+		return ctrl.Result{RequeueAfter: waits.For}, nil
 	}
 	p.forgetAnswers()
 	if fault, isFault := stream.AsFault(err); isFault && p.hold != nil && !disowns(fault.Reason) {

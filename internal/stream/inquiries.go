@@ -24,7 +24,9 @@ const (
 	ownPatience = 10 * time.Second
 	// ownPause is between two looks for it, at first: a quarter of the time so far.
 	ownPause = 200 * time.Millisecond
-	// answersCount is how long answers count at most, from when they were asked for.
+	// answersCount is how long answers count at most, from when they were asked for: an
+	// operator that came since was not asked, and one that was going to delete a store may
+	// keep it by now.
 	answersCount = 12 * time.Second
 )
 
@@ -32,6 +34,7 @@ const (
 // those of a moment ago: nobody waits for answers in a pass.
 type inquiries struct {
 	mu        sync.Mutex
+	places    places
 	bySubject map[inquirySubject]*inquiry
 	byToken   map[string]*inquiry
 	swept     time.Time
@@ -40,7 +43,7 @@ type inquiries struct {
 // inquirySubject is who wants to know something and about whom. What was said to one
 // EventStore is of no use to another one, which may have come since.
 type inquirySubject struct {
-	asker types.UID
+	asker Asker
 	owner Owner
 }
 
@@ -51,6 +54,35 @@ type inquiry struct {
 	asked time.Time
 	// answers are by operator.
 	answers map[string]answer
+}
+
+// enter gives the asker a place, or else after how long to come again. One that comes too
+// late for its answers goes to the end of the line.
+func (i *inquiries) enter(asker Asker, now time.Time) (wait time.Duration) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.places.isLate(asker.UID, now) {
+		i.leaveLocked(asker, now)
+	}
+	return i.places.enter(asker, now)
+}
+
+// leave forgets all that was asked for an asker.
+func (i *inquiries) leave(asker Asker, now time.Time) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.leaveLocked(asker, now)
+}
+
+func (i *inquiries) leaveLocked(asker Asker, now time.Time) {
+	if !i.places.leave(asker.UID, now) {
+		return
+	}
+	for about, q := range i.bySubject {
+		if about.asker == asker {
+			i.drop(q)
+		}
+	}
 }
 
 // of gives the answers to a question as they are by now; false where it is to be asked.
@@ -81,15 +113,10 @@ func (i *inquiries) begin(about inquirySubject, now time.Time) (token string) {
 		}
 	}
 	i.drop(i.bySubject[about])
+	i.places.again(about.asker.UID, now)
 	q := &inquiry{about: about, token: rand.Text(), asked: now, answers: map[string]answer{}}
 	i.bySubject[about], i.byToken[q.token] = q, q
 	return q.token
-}
-
-func (i *inquiries) forget(about inquirySubject) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.drop(i.bySubject[about])
 }
 
 func (i *inquiries) drop(q *inquiry) {
@@ -139,16 +166,28 @@ func (q inquiry) heard(owner Owner, there map[string]types.UID) Standings {
 }
 
 // Inquire asks the operators of all clusters that are at work on this NATS system about
-// an EventStore, its own among them, for the EventStore of the uid of the asker. While they
-// have time to answer it gives after how long to ask again, and nothing else. Answers count
-// until ForgetAnswers, and some seconds at most. Where the account may not ask, or not
-// hear, that is an error, and not an answer. Nobody is heard of a uid that can be none of
-// Kubernetes.
-func (c *Conn) Inquire(ctx context.Context, asker types.UID, owner Owner) (heard Standings, again time.Duration, err error) {
+// an EventStore, its own among them, for the asker. As long as it waits for its turn to ask,
+// or they have time to answer, it says for how long, and nothing else. Answers count until
+// ForgetAnswers, and some seconds at most. Where the account may not ask, or not hear, that
+// is an error, and not an answer. Nobody is heard of a uid that can be none of Kubernetes.
+func (c *Conn) Inquire(ctx context.Context, asker Asker, owner Owner) (heard Standings, wait Pending, err error) {
 	if owner.UID == "" || strings.ContainsAny(string(owner.UID), " .*>\t\r\n") {
-		return nil, 0, nil
+		return nil, Pending{}, nil
 	}
 	now, about := time.Now(), inquirySubject{asker, owner}
+	if turn := c.inquiries.enter(asker, now); turn > 0 {
+		return nil, Pending{For: turn}, nil
+	}
+	heard, again, err := c.inquire(ctx, about, now)
+	if err != nil {
+		c.inquiries.leave(asker, now)
+	}
+	return heard, Pending{For: again, Asked: again > 0 && err == nil}, err
+}
+
+// inquire is for an asker that has a place.
+func (c *Conn) inquire(ctx context.Context, about inquirySubject, now time.Time) (heard Standings, again time.Duration, err error) {
+	owner := about.owner
 	q, known := c.inquiries.of(about, now)
 	if !known {
 		if hears, _ := c.echoes.state(now); hears {
@@ -163,18 +202,23 @@ func (c *Conn) Inquire(ctx context.Context, asker types.UID, owner Owner) (heard
 		return nil, left, nil
 	}
 	if _, heardSelf := q.answers[c.operator]; !heardSelf {
-		if again, err = c.unheard(ctx, owner, now.Sub(q.asked)); err != nil {
-			c.inquiries.forget(about)
-		}
+		again, err = c.unheard(ctx, owner, now.Sub(q.asked))
 		return nil, again, err
 	}
 	return q.heard(owner, c.operators.there(now)), 0, nil
 }
 
-// ForgetAnswers has the question asked anew when it comes again.
-func (c *Conn) ForgetAnswers(asker types.UID, owner Owner) {
-	c.inquiries.forget(inquirySubject{asker, owner})
+// Turn says after how long the asker is to come again, since too many ask at present, and 0
+// when it may ask. It costs nothing, so who is in line asks it first.
+func (c *Conn) Turn(asker Asker) Pending {
+	c.inquiries.mu.Lock()
+	defer c.inquiries.mu.Unlock()
+	return Pending{For: c.inquiries.places.turn(asker, time.Now())}
 }
+
+// ForgetAnswers has all asked anew when the asker comes again, and ends its turn, for the
+// next.
+func (c *Conn) ForgetAnswers(asker Asker) { c.inquiries.leave(asker, time.Now()) }
 
 // askOperators sends a question, and none without the uid of this cluster: who answers
 // has to know who asks.
@@ -189,7 +233,6 @@ func (c *Conn) askOperators(ctx context.Context, about inquirySubject, now time.
 		err = c.nc.PublishRequest(ownerSubject+string(owner.UID), c.answers+"."+c.inquiries.begin(about, now), body)
 	}
 	if err != nil {
-		c.inquiries.forget(about)
 		return Retrying(v1alpha1.ReasonUnreachable, "ask the operators of other clusters about EventStore %s: %w", owner, err)
 	}
 	return nil

@@ -43,19 +43,24 @@ func ordersOf(cluster types.UID, uid string) stream.Owner {
 	return stream.Owner{UID: types.UID(uid), Namespace: "shop", Name: "orders", Home: stream.Home{Cluster: cluster}}
 }
 
-const asker = "uid-0"
+var asker = stream.Asker{UID: "uid-0", Namespace: "shop"}
 
 // hear asks until there are answers, and forgets them.
 func hear(t *testing.T, conn *stream.Conn, owner stream.Owner) (heard stream.Standings, err error) {
 	t.Helper()
+	return hearFor(t, conn, asker, owner)
+}
+
+func hearFor(t *testing.T, conn *stream.Conn, asker stream.Asker, owner stream.Owner) (heard stream.Standings, err error) {
+	t.Helper()
 	testenv.Eventually(t, time.Minute, "answers about "+owner.String(), func() error {
-		var again time.Duration
-		if heard, again, err = conn.Inquire(t.Context(), asker, owner); err == nil && again > 0 {
-			return fmt.Errorf("to be asked again after %s", again)
+		var wait stream.Pending
+		if heard, wait, err = conn.Inquire(t.Context(), asker, owner); err == nil && wait.For > 0 {
+			return fmt.Errorf("to be asked again after %s", wait.For)
 		}
 		return nil
 	})
-	conn.ForgetAnswers(asker, owner)
+	conn.ForgetAnswers(asker)
 	return heard, err
 }
 
@@ -213,15 +218,16 @@ func TestManyQuestionsAtOnce(t *testing.T) {
 	asks := operatorOf(t, target, "cluster-1", always(stream.Ending))
 	const count = 32
 	owner := func(i int) stream.Owner { return ordersOf("cluster-1", fmt.Sprint("uid-", i)) }
+	askerOf := func(i int) stream.Asker { return stream.Asker{UID: owner(i).UID, Namespace: "shop"} }
 	// It asks others once it has heard itself.
 	_, err := hear(t, asks, ordersOf("cluster-2", "uid-of-nobody"))
 	fail(t, err)
 	for i := range count {
-		_, _, err := asks.Inquire(t.Context(), asker, owner(i))
+		_, _, err := asks.Inquire(t.Context(), askerOf(i), owner(i))
 		fail(t, err)
 	}
 	for i := range count {
-		if heard, err := hear(t, asks, owner(i)); err != nil || !heard.Has(stream.Exists, stream.Untold) {
+		if heard, err := hearFor(t, asks, askerOf(i), owner(i)); err != nil || !heard.Has(stream.Exists, stream.Untold) {
 			t.Errorf("store %d would be deleted though the other operator keeps it: %q, %v", i, heard, err)
 		}
 	}

@@ -62,7 +62,7 @@ func TestOperatorsAreBounded(t *testing.T) {
 	}
 
 	var asked inquiries
-	about := inquirySubject{"uid-0", Owner{UID: "uid-1"}}
+	about := inquirySubject{Asker{UID: "uid-0"}, Owner{UID: "uid-1"}}
 	token := asked.begin(about, start)
 	for i := range 3 * maxOperators {
 		asked.told(token, answer{speaker: speaker{Operator: strconv.Itoa(i)}, Standing: Ending})
@@ -107,7 +107,7 @@ func TestEchoes(t *testing.T) {
 func TestAnswersAreForgotten(t *testing.T) {
 	t.Parallel()
 	var asked inquiries
-	start, about := time.Now(), inquirySubject{"uid-0", Owner{UID: "uid-1"}}
+	start, about := time.Now(), inquirySubject{Asker{UID: "uid-0"}, Owner{UID: "uid-1"}}
 	token := asked.begin(about, start)
 	asked.told(token, answer{speaker: speaker{Operator: "one"}, Standing: Gone})
 	if q, known := asked.of(about, start.Add(answersCount)); !known || len(q.answers) != 1 {
@@ -117,7 +117,7 @@ func TestAnswersAreForgotten(t *testing.T) {
 	if q, known := asked.of(about, late); known {
 		t.Errorf("the answers %v count still", q.answers)
 	}
-	asked.begin(inquirySubject{"uid-0", Owner{UID: "uid-2"}}, late)
+	asked.begin(inquirySubject{Asker{UID: "uid-0"}, Owner{UID: "uid-2"}}, late)
 	if len(asked.bySubject) != 1 || len(asked.byToken) != 1 {
 		t.Errorf("kept are %v", asked.bySubject)
 	}
