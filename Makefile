@@ -49,7 +49,7 @@ RACY_ENGINE := ^(TestStore|TestKeep|TestStoresRace|TestManyWritersOfOneActor|Tes
 .PHONY: test-race
 test-race: controlplane ## The tests of what is used by many at once, with the race detector; needs a C compiler.
 	@# A flood is of no use beside it: who is to be fast enough is ten times slower.
-	CGO_ENABLED=1 go test -race -skip '^TestFloodOf(LargeRequests|StoresThatComeAndGo)$$' -timeout 20m $(TESTFLAGS) $(RACY)
+	CGO_ENABLED=1 go test -race -skip '^TestFloodOf(LargeRequests|ManyStores|StoresThatComeAndGo)$$' -timeout 20m $(TESTFLAGS) $(RACY)
 	CGO_ENABLED=1 go test -race -run '$(RACY_ENGINE)' -timeout 20m $(TESTFLAGS) ./api/eventstore/jetstream
 
 # The oldest nats-server that is supported, in its newest patch.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,12 +66,15 @@ func TestAddressesTakeTurns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		line := newTurns(2)
+		var mu sync.Mutex
 		var served []string
 		call := func(address, namespace string) {
 			go func() {
 				if err := line.take(t.Context(), address, namespace); err != nil {
 					t.Error(err)
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				served = append(served, address+"/"+namespace)
 			}()
 			synctest.Wait()
