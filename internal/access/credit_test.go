@@ -111,28 +111,24 @@ func TestFloodOfStoresThatComeAndGo(t *testing.T) {
 	}
 }
 
-// However many stores send large messages, all at once and as fast as they can, they end the
-// connection of the operator once at most, and then subscriptions of others begin: what they
-// have on their way together is bounded.
+// However many stores of a namespace send large messages, all at once and as fast as they can,
+// they end the connection of the operator once at most, and then subscriptions of others
+// begin: what they have on their way together is bounded.
 func TestFloodOfManyStores(t *testing.T) {
 	const stores, rounds, flooded = 64, 3, 512 << 20
-	for _, namespaces := range []int{1, stores} {
-		t.Run(fmt.Sprintf("%d namespaces", namespaces), func(t *testing.T) {
-			f := newFloodBench(t, 1, stores, namespaces)
-			ctx, cancel := context.WithTimeout(t.Context(), 3*limit)
-			defer cancel()
-			defer f.flood(ctx, t, stores)()
-			for range rounds {
-				grown(t, "a flood", &f.sent, flooded)
-				testenv.Eventually(t, limit, "a subscription of another", func() error {
-					_, err := f.victim.Subscribe(ctx, eventstore.SubscribeOptions{})
-					return err
-				})
-			}
-			if ended := f.servers.Node(0).NumSlowConsumers(); ended > 1 {
-				t.Errorf("the servers ended the connection of the operator %d times", ended)
-			}
+	f := newFloodBench(t, 1, stores, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*limit)
+	defer cancel()
+	defer f.flood(ctx, t, stores)()
+	for range rounds {
+		grown(t, "a flood", &f.sent, flooded)
+		testenv.Eventually(t, limit, "a subscription of another", func() error {
+			_, err := f.victim.Subscribe(ctx, eventstore.SubscribeOptions{})
+			return err
 		})
+	}
+	if ended := f.servers.Node(0).NumSlowConsumers(); ended > 1 {
+		t.Errorf("the servers ended the connection of the operator %d times", ended)
 	}
 }
 
