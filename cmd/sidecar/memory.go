@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"math"
 	"os"
 	"runtime"
@@ -10,19 +8,16 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/garbage"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
 )
 
 const (
-	// limitRatio is the part of the container's memory limit that the garbage
-	// collector keeps the program in. The rest is for what it does not count, buffers
-	// of sockets above all.
-	limitRatio = 0.8
 	// lazyGC is how much garbage there may be in percent of what is in use, where a
 	// limit holds all the same: little is in use, and collecting at twice of that is
 	// often. See docs/benchmarks.md.
 	lazyGC = 200
-	// processorMemory is how many bytes of that limit there are for each processor that
+	// processorMemory is how many bytes of GOMEMLIMIT there are for each processor that
 	// runs Go at once: each has memory set aside, and collects less of what others leave.
 	// With 64 of them, as on a node of that size, the default limit of 64Mi was overrun;
 	// what was measured with two holds for it. See docs/benchmarks.md.
@@ -37,15 +32,9 @@ const (
 // alone could have the sidecar killed. What the environment says of GOMEMLIMIT, GOGC
 // and GOMAXPROCS goes first.
 func limitMemory(container memlimit.Provider) error {
-	limit, err := memlimit.Set(memlimit.WithProvider(container), memlimit.WithRatio(limitRatio))
-	switch {
-	case errors.Is(err, memlimit.ErrNoCgroup), errors.Is(err, memlimit.ErrCgroupsNotSupported):
-		// No container: a laptop.
-		return nil
-	case err != nil:
-		return fmt.Errorf("find out the memory limit of the container: %w: set GOMEMLIMIT to eight tenths of it", err)
-	case limit == math.MaxInt64:
-		return nil
+	limit, err := garbage.Limit(container)
+	if err != nil || limit == 0 {
+		return err
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(lazyGC)
