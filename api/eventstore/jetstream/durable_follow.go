@@ -52,7 +52,7 @@ func (l *lead) passOver(subject string, after uint64) uint64 {
 	for more := l.d.opts.EventType != ""; more; {
 		var messages []*message
 		var err error
-		if messages, more, err = s.page(l.life, s.config.EventsStream, subject, after+1); err != nil {
+		if messages, more, err = s.page(l.life, s.config.EventsStream, subject, after+1, s.config.ReadAheadBytes); err != nil {
 			return after
 		}
 		for _, m := range messages {

@@ -24,7 +24,7 @@ func (s *Store) ListDurables(ctx context.Context) ([]string, error) {
 	for from, more := uint64(1), true; more; {
 		var records []*message
 		var err error
-		records, more, err = s.page(ctx, s.config.SnapshotsStream, prefix+"*", from)
+		records, more, err = s.page(ctx, s.config.SnapshotsStream, prefix+"*", from, s.config.ReadAheadBytes)
 		if err != nil {
 			return nil, fmt.Errorf("list durable subscriptions of stream %s: %w", s.config.EventsStream, err)
 		}

@@ -178,18 +178,18 @@ func lastUint(header nats.Header, name string) (uint64, error) {
 }
 
 // pageMessages is how many messages a page has at most: enough that round trips
-// do not count. Config.ReadAheadBytes is how many bytes; the server goes over
-// them by one message at most.
+// do not count. Config.ReadAheadBytes is how many bytes of a read; the server
+// goes over them by one message at most.
 const pageMessages = 256
 
 // errIncomplete: messages of a page got lost on the way, or its end did. What
 // came is thrown away: a short answer would look like a short history.
 var errIncomplete = errors.New("a batch of messages is incomplete")
 
-// page gets messages of a subject from a sequence on, and says whether the
-// replica that answered has more.
-func (s *Store) page(ctx context.Context, stream, subject string, from uint64) (messages []*message, more bool, err error) {
-	body, err := json.Marshal(getRequest{Sequence: from, NextBySubject: subject, Batch: pageMessages, MaxBytes: s.config.ReadAheadBytes})
+// page gets messages of a subject from a sequence on, of some bytes, and says whether
+// the replica that answered has more.
+func (s *Store) page(ctx context.Context, stream, subject string, from uint64, size int) (messages []*message, more bool, err error) {
+	body, err := json.Marshal(getRequest{Sequence: from, NextBySubject: subject, Batch: pageMessages, MaxBytes: size})
 	if err != nil {
 		return nil, false, fmt.Errorf("encode request: %w", err)
 	}

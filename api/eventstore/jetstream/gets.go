@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -20,7 +21,12 @@ func (s *Store) getMany(ctx context.Context, stream string, requests []getReques
 	if len(requests) == 0 {
 		return nil, nil
 	}
-	many := newGets(len(requests), math.MaxInt)
+	return s.getAll(ctx, stream, requests, firstGets)
+}
+
+// getAll does what getMany does, and asks for so many at once where messages are large.
+func (s *Store) getAll(ctx context.Context, stream string, requests []getRequest, first int) ([]*message, error) {
+	many := newGets(len(requests), math.MaxInt, first)
 	many.headersOnly = true
 	if err := retry(ctx, func() error { return s.tryGets(ctx, stream, requests, many) }); err != nil {
 		return nil, err
@@ -33,9 +39,9 @@ func (s *Store) getMany(ctx context.Context, stream string, requests []getReques
 // one at least.
 func (s *Store) getSome(ctx context.Context, stream string, requests []getRequest) ([]*message, error) {
 	if len(requests) > 1 {
-		some := newGets(len(requests), s.config.ReadAheadBytes)
+		some := newGets(len(requests), s.config.ReadAheadBytes, firstGets)
 		err := retry(ctx, func() error { return s.tryGets(ctx, stream, requests, some) })
-		if got := some.first(); err == nil || errors.Is(err, errPageFull) && len(got) > 0 {
+		if got := some.whole(); err == nil || errors.Is(err, errPageFull) && len(got) > 0 {
 			return got, nil
 		}
 		if !errors.Is(err, errPageFull) {
@@ -60,14 +66,16 @@ type gets struct {
 	// room is how many bytes of data may come still.
 	room        int
 	headersOnly bool
+	// window is how many are on their way at once; it begins with first.
+	window, first int
 }
 
-func newGets(n, room int) *gets {
-	return &gets{messages: make([]*message, n), answered: make([]bool, n), missing: n, room: room}
+func newGets(n, room, first int) *gets {
+	return &gets{messages: make([]*message, n), answered: make([]bool, n), missing: n, room: room, window: first, first: first}
 }
 
-// first are the answers before the first that is missing.
-func (g *gets) first() []*message {
+// whole are the answers before the first that is missing.
+func (g *gets) whole() []*message {
 	if at := slices.Index(g.answered, false); at >= 0 {
 		return g.messages[:at]
 	}
@@ -115,7 +123,8 @@ func (s *Store) tryGets(ctx context.Context, stream string, requests []getReques
 
 // How many gets of one read are on their way at once. How large the messages are is not
 // known before, and what there is no room for is thrown away. So a read begins with
-// firstGets, and each small message that comes lets one more be asked for. mostGets of the
+// firstGets, each small message that comes lets one more be asked for, and a large one as
+// few as at first. mostGets of the
 // largest messages, 960 KiB each, are less than the 64 MiB that a server keeps for a
 // connection before it ends it (max_pending).
 const (
@@ -126,9 +135,9 @@ const (
 
 // collect asks for what is not answered yet, and takes the answers until none is missing.
 func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix int, ask func(i int) error) error {
-	next, underWay, window := 0, 0, firstGets
+	next, underWay := 0, 0
 	for g.missing > 0 {
-		for ; next < len(g.answered) && underWay < window; next++ {
+		for ; next < len(g.answered) && underWay < g.window; next++ {
 			if g.answered[next] {
 				continue
 			}
@@ -152,11 +161,16 @@ func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix i
 		if err != nil {
 			return err
 		}
-		if underWay--; len(answer.Data) <= smallGet {
-			window = min(mostGets, window+1)
+		if underWay--; answer.Size() <= smallGet {
+			g.window = min(mostGets, g.window+1)
+		} else {
+			g.window = g.first
 		}
 		if m != nil && g.headersOnly {
 			m.Data, m.tooLarge = nil, len(m.Data) > eventstore.MaxDataBytes
+			if len(m.Header) > fewNames || answer.Size()-len(answer.Data) > smallHeader {
+				m.Header = slimHeader(m.Header)
+			}
 		} else if m != nil {
 			g.room -= len(m.Data)
 		}
@@ -167,4 +181,45 @@ func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix i
 		}
 	}
 	return nil
+}
+
+// headersKept are those that say of which version of which actor a message is, and which
+// was before it.
+var headersKept = [...]string{
+	headerSpecVersion, headerID, headerType, headerSubject, headerTime, headerActorVersion, headerCommandID,
+	headerPrev, headerLatestVersion, headerExpectedSubject, headerStreamSource, nats.ExpectedLastSubjSeqHdr,
+}
+
+// A header is kept as it is with so many names and bytes, which an event without metadata has
+// at most.
+const (
+	fewNames    = 32
+	smallHeader = 4 << 10
+)
+
+// A header that is kept has keptValue bytes at most, more than the engine writes: 255 bytes of
+// an id are 765 when all are percent-encoded.
+const keptValue = 1 << 10
+
+// slimHeader is what is kept of the header of a message without its data, of which there are
+// many. Whoever has stored it may have made thousands of names: one of 64 KiB takes more
+// than 1 MiB once it is read. A value that is cut is none that the engine has written, and of
+// more than two only the first and the last are kept.
+func slimHeader(header nats.Header) nats.Header {
+	slim := make(nats.Header, len(headersKept))
+	for _, name := range headersKept {
+		values := header[name]
+		if len(values) == 0 {
+			continue
+		}
+		if last := len(values) - 1; last > 1 {
+			values = []string{values[0], values[last]}
+		}
+		kept := make([]string, len(values))
+		for i, value := range values {
+			kept[i] = strings.Clone(value[:min(len(value), keptValue)])
+		}
+		slim[name] = kept
+	}
+	return slim
 }

@@ -213,7 +213,7 @@ const replicaWait = 5 * time.Millisecond
 // that, and says whether the caller wants more. Any replica may answer, and may be behind.
 func (h *history) scan(ctx context.Context, to uint64, give func(*message) bool) (bool, error) {
 	for h.before < to {
-		page, more, err := h.store.page(ctx, h.store.config.EventsStream, h.last.Subject, h.before+1)
+		page, more, err := h.store.page(ctx, h.store.config.EventsStream, h.last.Subject, h.before+1, h.store.config.ReadAheadBytes)
 		if err != nil {
 			return false, err
 		}

@@ -111,7 +111,7 @@ func awaitWindow(t *testing.T, nc *nats.Conn, c jetstream.Config, through uint64
 func TestKeepVersionsForAWhile(t *testing.T) {
 	t.Parallel()
 	store, c, nc := newStore(t)
-	const batch = 256
+	const batch = 32
 	for from := range 3 {
 		events := make([]eventstore.Event, batch)
 		for i := range events {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,7 +20,7 @@ type KeepOptions struct {
 	// before max_age is lowered to it, whatever others do. 0 is the age that the stream has;
 	// then nothing is done while nothing is due or another does it.
 	MaxAge time.Duration
-	// AtMost is after how long no further batch is begun; 0 is never.
+	// AtMost is after how long no further events are looked at, after 32 at least; 0 is never.
 	AtMost time.Duration
 	// Created is when the stream of events was made, to the microsecond: nothing is done to
 	// another of its name. Zero is whenever.
@@ -160,7 +161,7 @@ func (p *versionsPass) read(ctx context.Context) (err error) {
 // forced: what others do does not count.
 func (p *versionsPass) forced() bool { return p.opts.MaxAge != 0 }
 
-// over says whether no further batch is to be begun.
+// over says whether nothing further is to be begun.
 func (p *versionsPass) over() bool {
 	return p.opts.AtMost > 0 && time.Since(p.asked) >= p.opts.AtMost
 }
@@ -256,6 +257,14 @@ func storedAt(m *message) (time.Time, error) {
 	return at, nil
 }
 
+// A batch is a page of batchBytes, so that headers of thousands of names, which take 18 times
+// their bytes when they are read, take 6 MiB. Of it, batchPart messages are kept at a time:
+// then it is known whether there is time for more, also where each actor has a large snapshot.
+const (
+	batchBytes = 256 << 10
+	batchPart  = 32
+)
+
 // batch looks at a page of messages, and says whether there may be more to look at.
 func (p *versionsPass) batch(ctx context.Context) (more bool, err error) {
 	s := p.store
@@ -265,7 +274,7 @@ func (p *versionsPass) batch(ctx context.Context) (more bool, err error) {
 	}
 	defer done()
 	reading, cancel := s.bounded(ctx)
-	messages, more, err := s.page(reading, s.config.EventsStream, ">", p.record.Next)
+	messages, more, err := s.page(reading, s.config.EventsStream, ">", p.record.Next, batchBytes)
 	cancel()
 	if err != nil {
 		return false, err
@@ -274,12 +283,31 @@ func (p *versionsPass) batch(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := p.keep(ctx, newestVersions(eventsPrefix(s.config.EventsStream), due)); err != nil {
+	looked, err := p.keepInParts(ctx, due)
+	if err != nil && looked == 0 {
 		return false, err
 	}
-	p.kept.Looked += len(due)
-	more = more && len(left) == 0
-	return more, p.advance(ctx, due, left, more)
+	p.kept.Looked += looked
+	if looked < len(due) {
+		p.oldest = due[looked].Time
+	}
+	more = looked < len(due) || more && len(left) == 0
+	return more, errors.Join(err, p.advance(ctx, due[:looked], left, more))
+}
+
+// keepInParts keeps the versions of messages, and says how many it has looked at: what was
+// done counts, also when the rest fails or there is no time for it.
+func (p *versionsPass) keepInParts(ctx context.Context, due []*message) (looked int, err error) {
+	for part := range slices.Chunk(due, batchPart) {
+		if looked > 0 && p.over() {
+			return looked, nil
+		}
+		if err := p.keep(ctx, newestVersions(eventsPrefix(p.store.config.EventsStream), part)); err != nil {
+			return looked, err
+		}
+		looked += len(part)
+	}
+	return looked, nil
 }
 
 // advance writes that messages were looked at; left are those after them that are not in
