@@ -5,7 +5,7 @@ SHELL := bash
 MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 .DEFAULT_GOAL := help
 
-# Arguments for make test, such as TESTFLAGS='-run TestName -v'.
+# Arguments of go test for make test, such as TESTFLAGS='-run TestName -v'.
 TESTFLAGS ?=
 # Arguments for make bench and make bench-operator, such as BENCHFLAGS='-run save'.
 BENCHFLAGS ?=
@@ -36,9 +36,21 @@ run: ## The same set-up, kept up until Ctrl-C, to try things on.
 build: ## Build both binaries into bin/, as the images have them.
 	CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -o bin/ ./cmd/...
 
+# The specs of the controllers wait more than they work: ginkgo runs them in four
+# processes, each with an API server and nats-servers of its own.
+CONTROLLERS := /internal/controller
+EVERYTHING := $(filter ./...,$(PACKAGES))
+
 .PHONY: test
-test: controlplane oldserver ## All tests, against a real API server and real nats-servers.
-	go test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+test: test-packages $(if $(EVERYTHING),test-controllers) ## All tests, against a real API server and real nats-servers; faster with -j2.
+
+.PHONY: test-packages
+test-packages: controlplane oldserver
+	go test -timeout 20m $(TESTFLAGS) $$(go list $(PACKAGES)$(if $(EVERYTHING), | grep -v '$(CONTROLLERS)$$'))
+
+.PHONY: test-controllers
+test-controllers: controlplane oldserver
+	go tool ginkgo --procs 4 --no-color --timeout 20m .$(CONTROLLERS)
 
 # Packages whose value is that many use them at once.
 RACY := ./internal/access ./internal/stream ./internal/webhook ./internal/sidecar ./internal/natsconn ./api/eventstore ./api/eventstore/memory
