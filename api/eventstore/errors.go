@@ -39,7 +39,7 @@ var (
 	ErrPlaceExpired = errors.New("place expired")
 	// ErrPlaceAhead: the subscription is to begin, or to go on, with a sequence that
 	// the store is far from: the place is that of another store, or of one that has
-	// lost events.
+	// lost events. Where such a one has come beyond it since, nothing tells.
 	ErrPlaceAhead = errors.New("place ahead")
 	// ErrNotInHand: Ack, Nak or Extend was called for an event that the member does
 	// not have: it was never delivered to it, or is settled already.
