@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,17 +27,25 @@ func (p *pass) keepVersions(ctx context.Context) error {
 	age := plan.Wanted.Config.MaxAge
 	bounded, cancel := context.WithTimeout(ctx, keepTimeout)
 	defer cancel()
-	kept, err := p.conn.KeepVersions(bounded, p.store, layout.KeepOptions{MaxAge: age, AtMost: keepSlice, Created: plan.Live.Created})
+	// A few are kept here: a pass of one store is not to take a worker from others for long.
+	kept, err := p.conn.KeepVersions(bounded, p.store, layout.KeepOptions{MaxAge: age, AtMost: 1, Created: plan.Live.Created})
 	if err != nil {
 		return err
 	}
-	if kept.More {
+	if tooMuchLeft(kept, age) {
 		p.versions.hurry(p.store, age)
 		return stream.Waiting(v1alpha1.ReasonProgressing,
 			"before events expire after %s the latest versions of their actors are stored, which takes a while: the operator goes on by itself", stream.FormatAge(age))
 	}
 	p.versions.calm(p.store)
 	return nil
+}
+
+// tooMuchLeft says whether events could expire before their turn comes if max_age were
+// lowered to an age now. Where events are saved all the time some are always left: those
+// that came into their window just now are kept while it lasts.
+func tooMuchLeft(kept layout.KeptVersions, age time.Duration) bool {
+	return kept.More && kept.Behind > layout.KeepWindow(age)/4
 }
 
 // makeReadable lets replicas answer reads of streams of which they may not yet, as of one

@@ -11,10 +11,12 @@ import (
 	. "github.com/onsi/gomega"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
@@ -58,6 +60,25 @@ func awaitEmpty(ctx context.Context, api natsjs.JetStream, store *v1alpha1.Event
 	Eventually(func() uint64 { return streamInfo(ctx, api, store.EventsStreamName()).State.Msgs }).WithTimeout(time.Minute).Should(BeZero())
 }
 
+// follow gives each version of a store from now on.
+func follow(ctx context.Context, store *v1alpha1.EventStore) <-chan *v1alpha1.EventStore {
+	GinkgoHelper()
+	watching, err := client.NewWithWatch(kube.Config, client.Options{Scheme: testenv.Scheme()})
+	Expect(err).NotTo(HaveOccurred())
+	w, err := watching.Watch(ctx, &v1alpha1.EventStoreList{}, client.InNamespace(store.Namespace))
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(w.Stop)
+	versions := make(chan *v1alpha1.EventStore, 1000)
+	go func() {
+		for event := range w.ResultChan() {
+			if version, ok := event.Object.(*v1alpha1.EventStore); ok && version.Name == store.Name {
+				versions <- version
+			}
+		}
+	}()
+	return versions
+}
+
 var _ = Describe("The latest versions of actors", func() {
 	It("stay when their events have expired, whether an application runs or not", func(ctx context.Context) {
 		stores := map[*natsserver.Cluster]*v1alpha1.EventStore{single: nil, cluster: nil}
@@ -89,7 +110,10 @@ var _ = Describe("The latest versions of actors", func() {
 		olderThan(ctx, api, store.EventsStreamName(), 2*time.Second)
 		change(ctx, store, func(s *v1alpha1.EventStore) { s.Spec.Retention.MaxAge = "2s" })
 		Eventually(read(ctx, store)).WithContext(ctx).Should(beStalled(v1alpha1.ReasonWouldDestroyEvents))
+		statuses := follow(ctx, store)
 		change(ctx, store, accept)
+		// What takes long no worker of the stores does, of which others wait for one.
+		Eventually(statuses).WithContext(ctx).Should(Receive(haveCondition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonProgressing)))
 		Eventually(read(ctx, store)).WithContext(ctx).WithTimeout(time.Minute).Should(And(beReady(), HaveField("Status.Streams", ContainElement(HaveField("MaxAge", "2s")))))
 		awaitEmpty(ctx, api, store)
 		withEngine(single, store, func(engine *layout.Store) {

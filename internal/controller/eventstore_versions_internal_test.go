@@ -1,0 +1,28 @@
+package controller
+
+import (
+	"testing"
+	"time"
+
+	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
+)
+
+// A store to which much is saved always has some left.
+func TestTooMuchLeft(t *testing.T) {
+	t.Parallel()
+	// Of an age of 8 minutes the window is 4.
+	for _, c := range []struct {
+		name   string
+		more   bool
+		behind time.Duration
+		want   bool
+	}{
+		{"nothing", false, 0, false},
+		{"what came just now", true, time.Minute, false},
+		{"what is about to expire", true, time.Minute + time.Second, true},
+	} {
+		if got := tooMuchLeft(layout.KeptVersions{More: c.more, Behind: c.behind}, 8*time.Minute); got != c.want {
+			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+		}
+	}
+}
