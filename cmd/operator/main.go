@@ -4,29 +4,22 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/go-logr/logr"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
-	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/controller"
-	"git.flowmade.one/flowmade-one/aether-operator/internal/metricsaccess"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 	injection "git.flowmade.one/flowmade-one/aether-operator/internal/webhook"
 )
 
@@ -79,7 +72,7 @@ func parse(args []string) (settings, error) {
 	flags.StringVar(&s.leaderElectionNamespace, "leader-election-namespace", namespace(), "The namespace of the lease of the leader.")
 	flags.StringVar(&s.metricsAddress, "metrics-bind-address", ":8443", `Where /metrics is served; "0" turns it off.`)
 	flags.BoolVar(&s.metricsSecure, "metrics-secure", true, "Serve /metrics over HTTPS, to those whom the API server authenticates and authorizes.")
-	flags.StringVar(&s.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served.")
+	flags.StringVar(&s.probeAddress, "health-probe-bind-address", ":8081", `Where /healthz and /readyz are served; "0" turns it off.`)
 	flags.IntVar(&s.webhookPort, "webhook-port", 9443, "The port of the webhook that injects the sidecar; 0 turns it off.")
 	flags.StringVar(&s.sidecarImage, "sidecar-image", cmp.Or(os.Getenv(envSidecarImage), "git.flowmade.one/flowmade-one/aether-sidecar:latest"), "The image of the sidecar that is injected; "+envSidecarImage+" where it is left out.")
 	flags.DurationVar(&s.resync, "resync-interval", controller.DefaultResyncInterval, "How often a settled object is looked at again.")
@@ -124,7 +117,10 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	if err := addProbes(mgr); err != nil {
+	if err := mgr.serveProbes(ctx, s.probeAddress); err != nil {
+		return err
+	}
+	if err := serveMetrics(ctx, mgr, s); err != nil {
 		return err
 	}
 	if err := mgr.Start(ctx); err != nil {
@@ -137,10 +133,10 @@ func run(ctx context.Context, args []string) error {
 // out is bounded by seconds.
 var gracePeriod = 20 * time.Second
 
-func newManager(s settings) (manager.Manager, error) {
+func newManager(s settings) (probed, error) {
 	restConfig, err := ctrl.GetConfig()
 	if err != nil {
-		return nil, fmt.Errorf("find the API server: %w: run in a cluster, or give --kubeconfig", err)
+		return probed{}, fmt.Errorf("find the API server: %w: run in a cluster, or give --kubeconfig", err)
 	}
 	// What is written without a name of its own is written under that of the client.
 	restConfig.UserAgent = controller.FieldManager
@@ -148,10 +144,11 @@ func newManager(s settings) (manager.Manager, error) {
 		Scheme: controller.Scheme(),
 		Cache:  controller.CacheOptions(),
 		// A replica that stands by fills its caches too, and takes over at once.
-		Controller:                    config.Controller{EnableWarmup: new(true)},
-		Metrics:                       metricsOptions(s),
-		WebhookServer:                 webhook.NewServer(webhook.Options{Port: s.webhookPort}),
-		HealthProbeBindAddress:        s.probeAddress,
+		Controller: config.Controller{EnableWarmup: new(true)},
+		// The ports are served here, with bounds.
+		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress:        "0",
+		WebhookServer:                 ports.NewWebhook("", s.webhookPort),
 		PprofBindAddress:              s.profileAddress,
 		LeaderElection:                s.leaderElection,
 		LeaderElectionID:              "aether-operator.aether.flowmade.one",
@@ -160,66 +157,7 @@ func newManager(s settings) (manager.Manager, error) {
 		GracefulShutdownTimeout:       &gracePeriod,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("set up the manager: %w", err)
+		return probed{}, fmt.Errorf("set up the manager: %w", err)
 	}
-	return mgr, nil
-}
-
-func metricsOptions(s settings) metricsserver.Options {
-	options := metricsserver.Options{BindAddress: s.metricsAddress, SecureServing: s.metricsSecure}
-	if s.metricsSecure {
-		options.FilterProvider = metricsaccess.Filter
-		// HTTP/2 lets a client make a server work for requests it has cancelled.
-		options.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }}
-	}
-	return options
-}
-
-// addProbes: alive is to answer at all; ready is to know the cluster and to reach
-// it. The webhook adds a check of its own.
-func addProbes(mgr manager.Manager) error {
-	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
-		return fmt.Errorf("add /healthz: %w", err)
-	}
-	api, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
-	if err != nil {
-		return fmt.Errorf("make a client for /readyz: %w", err)
-	}
-	for name, check := range map[string]healthz.Checker{
-		"apiserver": func(request *http.Request) error { return checkAPIServer(request.Context(), api.RESTClient()) },
-		"caches":    func(request *http.Request) error { return checkCaches(request.Context(), mgr.GetCache()) },
-	} {
-		if err := mgr.AddReadyzCheck(name, check); err != nil {
-			return fmt.Errorf("add %s to /readyz: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// The checks are made one after the other, and answered before the kubelet loses
-// patience, which config/manager sets to 2 s.
-const (
-	apiServerPatience = time.Second
-	cachesPatience    = 500 * time.Millisecond
-)
-
-// checkAPIServer asks for the version: everybody may who is authenticated, and it
-// costs the API server next to nothing.
-func checkAPIServer(ctx context.Context, api rest.Interface) error {
-	ctx, cancel := context.WithTimeout(ctx, apiServerPatience)
-	defer cancel()
-	if err := api.Get().AbsPath("/version").Do(ctx).Error(); err != nil {
-		return fmt.Errorf("the API server does not answer: %w", err)
-	}
-	return nil
-}
-
-// checkCaches: until they are filled, a store that exists would look deleted.
-func checkCaches(ctx context.Context, informers cache.Cache) error {
-	ctx, cancel := context.WithTimeout(ctx, cachesPatience)
-	defer cancel()
-	if !informers.WaitForCacheSync(ctx) {
-		return errors.New("the caches are not filled yet: the API server has not told all that was asked")
-	}
-	return nil
+	return probed{Manager: mgr, ready: map[string]healthz.Checker{}}, nil
 }

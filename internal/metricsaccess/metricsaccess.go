@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/hashicorp/golang-lru/v2/expirable"
+	"golang.org/x/time/rate"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +24,8 @@ import (
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 )
 
 const (
@@ -33,11 +36,17 @@ const (
 	answerAge = time.Minute
 	// answers is for how many tokens an answer is kept: those who scrape are few.
 	answers = 64
+	// A peer has reviewsAtOnce tokens reviewed, and then one more each reviewEvery: whoever
+	// reaches the port may try any, and the API server answers for all of the operator.
+	reviewsAtOnce = 8
+	reviewEvery   = time.Second
+	// peers is of how many that is known.
+	peers = 1024
 )
 
 // Filter is a metricsserver.Options.FilterProvider. Whoever has no token that the
-// API server accepts gets 401, whoever may not get the path 403, and 503 when the
-// API server cannot be asked.
+// API server accepts gets 401, whoever may not get the path 403, whoever tries very many
+// tokens 429, and 503 when the API server cannot be asked.
 func Filter(config *rest.Config, client *http.Client) (metricsserver.Filter, error) {
 	authentication, err := authenticationclient.NewForConfigAndClient(config, client)
 	if err != nil {
@@ -50,7 +59,9 @@ func Filter(config *rest.Config, client *http.Client) (metricsserver.Filter, err
 	g := &gate{
 		tokens:   authentication.TokenReviews(),
 		accesses: authorization.SubjectAccessReviews(),
-		known:    expirable.NewLRU[question, int](answers, nil, answerAge),
+		let:      expirable.NewLRU[question, int](answers, nil, answerAge),
+		refused:  expirable.NewLRU[question, int](answers, nil, answerAge),
+		peers:    expirable.NewLRU[string, *rate.Limiter](peers, nil, 0),
 	}
 	return func(log logr.Logger, handler http.Handler) (http.Handler, error) {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +82,9 @@ func Filter(config *rest.Config, client *http.Client) (metricsserver.Filter, err
 type gate struct {
 	tokens   authenticationclient.TokenReviewInterface
 	accesses authorizationclient.SubjectAccessReviewInterface
-	known    *expirable.LRU[question, int]
+	// let and refused are apart: tokens that open nothing push none out that do.
+	let, refused *expirable.LRU[question, int]
+	peers        *expirable.LRU[string, *rate.Limiter]
 }
 
 // question is a token, which is not kept itself, and what it is to open.
@@ -86,16 +99,35 @@ func (g *gate) ask(r *http.Request) (status int, err error) {
 		return http.StatusUnauthorized, nil
 	}
 	q := question{sha256.Sum256([]byte(token)), r.URL.Path, strings.ToLower(r.Method)}
-	if status, ok := g.known.Get(q); ok {
-		return status, nil
+	for _, known := range []*expirable.LRU[question, int]{g.let, g.refused} {
+		if status, ok := known.Get(q); ok {
+			return status, nil
+		}
+	}
+	if !g.mayAsk(ports.Peer(r.RemoteAddr)) {
+		return http.StatusTooManyRequests, nil
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
 	if status, err = g.review(ctx, token, q); err != nil {
 		return http.StatusServiceUnavailable, err
 	}
-	g.known.Add(q, status)
+	if status == http.StatusOK {
+		g.let.Add(q, status)
+	} else {
+		g.refused.Add(q, status)
+	}
 	return status, nil
+}
+
+// mayAsk says whether a token of a peer is to be reviewed now.
+func (g *gate) mayAsk(peer string) bool {
+	limiter, known := g.peers.Get(peer)
+	if !known {
+		limiter = rate.NewLimiter(rate.Every(reviewEvery), reviewsAtOnce)
+		g.peers.Add(peer, limiter)
+	}
+	return limiter.Allow()
 }
 
 func (g *gate) review(ctx context.Context, token string, q question) (int, error) {

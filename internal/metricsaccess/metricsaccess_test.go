@@ -2,6 +2,7 @@ package metricsaccess_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -60,10 +61,33 @@ func TestFilter(t *testing.T) {
 	if got := get(gated, "/other", "Bearer "+bound); got != http.StatusForbidden {
 		t.Errorf("another path: %d", got)
 	}
+	strangers(t, gated, "Bearer "+bound)
 	away := rest.CopyConfig(kube.Config)
 	away.Host = "https://127.0.0.1:1"
 	if got := get(behind(t, away, client), "/metrics", "Bearer "+bound); got != http.StatusServiceUnavailable {
 		t.Errorf("the API server is away: %d", got)
+	}
+}
+
+// strangers try tokens as fast as they can: most are not reviewed, and push no token out of
+// what is known that opens the path.
+func strangers(t *testing.T, gated http.Handler, good string) {
+	t.Helper()
+	reviewed := 0
+	for i := range 500 {
+		switch got := get(gated, "/metrics", fmt.Sprintf("Bearer x%d", i)); got {
+		case http.StatusUnauthorized:
+			reviewed++
+		case http.StatusTooManyRequests:
+		default:
+			t.Fatalf("a token of nobody: %d", got)
+		}
+	}
+	if reviewed > 100 {
+		t.Errorf("%d tokens of 500 are reviewed", reviewed)
+	}
+	if got := get(gated, "/metrics", good); got != http.StatusOK {
+		t.Errorf("who may read, beside strangers: %d", got)
 	}
 }
 

@@ -69,11 +69,8 @@ func newCertificates(mgr ctrl.Manager, server webhook.Server, options Options) *
 	}
 }
 
-// configureTLS makes a webhook server ask for the certificate at each handshake. It
-// offers no HTTP/2, over which a client makes a server work for calls that it has
-// cancelled; the API server has no use for it, since each connection is for one call.
+// configureTLS makes a webhook server ask for the certificate at each handshake.
 func (c *certificates) configureTLS(config *tls.Config) {
-	config.NextProtos = []string{"http/1.1"}
 	config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		if certificate := c.serving.Load(); certificate != nil {
 			return certificate, nil
@@ -268,7 +265,7 @@ func (c *certificates) serve(authority *authority, settled bool) error {
 	return nil
 }
 
-// ready checks that a handshake works and that the API server trusts it.
+// ready checks that the port is open, and that the API server trusts the certificate.
 func (c *certificates) ready(request *http.Request) error {
 	certificate, trusted := c.serving.Load(), c.trusted.Load()
 	switch {

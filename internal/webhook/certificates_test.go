@@ -14,8 +14,8 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
@@ -101,7 +101,7 @@ func TestNotReadyWhenNotServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: freePort(t)})
+	server := ports.NewWebhook("127.0.0.1", freePort(t))
 	replica := &certificates{
 		live: c, writer: c, options: Options{Namespace: DefaultNamespace}.withDefaults(), names: []string{"localhost"},
 		started: server.StartedChecker(),

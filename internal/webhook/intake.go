@@ -7,10 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"time"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 )
 
 const (
@@ -51,7 +52,7 @@ func (i *intake) bound(next http.Handler) http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		address, _, _ := net.SplitHostPort(r.RemoteAddr)
+		address := ports.Peer(r.RemoteAddr)
 		if err := i.turns.take(ctx, address, namespaceOf(body.have.Bytes())); err != nil {
 			http.Error(w, fmt.Sprintf("too many are created at this moment: waited %s for a turn: try again", callTimeout), http.StatusServiceUnavailable)
 			return

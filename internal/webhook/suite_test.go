@@ -25,6 +25,7 @@ import (
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/controller"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
@@ -113,7 +114,7 @@ func startReplica(t *testing.T, options Options, more ...func(webhook.Server)) *
 		Scheme:                 controller.Scheme(),
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: r.probes,
-		WebhookServer:          webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: port}),
+		WebhookServer:          ports.NewWebhook("127.0.0.1", port),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -12,10 +12,10 @@ import (
 	"time"
 
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/injector"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 )
 
 // Names of the objects of config/ that this package works with.
@@ -96,16 +96,16 @@ func operatorNamespace() string {
 }
 
 // SetupWithManager serves the webhooks for pods and EventStores on the manager's webhook server,
-// gives that server its certificate, and adds the check "webhook" to /readyz: a
-// handshake works, and the API server trusts it. All of it works on each
+// gives that server its certificate, and adds the check "webhook" to /readyz: the port is
+// open, and the API server trusts the certificate. All of it works on each
 // replica, the leader or not.
 //
-// The port is that of the manager's WebhookServer, 9443 where none is given.
+// The port is that of the manager's WebhookServer, made by ports.NewWebhook.
 func SetupWithManager(mgr ctrl.Manager, options Options) error {
 	options = options.withDefaults()
-	server, ok := mgr.GetWebhookServer().(*webhook.DefaultServer)
+	server, ok := mgr.GetWebhookServer().(*ports.Webhook)
 	if !ok {
-		return fmt.Errorf("set up the webhook: the manager's webhook server is a %T, which takes no certificate: use webhook.NewServer of controller-runtime", mgr.GetWebhookServer())
+		return fmt.Errorf("set up the webhook: the manager's webhook server is a %T, which takes no certificate: use ports.NewWebhook", mgr.GetWebhookServer())
 	}
 	certificates := newCertificates(mgr, server, options)
 	server.Options.TLSOpts = append(server.Options.TLSOpts, certificates.configureTLS)

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
+)
+
+// probed is a manager whose checks of /readyz are answered here: its own port of probes has no
+// bounds.
+type probed struct {
+	manager.Manager
+	ready map[string]healthz.Checker
+}
+
+func (p probed) AddReadyzCheck(name string, check healthz.Checker) error {
+	p.ready[name] = check
+	return nil
+}
+
+// serveProbes: alive is to answer at all; ready is to know the cluster and to reach it, and
+// what was added to that.
+func (p probed) serveProbes(ctx context.Context, address string) error {
+	if address == "0" {
+		return nil
+	}
+	api, err := discovery.NewDiscoveryClientForConfigAndClient(p.GetConfig(), p.GetHTTPClient())
+	if err != nil {
+		return fmt.Errorf("make a client for /readyz: %w", err)
+	}
+	p.ready["apiserver"] = shared(func(request *http.Request) error { return checkAPIServer(request.Context(), api.RESTClient()) })
+	p.ready["caches"] = func(request *http.Request) error { return checkCaches(request.Context(), p.GetCache()) }
+	mux := http.NewServeMux()
+	for path, checks := range map[string]map[string]healthz.Checker{"/healthz": {"ping": healthz.Ping}, "/readyz": p.ready} {
+		handler := http.StripPrefix(path, &healthz.Handler{Checks: checks})
+		mux.Handle(path, handler)
+		mux.Handle(path+"/", handler)
+	}
+	listener, err := ports.Listen(ctx, address, ports.Few, nil)
+	if err != nil {
+		return fmt.Errorf("serve /healthz and /readyz: %w", err)
+	}
+	return p.Add(ports.Server("probes", listener, mux))
+}
+
+// The checks are made one after the other, and answered before the kubelet loses
+// patience, which config/manager sets to 2 s.
+const (
+	apiServerPatience = time.Second
+	cachesPatience    = 500 * time.Millisecond
+)
+
+// sharedFor is how long the outcome of a check counts that costs others something.
+const sharedFor = time.Second
+
+// shared makes a check once for all who ask within a while: whoever reaches the port may.
+func shared(check healthz.Checker) healthz.Checker {
+	var mu sync.Mutex
+	var until time.Time
+	var outcome error
+	return func(request *http.Request) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Now().After(until) {
+			// Whoever has asked may be gone, and the outcome is for others too.
+			outcome = check(request.WithContext(context.WithoutCancel(request.Context())))
+			until = time.Now().Add(sharedFor)
+		}
+		return outcome
+	}
+}
+
+// checkAPIServer asks for the version: everybody may who is authenticated, and it
+// costs the API server next to nothing.
+func checkAPIServer(ctx context.Context, api rest.Interface) error {
+	ctx, cancel := context.WithTimeout(ctx, apiServerPatience)
+	defer cancel()
+	if err := api.Get().AbsPath("/version").Do(ctx).Error(); err != nil {
+		return fmt.Errorf("the API server does not answer: %w", err)
+	}
+	return nil
+}
+
+// checkCaches: until they are filled, a store that exists would look deleted.
+func checkCaches(ctx context.Context, informers cache.Cache) error {
+	ctx, cancel := context.WithTimeout(ctx, cachesPatience)
+	defer cancel()
+	if !informers.WaitForCacheSync(ctx) {
+		return errors.New("the caches are not filled yet: the API server has not told all that was asked")
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
+)
+
+// Whoever reaches the ports of the operator, without a path and a token, does not take the
+// memory that it has: not with more connections than there are places, and not with headers
+// that do not end.
+func TestMemoryOfStrangers(t *testing.T) {
+	webhook := freeAddress(t)
+	_, webhookPort, err := net.SplitHostPort(webhook)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOMEMLIMIT", "205MiB")
+	r := startReplica(t, writeKubeconfig(t, applyRights(t), ""), "--webhook-port="+webhookPort)
+	plain := func(address string) func() (net.Conn, error) {
+		return func() (net.Conn, error) { return net.DialTimeout("tcp", address, deadline) }
+	}
+	secure := func(address string) func() (net.Conn, error) {
+		dialer := &net.Dialer{Timeout: deadline}
+		return func() (net.Conn, error) {
+			return tls.DialWithDialer(dialer, "tcp", address, &tls.Config{InsecureSkipVerify: true})
+		}
+	}
+	ports := map[string]func() (net.Conn, error){"probes": plain(r.probes), "metrics": secure(r.metrics), "webhook": secure(webhook)}
+	for name, dial := range ports {
+		testenv.Eventually(t, deadline, "the port of "+name, func() error {
+			c, err := dial()
+			if err != nil {
+				return err
+			}
+			return c.Close()
+		})
+	}
+	for _, size := range []int{1_000_000, 16_000} {
+		var all sync.WaitGroup
+		for _, dial := range ports {
+			all.Go(func() { beginAndWait(dial, 600, size) })
+		}
+		all.Wait()
+	}
+	if most, limit := peakMemory(t, r.process.Process.Pid), memoryLimit(t); most > limit {
+		t.Errorf("the operator has had %d MiB, and config/manager gives it %d", most>>20, limit>>20)
+	} else {
+		t.Logf("the operator has had %d MiB at most, of %d", most>>20, limit>>20)
+	}
+}
+
+// beginAndWait opens connections, begins a header on each, and waits until they are closed, or
+// for longer than the operator waits for the end of it.
+func beginAndWait(dial func() (net.Conn, error), count, size int) {
+	begun := append([]byte("GET / HTTP/1.1\r\nHost: x\r\nX: "), bytes.Repeat([]byte("x"), size)...)
+	var open []net.Conn
+	for range count {
+		c, err := dial()
+		if err != nil {
+			// There is no place for it.
+			continue
+		}
+		open = append(open, c)
+		// It may be closed already, and the next ones are what counts.
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_, _ = c.Write(begun)
+	}
+	for _, c := range open {
+		_, _ = c.Read(make([]byte, 1))
+		_ = c.Close()
+	}
+}
