@@ -35,7 +35,7 @@ func TestStoresCollector(t *testing.T) {
 			Cluster: &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{{Lag: 1}, {Lag: 2}}},
 		}, stream.Session{})
 	}
-	versions := newVersionReconciler(nil, nil, nil)
+	versions := newVersionReconciler(nil, nil, storeIndex{}, nil)
 	known := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "a"}}
 	versions.note(known, layout.KeepOptions{}, layout.KeptVersions{MaxAge: time.Hour, Next: time.Minute}, nil)
 	collector := &storesCollector{stores: storeIndex{indexer}, memory: memory, versions: versions, leads: leads, limit: 2}

@@ -125,7 +125,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 		connector: connect, client: writer, stores: index, recorder: mgr.GetEventRecorder("aether-operator"),
 		changed: func(class string) { forClasses.send(stream.Notice{Class: class}) }, classes: map[string]*callout{},
 	}
-	versions := newVersionReconciler(mgr.GetClient(), connections, forStores.send)
+	versions := newVersionReconciler(mgr.GetClient(), connections, index, forStores.send)
 	stores := &EventStoreReconciler{
 		Client: writer, connector: connect,
 		recorder: mgr.GetEventRecorder("aether-operator"), resync: options.ResyncInterval,
@@ -143,7 +143,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 	if err := stores.setup(mgr, forStores); err != nil {
 		return fmt.Errorf("set up the controller of EventStores: %w", err)
 	}
-	if err := versions.setup(mgr, index); err != nil {
+	if err := versions.setup(mgr); err != nil {
 		return fmt.Errorf("set up the controller of the versions of actors: %w", err)
 	}
 	if err := classes.setup(mgr, forClasses); err != nil {

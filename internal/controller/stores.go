@@ -54,12 +54,21 @@ func (s storeIndex) all() []*v1alpha1.EventStore { return asStores(s.indexer.Lis
 
 func (s storeIndex) ofClass(name string) []*v1alpha1.EventStore { return s.find(byClass, name) }
 
+// named is the EventStore of a name, nil for none.
+func (s storeIndex) named(key types.NamespacedName) *v1alpha1.EventStore {
+	// The index errs only where its key does, which is text.
+	found, exists, _ := s.indexer.GetByKey(key.String())
+	if !exists {
+		return nil
+	}
+	return found.(*v1alpha1.EventStore)
+}
+
 func (s storeIndex) ofStream(events string) []*v1alpha1.EventStore {
 	stores := s.find(byStream, events)
-	// The index errs only where its key does, which is text.
-	found, exists, _ := s.indexer.GetByKey(strings.Replace(events, "_", "/", 1))
-	if exists && found.(*v1alpha1.EventStore).EventsStreamName() == events {
-		stores = append(stores, found.(*v1alpha1.EventStore))
+	namespace, name, _ := strings.Cut(events, "_")
+	if found := s.named(types.NamespacedName{Namespace: namespace, Name: name}); found != nil && found.EventsStreamName() == events {
+		stores = append(stores, found)
 	}
 	return stores
 }

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -34,6 +35,9 @@ const (
 	keepers     = 4
 	keepSlice   = 2 * time.Second
 	keepTimeout = 10 * time.Second
+	// keepersOfOne is of how many stores in one Kubernetes namespace at once: one turn is left
+	// for others. silentKeepers is of how many stores of a class whose servers do not answer.
+	keepersOfOne, silentKeepers = keepers - 1, keepers / 2
 	// keepAgain is how soon a store is tried again that failed, at most, and keepForever
 	// how soon one is looked at whose events do not expire: a change of that is told.
 	keepAgain   = 15 * time.Second
@@ -46,47 +50,37 @@ const (
 type VersionReconciler struct {
 	client.Reader
 	connections *stream.Connections
+	stores      storeIndex
 	// wake wakes the reconciler of EventStores.
 	wake func(stream.Notice)
 	// hurried wakes this one.
 	hurried notices
+	line    *keepLine
 
 	mu   sync.Mutex
 	kept map[types.NamespacedName]keptStore
 }
 
-// keptStore is how far the versions of one store are kept.
-type keptStore struct {
-	// lower is an age that max_age is to be lowered to, once all is kept that then
-	// expires; 0 for none.
-	lower time.Duration
-	// fault is why nothing can be kept, or not in time; nil for nothing.
-	fault *stream.Fault
-	// looked: a turn has come to an end. age is then that of events, 0 for ever.
-	looked bool
-	age    time.Duration
-	// due is when there is something to do, zero for never, and behind since when it should
-	// have been done, zero for done.
-	due, behind time.Time
-}
-
-func newVersionReconciler(cached client.Reader, connections *stream.Connections, wake func(stream.Notice)) *VersionReconciler {
-	return &VersionReconciler{
-		Reader: cached, connections: connections, wake: wake, hurried: make(notices, noticeBuffer), kept: map[types.NamespacedName]keptStore{},
+func newVersionReconciler(cached client.Reader, connections *stream.Connections, stores storeIndex, wake func(stream.Notice)) *VersionReconciler {
+	r := &VersionReconciler{
+		Reader: cached, connections: connections, stores: stores, wake: wake, hurried: make(notices, noticeBuffer), kept: map[types.NamespacedName]keptStore{},
 	}
+	r.line = newKeepLine(keepLimits{ofOne: keepersOfOne, ofSilent: silentKeepers}, r.facts)
+	return r
 }
 
-func (r *VersionReconciler) setup(mgr ctrl.Manager, stores storeIndex) error {
+func (r *VersionReconciler) setup(mgr ctrl.Manager) error {
 	options := controllerOptions()
 	options.MaxConcurrentReconciles = keepers
-	// One after the other: what comes back at once keeps its priority, and those that came
-	// with the first listing have the lowest.
-	options.UsePriorityQueue = new(false)
+	options.NewQueue = r.line.queue
+	if err := mgr.Add(manager.RunnableFunc(r.watch)); err != nil {
+		return fmt.Errorf("add the watch for stores that wait too long: %w", err)
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("eventstore-versions").
 		For(&v1alpha1.EventStore{}, builder.WithPredicates(keepingChanged)).
 		WatchesRawSource(source.Channel(r.hurried, handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, n stream.Notice) []reconcile.Request {
-			return requests(stores.ofStream(n.Stream))
+			return requests(r.stores.ofStream(n.Stream))
 		}))).
 		WithOptions(options).
 		Complete(r)
@@ -120,6 +114,7 @@ func streamCreated(store *v1alpha1.EventStore) *metav1.MicroTime {
 
 // Reconcile keeps the versions of one store for a while, and says when to come back.
 func (r *VersionReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	defer r.line.done(request)
 	store := &v1alpha1.EventStore{}
 	if err := r.Get(ctx, request.NamespacedName, store); apierrors.IsNotFound(err) {
 		r.forget(request.NamespacedName)
@@ -134,20 +129,26 @@ func (r *VersionReconciler) Reconcile(ctx context.Context, request ctrl.Request)
 	if away, err := r.isAway(ctx, store); err != nil {
 		return ctrl.Result{}, err
 	} else if away {
-		return ctrl.Result{RequeueAfter: jittered(keepAgain)}, nil
+		return ctrl.Result{RequeueAfter: untilTried(ageOnRecord(store))}, nil
 	}
 	conn := r.connections.Current(classInUse(store), store.Status.System)
 	if conn == nil {
 		// The reconciler of EventStores tells of that, and connects.
-		return ctrl.Result{RequeueAfter: jittered(keepAgain)}, nil
+		return ctrl.Result{RequeueAfter: untilTried(ageOnRecord(store))}, nil
 	}
-	opts := layout.KeepOptions{AtMost: keepSlice, MaxAge: r.lowering(request.NamespacedName), Created: streamCreated(store).Time}
+	return r.keep(ctx, conn, store)
+}
+
+// keep is a turn of a store.
+func (r *VersionReconciler) keep(ctx context.Context, conn *stream.Conn, store *v1alpha1.EventStore) (ctrl.Result, error) {
+	opts := layout.KeepOptions{AtMost: keepSlice, MaxAge: r.lowering(client.ObjectKeyFromObject(store)), Created: streamCreated(store).Time}
 	bounded, cancel := context.WithTimeout(ctx, keepTimeout)
 	kept, err := conn.KeepVersions(bounded, store, opts)
 	cancel()
 	if stopping(ctx, err) || stream.WasClosed(err) {
 		return ctrl.Result{}, nil
 	}
+	r.line.answered(classInUse(store), !isUnanswered(err))
 	if r.note(store, opts, kept, err) {
 		r.wake(stream.Notice{Class: classInUse(store), Stream: store.EventsStreamName()})
 	}
@@ -173,138 +174,29 @@ func (r *VersionReconciler) isAway(ctx context.Context, store *v1alpha1.EventSto
 	return false, nil
 }
 
+func isUnanswered(err error) bool {
+	fault, isFault := stream.AsFault(err)
+	return isFault && fault.Reason == v1alpha1.ReasonJetStreamUnavailable
+}
+
+// untilTried is when to come back to a store of which nothing could be kept, whose events
+// expire after an age, 0 where that is not known.
+func untilTried(age time.Duration) time.Duration {
+	if age == 0 {
+		return jittered(keepAgain)
+	}
+	return jittered(min(keepAgain, max(age/16, minPause)))
+}
+
 // untilKept is when to come back.
 func untilKept(kept layout.KeptVersions, opts layout.KeepOptions, err error) time.Duration {
 	switch {
-	case err != nil && kept.MaxAge > 0:
-		return jittered(min(keepAgain, max(kept.MaxAge/16, minPause)))
 	case err != nil:
-		return jittered(keepAgain)
+		return untilTried(kept.MaxAge)
 	case kept.More, opts.MaxAge != 0:
 		return time.Millisecond
 	case kept.MaxAge == 0:
 		return jittered(keepForever)
 	}
 	return max(kept.Next, minPause)
-}
-
-// note remembers what came of a turn, and says whether the reconciler of EventStores has
-// something to do or to tell.
-func (r *VersionReconciler) note(store *v1alpha1.EventStore, opts layout.KeepOptions, kept layout.KeptVersions, err error) bool {
-	key, now := client.ObjectKeyFromObject(store), time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := r.kept[key]
-	lowered := false
-	switch done := err == nil && !kept.More; {
-	case done && opts.MaxAge != 0:
-		// What is due for the age that the stream has comes next.
-		lowered = s.lower == opts.MaxAge
-		if lowered {
-			s.lower = 0
-		}
-	case done:
-		s = keptStore{lower: s.lower, looked: true, age: kept.MaxAge}
-		if kept.MaxAge != 0 {
-			s.due = now.Add(kept.Next)
-		}
-	case opts.MaxAge == 0:
-		s = s.unfinished(kept, now)
-	}
-	if opts.MaxAge == 0 || err != nil {
-		s.fault = s.notKept(err, now)
-	}
-	r.kept[key] = s
-	told := meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionVersionsNotKept)
-	return lowered || (s.fault != nil) != (told != nil) || s.fault != nil && s.fault.Reason != told.Reason
-}
-
-// unfinished is a store of which not all could be kept that was due.
-func (s keptStore) unfinished(kept layout.KeptVersions, now time.Time) keptStore {
-	if s.looked = true; kept.MaxAge != 0 {
-		s.age = kept.MaxAge
-	}
-	switch {
-	case kept.Behind > 0:
-		s.behind = now.Add(-kept.Behind)
-	case s.behind.IsZero() && s.due.IsZero():
-		s.behind = now
-	case s.behind.IsZero():
-		s.behind = s.due
-	}
-	return s
-}
-
-// notKept is what is told of a store where a turn ended with an error or in the middle. An
-// outage that passes is not: Connected and Ready have it.
-func (s keptStore) notKept(err error, now time.Time) *stream.Fault {
-	if fault, isFault := stream.AsFault(err); isFault && fault.Handling == stream.Stall {
-		return fault
-	}
-	window := layout.KeepWindow(s.age)
-	if s.behind.IsZero() || s.age == 0 || now.Sub(s.behind) < window/2 {
-		return nil
-	}
-	return stream.Retrying(v1alpha1.ReasonVersionsBehind,
-		"events that expire within %s, or have expired, were not looked at, and the latest versions of their actors go back when they do: see that the NATS servers answer, and are not too busy; the metric aether_eventstore_versions_behind_seconds tells for how long",
-		stream.FormatAge(window/2))
-}
-
-// outcome is why versions of a store are not kept, nil for nothing, where that is known.
-func (r *VersionReconciler) outcome(key types.NamespacedName) (fault *stream.Fault, known bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s, known := r.kept[key]
-	return s.fault, known && (s.looked || s.fault != nil)
-}
-
-// behind is for how long events of a store have not been looked at that should have been.
-func (r *VersionReconciler) behind(key types.NamespacedName, now time.Time) (late time.Duration, known bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s, known := r.kept[key]
-	since := s.behind
-	if since.IsZero() {
-		since = s.due
-	}
-	if since.IsZero() {
-		return 0, known
-	}
-	return max(now.Sub(since), 0), known
-}
-
-// hurry has all kept of a store that expires when max_age is lowered to an age, and wakes
-// the reconciler of EventStores then.
-func (r *VersionReconciler) hurry(store *v1alpha1.EventStore, age time.Duration) {
-	key := client.ObjectKeyFromObject(store)
-	r.mu.Lock()
-	s := r.kept[key]
-	s.lower = age
-	r.kept[key] = s
-	r.mu.Unlock()
-	r.hurried.send(stream.Notice{Stream: store.EventsStreamName()})
-}
-
-// calm takes a lowering back.
-func (r *VersionReconciler) calm(store *v1alpha1.EventStore) {
-	key := client.ObjectKeyFromObject(store)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s, known := r.kept[key]; known {
-		s.lower = 0
-		r.kept[key] = s
-	}
-}
-
-// lowering is the age that max_age is to be lowered to, 0 for none.
-func (r *VersionReconciler) lowering(key types.NamespacedName) time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.kept[key].lower
-}
-
-func (r *VersionReconciler) forget(key types.NamespacedName) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.kept, key)
 }

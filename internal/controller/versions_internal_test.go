@@ -66,7 +66,7 @@ func TestVersionsThatAreNotKept(t *testing.T) {
 		{"there is more to do", layout.KeptVersions{MaxAge: time.Hour, More: true, Behind: time.Minute}, nil, ""},
 		{"there is too much to do", layout.KeptVersions{MaxAge: time.Hour, More: true, Behind: 20 * time.Minute}, nil, v1alpha1.ReasonVersionsBehind},
 	} {
-		r, store := newVersionReconciler(nil, nil, nil), keptStoreOf(nil)
+		r, store := newVersionReconciler(nil, nil, storeIndex{}, nil), keptStoreOf(nil)
 		key := client.ObjectKeyFromObject(store)
 		if wakes := r.note(store, layout.KeepOptions{}, c.kept, c.err); wakes != (c.want != "") {
 			t.Errorf("%s: the store is woken: %t", c.name, wakes)
@@ -94,7 +94,7 @@ func TestVersionsThatAreNotKept(t *testing.T) {
 // An age that is to be lowered to counts until all is kept for it, or it is taken back.
 func TestVersionsBeforeAnAgeIsLowered(t *testing.T) {
 	t.Parallel()
-	r, store := newVersionReconciler(nil, nil, nil), keptStoreOf(nil)
+	r, store := newVersionReconciler(nil, nil, storeIndex{}, nil), keptStoreOf(nil)
 	key, lower := client.ObjectKeyFromObject(store), layout.KeepOptions{MaxAge: time.Minute}
 	r.hurry(store, time.Minute)
 	if told := <-r.hurried; told.Object.Stream != store.EventsStreamName() {

@@ -55,6 +55,37 @@ func TestVersionsRecordIsDue(t *testing.T) {
 	}
 }
 
+// A record counts while it shows that nothing came before its place that nobody has
+// looked at.
+func TestVersionsRecordIsOfTheStream(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1e9, 1)
+	record, there := versionsRecord{LastSequence: 10, LastTime: at}, &message{Sequence: 10, Time: at.UTC()}
+	for _, c := range []struct {
+		name        string
+		record      versionsRecord
+		first, last uint64
+		there       *message
+		want        bool
+	}{
+		{"nothing was looked at, of an empty stream", versionsRecord{}, 0, 0, nil, true},
+		{"nothing was looked at", versionsRecord{}, 1, 20, nil, true},
+		{"it is as it was", record, 1, 10, there, true},
+		{"it goes on", record, 5, 20, there, true},
+		{"the place has expired", record, 11, 20, nil, true},
+		{"all has expired", record, 11, 10, nil, true},
+		{"it went back", record, 1, 9, nil, false},
+		{"it went back to nothing", record, 0, 0, nil, false},
+		{"it went back, and caught up", record, 1, 10, &message{Sequence: 10, Time: at.Add(1)}, false},
+		{"it went back, and overtook", record, 1, 20, &message{Sequence: 10, Time: at.Add(-1)}, false},
+		{"the message was erased, and earlier ones were not", record, 1, 20, nil, false},
+	} {
+		if got := c.record.isOf(c.first, c.last, c.there); got != c.want {
+			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
 // versionMessage is an event, or what is none, of order-1.
 func versionMessage(sequence uint64, version string) *message {
 	return &message{Subject: "s.events.order.order-1", Sequence: sequence, Header: nats.Header{

@@ -145,18 +145,47 @@ func (p *versionsPass) begin(ctx context.Context) (err error) {
 	if p.age == 0 {
 		return nil
 	}
-	return p.read(ctx)
+	if err := p.read(ctx); err != nil {
+		return err
+	}
+	return p.recognise(ctx)
 }
 
 func (p *versionsPass) read(ctx context.Context) (err error) {
-	looked := p.record.Next
+	before := p.record
 	if p.record, p.sequence, err = p.store.readVersions(ctx, p.info.Created); err != nil {
 		return err
 	}
-	// What was looked at was for any age.
-	p.record.Next = max(p.record.Next, looked, p.info.State.FirstSequence, 1)
+	if before.LastSequence > p.record.LastSequence {
+		// What was looked at was for any age.
+		p.record.LastSequence, p.record.LastTime = before.LastSequence, before.LastTime
+	}
 	return nil
 }
+
+// recognise drops a record that is not about the stream as it is: then all that it holds
+// is looked at again. The message on record is asked for when something is due.
+func (p *versionsPass) recognise(ctx context.Context) (err error) {
+	first, last := p.info.State.FirstSequence, p.info.State.LastSequence
+	var there *message
+	if recorded := p.record.LastSequence; recorded > 0 && first <= recorded && recorded <= last {
+		if !p.wanted() {
+			return nil
+		}
+		bounded, cancel := p.store.bounded(ctx)
+		defer cancel()
+		if there, err = p.store.leaderGet(bounded, p.store.config.EventsStream, getRequest{Sequence: recorded}); err != nil {
+			return err
+		}
+	}
+	if !p.record.isOf(first, last, there) {
+		p.record = versionsRecord{StreamCreated: p.info.Created}
+	}
+	return nil
+}
+
+// next is the first sequence that nobody has looked at.
+func (p *versionsPass) next() uint64 { return max(p.record.LastSequence+1, p.info.State.FirstSequence) }
 
 // forced: what others do does not count.
 func (p *versionsPass) forced() bool { return p.opts.MaxAge != 0 }
@@ -218,7 +247,7 @@ func (p *versionsPass) run(ctx context.Context) error {
 func (p *versionsPass) peek(ctx context.Context) (more bool, err error) {
 	ctx, cancel := p.store.bounded(ctx)
 	defer cancel()
-	first, err := p.store.directGet(ctx, p.store.config.EventsStream, getRequest{Sequence: p.record.Next, NextBySubject: ">"})
+	first, err := p.store.directGet(ctx, p.store.config.EventsStream, getRequest{Sequence: p.next(), NextBySubject: ">"})
 	if err != nil {
 		return false, err
 	}
@@ -274,7 +303,7 @@ func (p *versionsPass) batch(ctx context.Context) (more bool, err error) {
 	}
 	defer done()
 	reading, cancel := s.bounded(ctx)
-	messages, more, err := s.page(reading, s.config.EventsStream, ">", p.record.Next, batchBytes)
+	messages, more, err := s.page(reading, s.config.EventsStream, ">", p.next(), batchBytes)
 	cancel()
 	if err != nil {
 		return false, err
@@ -314,7 +343,8 @@ func (p *versionsPass) keepInParts(ctx context.Context, due []*message) (looked 
 // their window yet, and more says that nobody has seen what comes after them.
 func (p *versionsPass) advance(ctx context.Context, looked, left []*message, more bool) error {
 	if len(looked) > 0 {
-		p.record.Next = looked[len(looked)-1].Sequence + 1
+		last := looked[len(looked)-1]
+		p.record.LastSequence, p.record.LastTime = last.Sequence, last.Time
 	}
 	p.record.MaxAge = p.age
 	now := p.now()
@@ -327,7 +357,7 @@ func (p *versionsPass) advance(ctx context.Context, looked, left []*message, mor
 	case len(left) > 0:
 		p.oldest = left[0].Time
 		p.record.Due = nextDue(now, p.windowOf(p.oldest), p.age)
-	case p.record.Next > p.info.State.LastSequence:
+	case p.next() > p.info.State.LastSequence:
 		// What comes was not stored yet when the stream was asked.
 		p.record.Due = nextDue(now, p.windowOf(p.info.Now), p.age)
 	default:

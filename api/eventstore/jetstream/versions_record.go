@@ -35,12 +35,32 @@ type versionsRecord struct {
 	// StreamCreated is when the stream of events was made: in another one of its name
 	// other events have the same sequences.
 	StreamCreated time.Time `json:"streamCreated"`
-	// Next is the first sequence that nobody has looked at.
-	Next uint64 `json:"next"`
+	// LastSequence is the last message that was looked at, 0 for none, and LastTime when it
+	// was stored: after a stream went back another message may have its sequence.
+	LastSequence uint64    `json:"lastSequence"`
+	LastTime     time.Time `json:"lastTime"`
 	// Due is when there is something to do again, with events that expire after MaxAge;
 	// while a pass is under way, when it counts as given up.
 	Due    time.Time     `json:"due"`
 	MaxAge time.Duration `json:"maxAge"`
+}
+
+// isOf says whether the record is about a stream as it is, with messages from first to
+// last; there is its message at LastSequence, nil for none. If not, what nobody has looked at may be
+// before that place: the stream went back, or a copy of it was restored, and others were
+// stored since.
+func (r versionsRecord) isOf(first, last uint64, there *message) bool {
+	switch {
+	case r.LastSequence == 0:
+		return true
+	case r.LastSequence > last:
+		return false
+	case r.LastSequence < first:
+		// Nothing is left up to that place.
+		return true
+	}
+	// One that somebody has erased shows nothing.
+	return there != nil && there.Time.Equal(r.LastTime)
 }
 
 // isDue says whether somebody should keep now, in a stream whose events expire after an

@@ -53,11 +53,11 @@ func nextToKeep(t *testing.T, nc *nats.Conn, c jetstream.Config) uint64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var record struct{ Next uint64 }
+	var record struct{ LastSequence uint64 }
 	if err := json.Unmarshal(m.Data, &record); err != nil {
 		t.Fatal(err)
 	}
-	return record.Next
+	return record.LastSequence + 1
 }
 
 // wantEnded wants an actor to be at a version, which has no event any more, for every
