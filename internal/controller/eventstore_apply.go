@@ -37,8 +37,7 @@ func (p *pass) apply(ctx context.Context) error {
 	p.countContest()
 	p.carriedOut()
 	p.store.Status.Plan = nil
-	p.recordStreams()
-	return nil
+	return p.recordStreams(ctx)
 }
 
 // applyThose carries out some of the plans. It tells what was done also where another of

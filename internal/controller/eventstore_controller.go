@@ -142,8 +142,6 @@ type pass struct {
 	plans   []stream.Plan
 	// live are the streams in the order of wanted, nil for one that is absent.
 	live []*liveStream
-	// session is that of the connection when they were looked at.
-	session stream.Session
 	// lost are the streams that a loss is told of, in the same order; partnerLost: of
 	// one of which nothing is on record.
 	lost        [2]bool

@@ -143,8 +143,7 @@ func (p *pass) lossOf(ctx context.Context, i int) (*stream.Loss, error) {
 			return nil, nil
 		}
 		loss.Message += ", and this is not a copy of it: " + why
-	case loss == nil && live != nil && seen != nil && seen.LastSequence > 0 &&
-		(p.toldLoss() != nil || !p.memory.GoesOn(p.class.Name, seen, live, p.session)):
+	case loss == nil && (stream.IsElsewhere(seen, live) || p.toldLoss() != nil && seen != nil && seen.LastSequence > 0):
 		// What went back and was written to since is beyond where it was.
 		from, err := p.conn.FirstFrom(ctx, seen.Name, uint64(seen.LastSequence))
 		if err != nil {
@@ -154,7 +153,9 @@ func (p *pass) lossOf(ctx context.Context, i int) (*stream.Loss, error) {
 		if p.toldLoss() != nil {
 			told = p.toldLoss().Message
 		}
-		loss = stream.OvertakenOf(seen, live, from, told, time.Now())
+		if loss = stream.OvertakenOf(seen, live, from, told, time.Now()); loss == nil {
+			p.memory.Note(p.class.Name, live)
+		}
 	}
 	return loss, nil
 }

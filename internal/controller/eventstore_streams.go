@@ -49,7 +49,6 @@ func (p *pass) streamNames() []string {
 
 // see looks at both streams.
 func (p *pass) see(ctx context.Context) error {
-	p.session = p.conn.Session()
 	names := p.streamNames()
 	p.live = make([]*liveStream, len(names))
 	for i, name := range names {
@@ -171,7 +170,7 @@ func (p *pass) plan(ctx context.Context) error {
 }
 
 // observed ends a pass that may only look.
-func (p *pass) observed(context.Context) error {
+func (p *pass) observed(ctx context.Context) error {
 	if !p.observes() {
 		return nil
 	}
@@ -181,7 +180,9 @@ func (p *pass) observed(context.Context) error {
 		return p.hold
 	}
 	if !slices.Contains(p.live, nil) {
-		p.recordStreams()
+		if err := p.recordStreams(ctx); err != nil {
+			return err
+		}
 	}
 	steps := p.store.Status.Plan
 	switch {
@@ -259,7 +260,9 @@ func (p *pass) lookAgain(ctx context.Context) error {
 	if slices.Contains(p.live, nil) {
 		return stream.Waiting(v1alpha1.ReasonProgressing, "a stream that was just changed is gone: looking again")
 	}
-	p.recordStreams()
+	if err := p.recordStreams(ctx); err != nil {
+		return err
+	}
 	return p.held(ctx)
 }
 
@@ -304,15 +307,26 @@ func (p *pass) checkReplicas() error {
 	return fault
 }
 
-// recordStreams writes what the streams are now into the status.
-func (p *pass) recordStreams() {
+// recordStreams writes what the streams are now into the status, if they go on from what
+// is on record: they were looked at again since the losses.
+func (p *pass) recordStreams(ctx context.Context) error {
 	var streams []v1alpha1.StreamStatus
 	for i, wanted := range p.wanted {
-		p.memory.Note(p.class.Name, p.live[i], p.session)
+		if stream.IsElsewhere(p.seen(wanted.Role), p.live[i]) {
+			loss, err := p.lossOf(ctx, i)
+			if err != nil {
+				return err
+			}
+			if loss != nil {
+				return stream.Waiting(v1alpha1.ReasonProgressing, "stream %s lost messages at this moment, as it seems: looking again", wanted.Config.Name)
+			}
+		}
+		p.memory.Note(p.class.Name, p.live[i])
 		streams = append(streams, stream.RecordOf(wanted, p.live[i], streamStatus(p.store, wanted.Role)))
 	}
 	p.store.Status.Streams = streams
 	p.recordFullness()
+	return nil
 }
 
 // record keeps the status and the memory of the streams that are ours up to date also
@@ -333,7 +347,7 @@ func (p *pass) record(context.Context) error {
 			p.noteLost(i)
 		case p.adopting[i]:
 		default:
-			p.memory.Note(p.class.Name, p.live[i], p.session)
+			p.memory.Note(p.class.Name, p.live[i])
 			now := stream.RecordOf(wanted, p.live[i], recorded)
 			if recorded != nil && !stream.WorthTelling(*recorded, now, p.sweeper.tellsAll(p.class.Name)) {
 				now = *recorded
@@ -357,7 +371,7 @@ func (p *pass) noteLost(i int) {
 	case p.live[i] != nil && told:
 		p.memory.NoteLost(p.class.Name, p.live[i])
 	case p.live[i] != nil:
-		p.memory.NoteUnjudged(p.class.Name, p.live[i], p.session)
+		p.memory.NoteUnjudged(p.class.Name, p.live[i])
 	case p.lost[i] && told:
 		p.memory.Forget(p.class.Name, p.wanted[i].Config.Name)
 	}

@@ -33,7 +33,7 @@ func TestStoresCollector(t *testing.T) {
 		memory.Note("standard", &jetstream.StreamInfo{
 			Config: jetstream.StreamConfig{Name: store.EventsStreamName(), MaxBytes: 1000}, State: jetstream.StreamState{Msgs: 3, Bytes: 300, LastSeq: 7},
 			Cluster: &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{{Lag: 1}, {Lag: 2}}},
-		}, stream.Session{})
+		})
 	}
 	versions := newVersionReconciler(nil, nil, storeIndex{}, nil)
 	known := &v1alpha1.EventStore{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "a"}}

@@ -3,7 +3,6 @@ package controller_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -142,7 +141,7 @@ var _ = Describe("An operator", Ordered, func() {
 		store := createReady(ctx)
 		publish(ctx, js(servers), store, 100)
 		recorded(ctx, store, 100)
-		lose := rememberData(servers)
+		lose := rememberDataOf(servers, 0)
 		// A sweep sees two more, and does not write them down; every tenth does. Two, since
 		// one is saved after the loss, perhaps before the operator looks.
 		last := int64(100)
@@ -170,7 +169,7 @@ var _ = Describe("An operator", Ordered, func() {
 	It("tells of a stream that went back while no operator was there", func(ctx context.Context) {
 		store := createReady(ctx)
 		publish(ctx, js(servers), store, 5)
-		lose := rememberData(servers)
+		lose := rememberDataOf(servers, 0)
 		publish(ctx, js(servers), store, 5)
 		recorded(ctx, store, 10)
 		stop()
@@ -182,7 +181,7 @@ var _ = Describe("An operator", Ordered, func() {
 	It("tells of a stream that went back while no operator was there, and was written to until it was beyond that", func(ctx context.Context) {
 		store := createReady(ctx)
 		publish(ctx, js(servers), store, 5)
-		lose := rememberData(servers)
+		lose := rememberDataOf(servers, 0)
 		publish(ctx, js(servers), store, 5)
 		recorded(ctx, store, 10)
 		stop()
@@ -371,27 +370,6 @@ var _ = Describe("An operator", Ordered, func() {
 		Expect(streamInfo(ctx, api, store.SnapshotsStreamName()).Config.Description).To(Equal("of the next version"))
 	})
 })
-
-// rememberData gives what makes a server lose all that is written from now on, as
-// one does whose last writes never reached the disk.
-func rememberData(servers *natsserver.Cluster) (lose func()) {
-	GinkgoHelper()
-	kept := GinkgoT().TempDir()
-	restart := func(meanwhile func()) {
-		GinkgoHelper()
-		servers.StopNode(0)
-		meanwhile()
-		Expect(servers.StartNode(0)).To(Succeed())
-	}
-	restart(func() { Expect(os.CopyFS(kept, os.DirFS(servers.DataDir(0)))).To(Succeed()) })
-	return func() {
-		GinkgoHelper()
-		restart(func() {
-			Expect(os.RemoveAll(servers.DataDir(0))).To(Succeed())
-			Expect(os.CopyFS(servers.DataDir(0), os.DirFS(kept))).To(Succeed())
-		})
-	}
-}
 
 // sum adds up the values of a metric whose labels have these names and values.
 func sum(families []*dto.MetricFamily, name string, labels []string) float64 {

@@ -105,9 +105,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, options Options) er
 			sweeps.expire(n.Class)
 			forClasses.send(n)
 		}
-		if n.FirstEvent.IsZero() {
-			memory.Doubt(n.Class, n.Stream)
-		} else {
+		if n.FirstEvent.Sequence > 0 {
 			memory.NoteFirst(n.Class, n.Stream, n.FirstEvent)
 		}
 		forStores.send(n)

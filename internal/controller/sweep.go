@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
@@ -158,11 +160,15 @@ func (s *sweeper) expire(class string) {
 
 // look lists all streams and judges the stores that have settled.
 func (s *sweeper) look(ctx context.Context, class *v1alpha1.EventStoreClass, conn *stream.Conn) error {
-	looked := &lookAt{sweeper: s, class: class, session: conn.Session(), started: time.Now(), waiting: map[string]*pair{}, settled: map[types.UID]settledStore{}}
+	looked := &lookAt{sweeper: s, class: class, conn: conn, started: time.Now(), waiting: map[string]*pair{}, settled: map[types.UID]settledStore{}}
+	looked.asking.SetLimit(asked)
 	looked.prepare(ctx)
 	// The status of a store whose pass began before has been written, and says its class.
 	conn.KeepFirstEvents(looked.kept, looked.started.Add(-passTimeout-reportTimeout))
-	if err := conn.List(ctx, looked.found); err != nil {
+	err := conn.List(ctx, func(name string, live *liveStream) { looked.found(ctx, name, live) })
+	// None of them fails: each ends in what is known of a store.
+	_ = looked.asking.Wait()
+	if err != nil {
 		return err
 	}
 	looked.end()
@@ -173,15 +179,21 @@ func (s *sweeper) look(ctx context.Context, class *v1alpha1.EventStoreClass, con
 type lookAt struct {
 	*sweeper
 	class   *v1alpha1.EventStoreClass
-	session stream.Session
+	conn    *stream.Conn
 	started time.Time
 	// anyChange: the smallest change of a figure is worth telling.
 	anyChange bool
 	// waiting are the stores that have settled, by the name of their stream of
 	// events, until both streams were found.
 	waiting map[string]*pair
-	settled map[types.UID]settledStore
 	kept    map[string]bool
+	// asking are the questions about the places of streams, and unanswered counts those
+	// that failed.
+	asking     errgroup.Group
+	unanswered atomic.Int32
+
+	judging sync.Mutex
+	settled map[types.UID]settledStore
 }
 
 // pair is a store and its streams, as far as they were found.
@@ -225,7 +237,7 @@ func hasSettled(store *v1alpha1.EventStore) bool {
 }
 
 // found takes a stream of the listing, nil where no server could tell.
-func (l *lookAt) found(name string, live *liveStream) {
+func (l *lookAt) found(ctx context.Context, name string, live *liveStream) {
 	events, _ := stream.StoreOfStream(name)
 	p := l.waiting[events]
 	if p == nil {
@@ -237,27 +249,47 @@ func (l *lookAt) found(name string, live *liveStream) {
 	}
 	if live == nil {
 		// Its replicas are not current.
+		delete(l.waiting, events)
 		l.judged(p, false)
 		return
 	}
 	p.live[role] = live
-	if p.live[0] != nil && p.live[1] != nil {
-		l.judged(p, !l.wantsLook(p))
+	if p.live[0] == nil || p.live[1] == nil {
+		return
 	}
+	delete(l.waiting, events)
+	if l.wantsLook(p) {
+		l.judged(p, false)
+		return
+	}
+	places := l.elsewhere(p)
+	if places == [2]*v1alpha1.StreamStatus{} {
+		l.judged(p, true)
+		return
+	}
+	l.asking.Go(func() error {
+		l.judged(p, l.goesOn(ctx, p, places))
+		return nil
+	})
 }
 
 func (l *lookAt) judged(p *pair, settled bool) {
 	for _, live := range p.live {
-		if live != nil {
-			l.memory.NoteUnjudged(l.class.Name, live, l.session)
+		switch {
+		case live == nil:
+		case settled:
+			l.memory.Note(l.class.Name, live)
+		default:
+			l.memory.NoteUnjudged(l.class.Name, live)
 		}
 	}
-	if settled {
-		l.settled[p.store.UID] = settledStore{generation: p.store.Generation, empty: p.live[0].State.LastSeq == 0}
-	} else {
+	if !settled {
 		l.wake(stream.Notice{Class: l.class.Name, Stream: p.store.EventsStreamName()})
+		return
 	}
-	delete(l.waiting, p.store.EventsStreamName())
+	l.judging.Lock()
+	defer l.judging.Unlock()
+	l.settled[p.store.UID] = settledStore{generation: p.store.Generation, empty: p.live[0].State.LastSeq == 0}
 }
 
 // end wakes the stores whose streams are not there.
@@ -300,7 +332,7 @@ func (l *lookAt) isSettled(p *pair, wanted []stream.Wanted) bool {
 		live, seen := p.live[i], seenOf(p.store, l.class, l.memory, w.Role)
 		current, _ := stream.ReplicasCurrent(live)
 		if !current || stream.OwnershipOf(stream.OwnerOf(p.store, p.home), live, seen) != stream.Ours || stream.LossOf(seen, live, now) != nil ||
-			!l.memory.GoesOn(l.class.Name, seen, live, l.session) || !stream.NewPlan(w, live, now).Settled() {
+			!stream.NewPlan(w, live, now).Settled() {
 			return false
 		}
 	}

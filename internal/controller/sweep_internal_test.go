@@ -23,15 +23,7 @@ import (
 func TestSweepHidesNothing(t *testing.T) {
 	t.Parallel()
 	servers := natsserver.Run(t, 1)
-	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, stream.Self{
-		Cluster:  func(context.Context) (types.UID, error) { return "cluster", nil },
-		Standing: func(context.Context, stream.Owner) stream.Standing { return stream.Unknown },
-	})
-	t.Cleanup(connections.Close)
-	conn, err := connections.Get(t.Context(), stream.Target{Class: "standard", Servers: servers.URLs()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := connectionTo(t, servers)
 	class := &v1alpha1.EventStoreClass{}
 	class.Name = "standard"
 	store := settledOn(t, conn, class)
@@ -78,6 +70,21 @@ func TestSweepHidesNothing(t *testing.T) {
 	if !woken || believed {
 		t.Errorf("woken: %t; what the sweep before had seen was believed: %t", woken, believed)
 	}
+}
+
+// connectionTo is the connection of the class "standard" to servers.
+func connectionTo(t *testing.T, servers *natsserver.Cluster) *stream.Conn {
+	t.Helper()
+	connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, stream.Self{
+		Cluster:  func(context.Context) (types.UID, error) { return "cluster", nil },
+		Standing: func(context.Context, stream.Owner) stream.Standing { return stream.Unknown },
+	})
+	t.Cleanup(connections.Close)
+	conn, err := connections.Get(t.Context(), stream.Target{Class: "standard", Servers: servers.URLs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
 
 // anyNamespace is a cache in which every namespace is, with a uid of its own.

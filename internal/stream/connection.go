@@ -51,10 +51,10 @@ type Conn struct {
 	// one goroutine, since those of a subscription each take 10 KB. closed ends it.
 	first  chan *nats.Msg
 	closed chan struct{}
-	// notify wakes the store behind a stream, notifyFirst also tells when its first event
+	// notify wakes the store behind a stream, notifyFirst also tells where its first event
 	// was stored, and measure counts a request.
 	notify      func(stream string)
-	notifyFirst func(stream string, at time.Time)
+	notifyFirst func(stream string, first Stored)
 	measure     Measure
 	// own are notices of changes of our own.
 	own map[notice]expected
@@ -139,16 +139,6 @@ func connect(servers []string, credentials map[string][]byte, options ...nats.Op
 	c.nc = nc
 	return c, nil
 }
-
-// Session is a connection between two outages: while one lasts its servers do not come
-// back with less than they had. The zero one is none.
-type Session struct {
-	operator   string
-	reconnects uint64
-}
-
-// Session is that of the connection now.
-func (c *Conn) Session() Session { return Session{c.operator, c.nc.Stats().Reconnects} }
 
 func operatorLogin(servers []string, credentials map[string][]byte) Login {
 	return Login{Name: "aether-operator", Servers: servers, Credentials: credentials, Field: "spec.credentials"}

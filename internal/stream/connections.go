@@ -41,9 +41,9 @@ func (t Target) fingerprint() [sha256.Size]byte {
 // connection of a class.
 type Notice struct {
 	Class, Stream string
-	// FirstEvent is when the first event of the stream was stored, where that is what is
-	// told.
-	FirstEvent time.Time
+	// FirstEvent is an event of the stream, the first that was heard of, where that is what
+	// is told.
+	FirstEvent Stored
 }
 
 // Connections keeps one connection for each class.
@@ -130,8 +130,8 @@ func (c *Connections) open(target Target) (*Conn, error) {
 	conn.api, conn.domain, conn.system = apiPrefix(target.Domain), target.Domain, target.System
 	conn.measure, conn.self = c.measure, c.self
 	conn.notify = func(stream string) { c.notify(Notice{Class: target.Class, Stream: stream}) }
-	conn.notifyFirst = func(stream string, at time.Time) {
-		c.notify(Notice{Class: target.Class, Stream: stream, FirstEvent: at})
+	conn.notifyFirst = func(stream string, first Stored) {
+		c.notify(Notice{Class: target.Class, Stream: stream, FirstEvent: first})
 	}
 	go conn.awaitFirstEvents()
 	_, err = conn.nc.Subscribe(advisories, conn.advised)

@@ -79,6 +79,15 @@ func lastSeen(seen *v1alpha1.StreamStatus) string {
 
 func wentBack(name string) string { return "stream " + name + " went back" }
 
+// IsElsewhere says whether a stream is not at the place that is on record of it. Then it
+// was written to since, and the message at that place has to show that it goes on from
+// there: its server may have come back with less than it had, whoever is connected to it.
+// Nothing can be compared if no time is on record.
+func IsElsewhere(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo) bool {
+	return hasHeld(seen) && seen.LastTime != nil && live != nil &&
+		(live.State.LastSeq != uint64(seen.LastSequence) || !sameTime(seen.LastTime, live.State.LastTime))
+}
+
 // OvertakenOf is the loss of a stream that went back, and has been written to until
 // it was beyond the place where it had been: from is its first message from that place
 // on, and told is what was told of losses before. Nil when it is the same message. Where

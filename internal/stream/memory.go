@@ -25,7 +25,8 @@ type key struct{ class, stream string }
 type Seen struct {
 	Created         time.Time
 	Messages, Bytes uint64
-	// LastSequence and LastTime are those of the newest message.
+	// LastSequence and LastTime are the place of the newest message when the stream was last
+	// seen to go on from where it was before, see OvertakenOf.
 	LastSequence uint64
 	LastTime     time.Time
 	// MaxBytes is how much it may take on each server, 0 for no limit.
@@ -34,85 +35,51 @@ type Seen struct {
 	Lag uint64
 	// lost: its loss is on record.
 	lost bool
-	// session is the one in which the stream was seen to go on from the place where it was.
-	session Session
 }
 
 // NewMemory makes an empty one.
 func NewMemory() *Memory { return &Memory{streams: map[key]Seen{}} }
 
-// Note remembers how a stream of a class is, unless it has gone back: then the
-// place where it was stays, until Forget. In the session of the connection it is seen
-// to go on from what is on record.
-func (m *Memory) Note(class string, live *jetstream.StreamInfo, session Session) {
+// Note remembers how a stream of a class is, which is at the place that is on record, or
+// was seen to go on from there. If it has gone back the place stays, until Forget.
+func (m *Memory) Note(class string, live *jetstream.StreamInfo) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.note(class, live, session)
-}
-
-// NoteUnjudged is Note where nobody has compared the stream with what is on record. It
-// takes the place of no other stream of that name that held messages, which may be lost.
-// Where the stream was is remembered as it was, unless it goes on in the same session: in
-// another one its servers may have come back with less, and have been written to since.
-func (m *Memory) NoteUnjudged(class string, live *jetstream.StreamInfo, session Session) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	before, known := m.streams[key{class, live.Config.Name}]
-	same := before.Created.Equal(live.Created)
-	switch {
-	case known && same && before.session == session:
-		m.note(class, live, session)
-	case known && !same && before.LastSequence > 0 && !before.lost:
-	default:
-		now := seenNow(live)
-		now.LastSequence, now.LastTime = 0, time.Time{}
-		if known && same {
-			now.LastSequence, now.LastTime, now.session = before.LastSequence, before.LastTime, before.session
-		}
-		m.streams[key{class, live.Config.Name}] = now
-	}
-}
-
-func (m *Memory) note(class string, live *jetstream.StreamInfo, session Session) {
 	k, now := key{class, live.Config.Name}, seenNow(live)
-	now.session = session
 	if before, known := m.streams[k]; known && before.Created.Equal(now.Created) && before.LastSequence > now.LastSequence {
 		now.LastSequence, now.LastTime = before.LastSequence, before.LastTime
 	}
 	m.streams[k] = now
 }
 
-// GoesOn says whether a stream was seen in this session to go on from the place that is on
-// record, or is there still. recorded is nil for a stream of which nothing is on record.
-func (m *Memory) GoesOn(class string, recorded *v1alpha1.StreamStatus, live *jetstream.StreamInfo, session Session) bool {
-	if recorded == nil || recorded.LastSequence == 0 || uint64(recorded.LastSequence) == live.State.LastSeq && sameTime(recorded.LastTime, live.State.LastTime) {
-		return true
+// NoteUnjudged is Note where nobody has compared the stream with what is on record: the
+// place stays as it was. It takes the place of no other stream of that name that held
+// messages, which may be lost.
+func (m *Memory) NoteUnjudged(class string, live *jetstream.StreamInfo) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k, now := key{class, live.Config.Name}, seenNow(live)
+	before := m.streams[k]
+	same := before.Created.Equal(live.Created)
+	if !same && before.LastSequence > 0 && !before.lost {
+		return
 	}
-	seen, known := m.Seen(class, live.Config.Name)
-	return known && seen.Created.Equal(live.Created) && seen.session == session
+	now.LastSequence, now.LastTime = 0, time.Time{}
+	if same {
+		now.LastSequence, now.LastTime, now.lost = before.LastSequence, before.LastTime, before.lost
+	}
+	m.streams[k] = now
 }
 
-// Doubt notes that a stream was made, changed or deleted: what is there may be a backup,
-// and goes on only from the place where it was until a pass has looked.
-func (m *Memory) Doubt(class, stream string) {
+// NoteFirst remembers that a stream has held a message: the stream may be gone before
+// anybody looks at it again. What was stored before it was made is of another one of that
+// name.
+func (m *Memory) NoteFirst(class, stream string, first Stored) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k := key{class, stream}
-	if seen, known := m.streams[k]; known {
-		seen.session = Session{}
-		m.streams[k] = seen
-	}
-}
-
-// NoteFirst remembers that a stream has held a message since a time: the stream may be
-// gone before anybody looks at it again. What was stored before it was made is of
-// another one of that name.
-func (m *Memory) NoteFirst(class, stream string, at time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k := key{class, stream}
-	if seen, known := m.streams[k]; known && seen.LastSequence == 0 && !at.Before(seen.Created) {
-		seen.Messages, seen.LastSequence, seen.LastTime = 1, 1, at
+	if seen, known := m.streams[k]; known && seen.LastSequence == 0 && !first.Time.Before(seen.Created) {
+		seen.Messages, seen.LastSequence, seen.LastTime = 1, first.Sequence, first.Time
 		m.streams[k] = seen
 	}
 }

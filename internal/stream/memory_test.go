@@ -7,7 +7,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
-	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
 // What was seen of a stream is not forgotten for another of its name, such as one that
@@ -21,68 +20,51 @@ func TestMemoryKeepsWhatWasLost(t *testing.T) {
 		}
 	}
 	memory := stream.NewMemory()
-	memory.Note("standard", seen(created, 109), stream.Session{})
-	memory.NoteUnjudged("standard", seen(created.Add(time.Hour), 105), stream.Session{})
+	memory.Note("standard", seen(created, 109))
+	memory.NoteUnjudged("standard", seen(created.Add(time.Hour), 105))
 	if raised := memory.Raise("standard", *recordOf(100)); raised.LastSequence != 109 {
 		t.Errorf("raised to %d, want 109", raised.LastSequence)
 	}
-	memory.NoteUnjudged("standard", seen(created, 110), stream.Session{})
+	memory.Note("standard", seen(created, 110))
 	if raised := memory.Raise("standard", *recordOf(100)); raised.LastSequence != 110 {
 		t.Errorf("raised to %d by the same stream, want 110", raised.LastSequence)
 	}
-	memory.Note("standard", seen(created.Add(time.Hour), 105), stream.Session{})
+	memory.Note("standard", seen(created.Add(time.Hour), 105))
 	if now, _ := memory.Seen("standard", "shop_orders"); now.LastSequence != 105 {
 		t.Errorf("after a pass has judged it, %d is remembered, want 105", now.LastSequence)
 	}
 }
 
-// In another session a stream counts as going on only from the place where it was, until
-// a pass has looked: its servers may have come back with less, and been written to since.
-func TestMemoryOfAnotherSession(t *testing.T) {
+// A stream is remembered where it was until somebody has seen it to go on from there, while
+// its figures are as it is.
+func TestMemoryOfPlaces(t *testing.T) {
 	t.Parallel()
-	nc := natsserver.Run(t, 1).Connect(t)
-	connect := func() stream.Session {
-		connections := stream.NewConnections(func(stream.Notice) {}, func(string, time.Duration, error) {}, nobodyKnows)
-		t.Cleanup(connections.Close)
-		conn, err := connections.Get(t.Context(), stream.Target{Class: "c", Servers: []string{nc.ConnectedUrl()}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return conn.Session()
-	}
-	first, second := connect(), connect()
 	at := func(last uint64, at time.Time) *jetstream.StreamInfo {
 		return &jetstream.StreamInfo{
 			Config: jetstream.StreamConfig{Name: "shop_orders"}, Created: created,
 			State: jetstream.StreamState{Msgs: last, LastSeq: last, LastTime: at},
 		}
 	}
-	m := stream.NewMemory()
-	recorded, later := recordOf(5), created.Add(time.Minute)
-	if !m.GoesOn("c", recorded, at(5, created), first) || m.GoesOn("c", recorded, at(6, later), first) || m.GoesOn("c", recorded, at(5, later), first) {
-		t.Error("what is not known goes on from where it was alone")
+	place := func(m *stream.Memory) int64 { return m.Raise("c", *recordOf(5)).LastSequence }
+	m, later := stream.NewMemory(), created.Add(time.Minute)
+	m.NoteUnjudged("c", at(6, later))
+	if now := place(m); now != 5 {
+		t.Errorf("nobody has judged it, and it is at %d", now)
 	}
-	m.NoteUnjudged("c", at(6, later), first)
-	if raised := m.Raise("c", *recorded); raised.LastSequence != 5 || m.GoesOn("c", recorded, at(6, later), first) {
-		t.Errorf("nobody has judged it, and it is at %d", raised.LastSequence)
+	m.Note("c", at(6, later))
+	m.NoteUnjudged("c", at(8, later))
+	if seen, _ := m.Seen("c", "shop_orders"); place(m) != 6 || !seen.LastTime.Equal(later) || seen.Messages != 8 {
+		t.Errorf("it is at %+v", seen)
 	}
-	m.Note("c", at(6, later), first)
-	m.NoteUnjudged("c", at(8, later), first)
-	raised := m.Raise("c", *recorded)
-	if raised.LastSequence != 8 || !m.GoesOn("c", &raised, at(9, later), first) {
-		t.Errorf("in the same session it is at %d", raised.LastSequence)
+	m.Note("c", at(8, later))
+	m.Note("c", at(7, later))
+	if now := place(m); now != 8 {
+		t.Errorf("after it went back it is at %d", now)
 	}
-	m.NoteUnjudged("c", at(9, later), second)
-	raised = m.Raise("c", *recorded)
-	if raised.LastSequence != 8 || m.GoesOn("c", &raised, at(9, later), second) {
-		t.Errorf("in another session it is at %d before it is judged", raised.LastSequence)
-	}
-	m.Note("c", at(9, later), second)
-	if m.Doubt("c", "shop_orders"); m.GoesOn("c", recordOf(8), at(9, later), second) {
-		t.Error("a stream that was changed goes on before it is judged")
-	}
-	if seen, _ := m.Seen("c", "shop_orders"); seen.Messages != 9 {
-		t.Errorf("its figures are %+v", seen)
+	m.NoteLost("c", at(9, later))
+	m.NoteUnjudged("c", at(10, later))
+	if now := place(m); now != 5 {
+		t.Errorf("what is saved after a loss raises it to %d", now)
 	}
 }
 
@@ -93,23 +75,23 @@ func TestMemoryOfFirstEvents(t *testing.T) {
 	m := stream.NewMemory()
 	live := &jetstream.StreamInfo{Created: created}
 	live.Config.Name = "shop_orders"
-	m.NoteFirst("c", "shop_orders", created)
+	first := func(after time.Duration) stream.Stored { return stream.Stored{Sequence: 3, Time: created.Add(after)} }
+	m.NoteFirst("c", "shop_orders", first(0))
 	if _, known := m.Seen("c", "shop_orders"); known {
 		t.Error("a stream is known that nobody has seen")
 	}
-	m.Note("c", live, stream.Session{})
-	m.NoteFirst("c", "shop_orders", created.Add(-time.Second))
-	m.NoteFirst("c", "shop_orders", time.Time{})
+	m.Note("c", live)
+	m.NoteFirst("c", "shop_orders", first(-time.Second))
 	if seen, _ := m.Seen("c", "shop_orders"); seen.LastSequence != 0 {
 		t.Errorf("an event of an earlier stream counts: %+v", seen)
 	}
-	m.NoteFirst("c", "shop_orders", created.Add(time.Second))
-	if seen, _ := m.Seen("c", "shop_orders"); seen.LastSequence != 1 || seen.Messages != 1 || !seen.LastTime.Equal(created.Add(time.Second)) {
+	m.NoteFirst("c", "shop_orders", first(time.Second))
+	if seen, _ := m.Seen("c", "shop_orders"); seen.LastSequence != 3 || seen.Messages != 1 || !seen.LastTime.Equal(created.Add(time.Second)) {
 		t.Errorf("after the first event it is %+v", seen)
 	}
 	live.State = jetstream.StreamState{Msgs: 7, LastSeq: 7, LastTime: created.Add(time.Minute)}
-	m.Note("c", live, stream.Session{})
-	m.NoteFirst("c", "shop_orders", created.Add(time.Second))
+	m.Note("c", live)
+	m.NoteFirst("c", "shop_orders", first(time.Second))
 	if seen, _ := m.Seen("c", "shop_orders"); seen.LastSequence != 7 {
 		t.Errorf("the first event takes back what came after it: %+v", seen)
 	}

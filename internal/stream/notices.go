@@ -2,6 +2,7 @@ package stream
 
 import (
 	"maps"
+	"strconv"
 	"strings"
 	"time"
 
@@ -87,8 +88,11 @@ func (c *Conn) isOwn(n notice) bool {
 // takes microseconds. The sweep sees what does not fit.
 const firstBuffer = 1024
 
-// headerStoredAt is when the server stored a message that it publishes again.
-const headerStoredAt = "Nats-Time-Stamp"
+// When, and as which one of the stream, the server stored a message that it publishes again.
+const (
+	headerStoredAt = "Nats-Time-Stamp"
+	headerStoredAs = "Nats-Sequence"
+)
 
 // firstWatch waits for the first event of a store.
 type firstWatch struct {
@@ -167,9 +171,21 @@ func (c *Conn) awaitFirstEvents() {
 			// {stream}.stored.{actorType}.{actorId}
 			name, _, _ := strings.Cut(msg.Subject, ".")
 			c.void(name)
-			// Without a time of the server it is the zero one, and of no stream.
-			at, _ := time.Parse(time.RFC3339Nano, msg.Header.Get(headerStoredAt))
-			c.notifyFirst(name, at)
+			c.notifyFirst(name, storedAs(msg.Header))
 		}
 	}
+}
+
+// storedAs is where the server says that it stored a message, the zero place where it does
+// not.
+func storedAs(header nats.Header) Stored {
+	at, err := time.Parse(time.RFC3339Nano, header.Get(headerStoredAt))
+	if err != nil {
+		return Stored{}
+	}
+	sequence, err := strconv.ParseUint(header.Get(headerStoredAs), 10, 64)
+	if err != nil {
+		return Stored{}
+	}
+	return Stored{Sequence: sequence, Time: at}
 }

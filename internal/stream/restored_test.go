@@ -90,6 +90,33 @@ func TestNotRestored(t *testing.T) {
 	}
 }
 
+func TestIsElsewhere(t *testing.T) {
+	t.Parallel()
+	at := func(last uint64, at time.Time) *jetstream.StreamInfo {
+		return &jetstream.StreamInfo{Created: created, State: jetstream.StreamState{LastSeq: last, LastTime: at}}
+	}
+	timeless := recordOf(5)
+	timeless.LastTime = nil
+	for name, test := range map[string]struct {
+		seen *v1alpha1.StreamStatus
+		live *jetstream.StreamInfo
+		want bool
+	}{
+		"where it was":                     {recordOf(5), at(5, created), false},
+		"beyond":                           {recordOf(5), at(6, created), true},
+		"short of it":                      {recordOf(5), at(4, created), true},
+		"another message in that place":    {recordOf(5), at(5, created.Add(time.Second)), true},
+		"gone":                             {recordOf(5), nil, false},
+		"nothing was on record":            {nil, at(6, created), false},
+		"it was empty":                     {recordOf(0), at(6, created), false},
+		"no time of the last is on record": {timeless, at(6, created), false},
+	} {
+		if got := stream.IsElsewhere(test.seen, test.live); got != test.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
 func TestOvertakenOf(t *testing.T) {
 	t.Parallel()
 	live := &jetstream.StreamInfo{Created: created, State: jetstream.StreamState{LastSeq: 9}}
