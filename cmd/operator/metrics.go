@@ -46,8 +46,7 @@ func serveMetrics(ctx context.Context, mgr manager.Manager, s settings) error {
 }
 
 // selfSigned is a certificate of this start: it keeps what is served from being read on its
-// way, and is verified by nobody. HTTP/2, which lets a client make a server work for requests
-// that it has cancelled, is not offered.
+// way, and is verified by nobody.
 func selfSigned() (*tls.Config, error) {
 	certificate, key, err := certutil.GenerateSelfSignedCertKey("localhost", nil, nil)
 	if err != nil {
@@ -57,5 +56,5 @@ func selfSigned() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate that was made: %w", err)
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}}, nil
+	return &tls.Config{Certificates: []tls.Certificate{pair}}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -84,7 +85,9 @@ type gate struct {
 	accesses authorizationclient.SubjectAccessReviewInterface
 	// let and refused are apart: tokens that open nothing push none out that do.
 	let, refused *expirable.LRU[question, int]
-	peers        *expirable.LRU[string, *rate.Limiter]
+
+	mu    sync.Mutex
+	peers *expirable.LRU[string, *rate.Limiter]
 }
 
 // question is a token, which is not kept itself, and what it is to open.
@@ -122,6 +125,8 @@ func (g *gate) ask(r *http.Request) (status int, err error) {
 
 // mayAsk says whether a token of a peer is to be reviewed now.
 func (g *gate) mayAsk(peer string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	limiter, known := g.peers.Get(peer)
 	if !known {
 		limiter = rate.NewLimiter(rate.Every(reviewEvery), reviewsAtOnce)

@@ -20,6 +20,9 @@ const (
 	requestTimeout = 10 * time.Second
 	answerTimeout  = 30 * time.Second
 	idleTimeout    = 90 * time.Second
+	// endTimeout is how long what is under way is waited for in the end: less than the grace
+	// period of the manager, which else ends with an error for a client that reads slowly.
+	endTimeout = 10 * time.Second
 	// maxHeaderBytes is more than a token and a path take. The server reads 4 KiB more.
 	maxHeaderBytes = 16 << 10
 )
@@ -28,7 +31,9 @@ const (
 // 60 KiB while a header of maxHeaderBytes comes in over TLS.
 const Few = 64
 
-// Listen opens a port for so many connections at once, over TLS where a configuration is given.
+// Listen opens a port for so many connections at once, over TLS where a configuration is
+// given. HTTP/2, which lets a client make a server work for requests that it has cancelled,
+// is not offered.
 func Listen(ctx context.Context, address string, most int, secure *tls.Config) (net.Listener, error) {
 	var config net.ListenConfig
 	opened, err := config.Listen(ctx, "tcp", address)
@@ -37,6 +42,8 @@ func Listen(ctx context.Context, address string, most int, secure *tls.Config) (
 	}
 	listener := net.Listener(bounded(opened, most))
 	if secure != nil {
+		secure = secure.Clone()
+		secure.MinVersion, secure.NextProtos = tls.VersionTLS12, []string{"http/1.1"}
 		listener = tls.NewListener(listener, secure)
 	}
 	return listener, nil
@@ -45,7 +52,7 @@ func Listen(ctx context.Context, address string, most int, secure *tls.Config) (
 // Server answers what comes to a port that Listen has opened, over HTTP/1.1, on each replica,
 // until it is to end; then it waits for a while for what is under way.
 func Server(name string, listener net.Listener, handler http.Handler) *manager.Server {
-	patience := answerTimeout
+	patience := endTimeout
 	return &manager.Server{
 		Name:            name,
 		Listener:        listener,

@@ -31,9 +31,7 @@ func NewWebhook(host string, port int) *Webhook {
 
 // Start serves until the context ends. The certificate is that of Options.TLSOpts.
 func (w *Webhook) Start(ctx context.Context) error {
-	// A client makes a server work over HTTP/2 for calls that it has cancelled; the API server
-	// has no use for it, since each connection is for one call.
-	secure := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	secure := &tls.Config{}
 	for _, change := range w.Options.TLSOpts {
 		change(secure)
 	}

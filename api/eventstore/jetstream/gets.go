@@ -18,14 +18,14 @@ import (
 // getMany gets one message for each request, nil where there is none, without their
 // data. Any replica may answer each.
 func (s *Store) getMany(ctx context.Context, stream string, requests []getRequest) ([]*message, error) {
+	return s.getManyFrom(ctx, stream, requests, firstGets)
+}
+
+// getManyFrom does what getMany does, and asks for so many at once where messages are large.
+func (s *Store) getManyFrom(ctx context.Context, stream string, requests []getRequest, first int) ([]*message, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
-	return s.getAll(ctx, stream, requests, firstGets)
-}
-
-// getAll does what getMany does, and asks for so many at once where messages are large.
-func (s *Store) getAll(ctx context.Context, stream string, requests []getRequest, first int) ([]*message, error) {
 	many := newGets(len(requests), math.MaxInt, first)
 	many.headersOnly = true
 	if err := retry(ctx, func() error { return s.tryGets(ctx, stream, requests, many) }); err != nil {
@@ -124,9 +124,8 @@ func (s *Store) tryGets(ctx context.Context, stream string, requests []getReques
 // How many gets of one read are on their way at once. How large the messages are is not
 // known before, and what there is no room for is thrown away. So a read begins with
 // firstGets, each small message that comes lets one more be asked for, and a large one as
-// few as at first. mostGets of the
-// largest messages, 960 KiB each, are less than the 64 MiB that a server keeps for a
-// connection before it ends it (max_pending).
+// few as at first. mostGets of the largest messages, 960 KiB each, are less than the 64 MiB
+// that a server keeps for a connection before it ends it (max_pending).
 const (
 	firstGets = 16
 	mostGets  = 64

@@ -80,7 +80,7 @@ func (s *Store) lastOf(ctx context.Context, stream string, subject func(stream, 
 	for i, actor := range actors {
 		requests[i] = getRequest{LastBySubject: subject(s.config.EventsStream, actor.actorID)}
 	}
-	return s.getAll(ctx, stream, requests, 1)
+	return s.getManyFrom(ctx, stream, requests, 1)
 }
 
 // marksAtOnce is how many versions are stored at once where no snapshot is stored with

@@ -46,9 +46,9 @@ type versionsRecord struct {
 }
 
 // isOf says whether the record is about a stream as it is, with messages from first to
-// last; there is its message at LastSequence, nil for none. If not, what nobody has looked at may be
-// before that place: the stream went back, or a copy of it was restored, and others were
-// stored since.
+// last; there is its message at LastSequence, nil for none. If not, what nobody has looked
+// at may be before that place: the stream went back, or a copy of it was restored, and
+// others were stored since.
 func (r versionsRecord) isOf(first, last uint64, there *message) bool {
 	switch {
 	case r.LastSequence == 0:
