@@ -36,7 +36,7 @@ const (
 )
 
 // DefaultHeads is of how many actors a Store remembers where they stand: some
-// 5 MB when all are there, and 13 MB when each has 64 events and more.
+// 5 MB when all are there, and 9 MB when each has 64 events and more.
 const DefaultHeads = 1 << 14
 
 // Config says where the events of one store are.
@@ -62,7 +62,7 @@ type Config struct {
 	Timeout time.Duration
 	// Heads is of how many actors the Store remembers where they stand, those used
 	// most recently, so that a save need not ask; 0 is DefaultHeads. Each takes
-	// about 300 bytes, and 8 more for the id of each of its newest 64 events, which are
+	// about 300 bytes, and 4 more for the id of each of its newest 64 events, which are
 	// remembered of actors that are new or saved to without a version.
 	Heads int
 	// ReadAheadBytes is how many bytes of messages a read asks for at once, at least

@@ -65,6 +65,9 @@ type answers struct {
 	closed bool
 	// silence is what has not been answered since the last answer.
 	silence silence
+	// link is the connection as it was at linked.
+	link   link
+	linked time.Time
 }
 
 // waiter waits for one answer.
@@ -91,9 +94,10 @@ func (a *answers) waitFor(nc *nats.Conn, msg *nats.Msg, limit time.Duration, per
 	if w == nil {
 		w = &waiter{answer: make(chan answer, 1)}
 	}
-	w.started, w.limit, w.permissions, w.link = time.Now(), limit, permissions, linkOf(nc)
+	w.started, w.limit, w.permissions = time.Now(), limit, permissions
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	w.link = a.linkAt(nc, w.started)
 	if a.sub == nil {
 		prefix := nc.NewInbox() + "."
 		sub, err := nc.Subscribe(prefix+"*", a.receive)
@@ -108,6 +112,19 @@ func (a *answers) waitFor(nc *nats.Conn, msg *nats.Msg, limit time.Duration, per
 	msg.Reply = a.prefix + w.token
 	a.watch(w, w.started)
 	return w, nil
+}
+
+// linkFresh is how long what is known of a connection is taken to hold. To ask for it takes
+// the lock that all who publish need, which many writers at once would feel. Where the
+// connection is lost and made again within it, a request is sent twice.
+const linkFresh = time.Millisecond
+
+// linkAt is the connection that is there now. The caller has the lock.
+func (a *answers) linkAt(nc *nats.Conn, now time.Time) link {
+	if !a.link.connected || now.Sub(a.linked) > linkFresh {
+		a.link, a.linked = linkOf(nc), now
+	}
+	return a.link
 }
 
 // watch looks after one who waits in a while, and no later than its limit. The caller

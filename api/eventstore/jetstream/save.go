@@ -17,7 +17,7 @@ import (
 
 // SaveEvent stores one event.
 func (s *Store) SaveEvent(ctx context.Context, event eventstore.Event, opts ...eventstore.SaveOption) (eventstore.Saved, error) {
-	saved, err := s.SaveEvents(ctx, []eventstore.Event{event}, opts...)
+	saved, err := s.saveEvents(ctx, []eventstore.Event{event}, opts)
 	if err != nil {
 		return eventstore.Saved{}, err
 	}
@@ -26,7 +26,12 @@ func (s *Store) SaveEvent(ctx context.Context, event eventstore.Event, opts ...e
 
 // SaveEvents stores events, all or none.
 func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts ...eventstore.SaveOption) ([]eventstore.Saved, error) {
-	events = s.complete(events)
+	return s.saveEvents(ctx, slices.Clone(events), opts)
+}
+
+// saveEvents stores events that are the Store's own to change.
+func (s *Store) saveEvents(ctx context.Context, events []eventstore.Event, opts []eventstore.SaveOption) ([]eventstore.Saved, error) {
+	s.complete(events)
 	saved, err := s.save(ctx, events, eventstore.NewSaveOptions(opts...))
 	if err != nil {
 		outcome.Failed(&s.opts, err)
@@ -39,15 +44,13 @@ func (s *Store) SaveEvents(ctx context.Context, events []eventstore.Event, opts 
 	return saved, nil
 }
 
-// complete gives a copy of each event its defaults but the version.
-func (s *Store) complete(events []eventstore.Event) []eventstore.Event {
-	events = slices.Clone(events)
+// complete gives each event its defaults but the version.
+func (s *Store) complete(events []eventstore.Event) {
 	for i := range events {
 		if events[i].Timestamp.IsZero() {
 			events[i].Timestamp = s.opts.Now()
 		}
 	}
-	return events
 }
 
 // save tries until the events are stored, refused, or the context ends.
@@ -90,8 +93,10 @@ type attempt struct {
 	events []eventstore.Event
 	opts   eventstore.SaveOptions
 	// heads are where the actors stood, at the last look, and before are those that
-	// were known before the leader was asked.
-	heads, before map[string]head
+	// were known before the leader was asked. Pointers, since a map has room for eight
+	// from the first, and most saves have one.
+	heads  map[string]*head
+	before map[string]head
 	// stored are events that were found stored, by the id of ours.
 	stored map[string]*storedEvent
 	// fromLeader reads the heads from the leader.
@@ -129,7 +134,7 @@ const looks = 32
 
 // look finds where the actors stand, asking only for those that are not known.
 func (a *attempt) look(ctx context.Context) error {
-	heads, before := make(map[string]head, 1), map[string]head(nil)
+	heads, before := make(map[string]*head, 1), map[string]head(nil)
 	var unknown []*eventstore.Event
 	for i := range a.events {
 		e := &a.events[i]
@@ -143,7 +148,7 @@ func (a *attempt) look(ctx context.Context) error {
 				before = with(before, e.ActorID, known)
 			}
 		}
-		heads[e.ActorID] = known
+		heads[e.ActorID] = &known
 	}
 	a.store.opts.Metrics.HeadMisses.Add(int64(len(unknown)))
 	a.store.opts.Metrics.HeadHits.Add(int64(len(heads) - len(unknown)))
@@ -155,7 +160,6 @@ func (a *attempt) look(ctx context.Context) error {
 	for actorID, known := range before {
 		if now := heads[actorID]; now.sequence == known.sequence {
 			now.recent = known.recent
-			heads[actorID] = now
 		}
 	}
 	a.heads, a.before = heads, before
@@ -171,7 +175,7 @@ func with(heads map[string]head, actorID string, h head) map[string]head {
 }
 
 // ask fills in where the actors of events stand.
-func (a *attempt) ask(ctx context.Context, events []*eventstore.Event, heads map[string]head) error {
+func (a *attempt) ask(ctx context.Context, events []*eventstore.Event, heads map[string]*head) error {
 	found := make([]head, len(events))
 	asking, ctx := errgroup.WithContext(ctx)
 	asking.SetLimit(looks)
@@ -195,7 +199,7 @@ func (a *attempt) ask(ctx context.Context, events []*eventstore.Event, heads map
 		return err
 	}
 	for i, e := range events {
-		heads[e.ActorID] = found[i]
+		heads[e.ActorID] = &found[i]
 	}
 	return nil
 }
@@ -328,7 +332,7 @@ func (a *attempt) remember(indexes []int, saved []eventstore.Saved, messages []*
 		before := a.heads[saved[i].ActorID]
 		now := headAt(&message{Sequence: saved[i].Sequence, Header: messages[n].Header}, saved[i].Version)
 		now.recent, now.saved = before.recent.with(saved[i].ID), true
-		a.heads[saved[i].ActorID] = now
+		a.heads[saved[i].ActorID] = &now
 		a.store.heads.put(saved[i].ActorID, before.sequence, now)
 	}
 }
