@@ -74,12 +74,16 @@ func documented() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the documented configuration of NATS: %w", err)
 	}
-	_, rest, begins := strings.Cut(string(page), "<!-- nats.conf: begin -->\n```\n")
-	config, _, ends := strings.Cut(rest, "```\n<!-- nats.conf: end -->")
-	if !begins || !ends {
-		return "", fmt.Errorf("docs/access.md has no configuration between its marks")
+	var config strings.Builder
+	for _, name := range []string{"nats.conf", "cluster.conf"} {
+		_, rest, begins := strings.Cut(string(page), "<!-- "+name+": begin -->\n```\n")
+		part, _, ends := strings.Cut(rest, "```\n<!-- "+name+": end -->")
+		if !begins || !ends {
+			return "", fmt.Errorf("docs/access.md has no %s between its marks", name)
+		}
+		config.WriteString(part)
 	}
-	return config, nil
+	return config.String(), nil
 }
 
 type key struct{ seed, public string }

@@ -50,7 +50,7 @@ func WithHost(host string) Option {
 }
 
 // WithConfig gives the servers what the text of a configuration file says of
-// accounts, users and callout.
+// accounts, users and callout, and of what the routes of a cluster may carry.
 func WithConfig(config string) (Option, error) {
 	if err := (&server.Options{}).ProcessConfigString(config); err != nil {
 		return nil, fmt.Errorf("read a configuration of nats-server: %w", err)
@@ -64,6 +64,7 @@ func WithConfig(config string) (Option, error) {
 		}
 		o.Accounts, o.SystemAccount = read.Accounts, read.SystemAccount
 		o.Users, o.Nkeys, o.AuthCallout = read.Users, read.Nkeys, read.AuthCallout
+		o.Cluster.Permissions = read.Cluster.Permissions
 	}, nil
 }
 
