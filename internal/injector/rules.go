@@ -36,7 +36,7 @@ var Rules = []Rule{
 	{"the label's value is not the name of an EventStore (a DNS label)", Refused, (*request).readLabel},
 	{"the annotation `" + v1alpha1.AnnotationEventStores + "` holds anything but names of EventStores, separated by commas, or more than " + strconv.Itoa(MaxStores-1) + " of them", Refused, (*request).readStores},
 	{"the annotation `" + v1alpha1.AnnotationSidecarImage + "` is empty or holds white space, or there is none, in the class and of the operator neither", Refused, (*request).readImage},
-	{"an annotation `aether.flowmade.one/sidecar-cpu-request`, `-cpu-limit`, `-memory-request` or `-memory-limit` is not a quantity above 0", Refused, (*request).readQuantities},
+	{"an annotation `aether.flowmade.one/sidecar-cpu-request`, `-cpu-limit`, `-memory-request` or `-memory-limit` is not a quantity above 0, of at most 32 characters", Refused, (*request).readQuantities},
 	{"the annotation `" + v1alpha1.AnnotationSidecarLogLevel + "` is not debug, info, warn or error", Refused, (*request).readLogLevel},
 	{fmt.Sprintf("the annotation `%s` holds anything but lines of NAME=value, or more than %d, or a variable that says who the sidecar is or what it connects to", v1alpha1.AnnotationSidecarEnv, maxEnv), Refused, (*request).readEnv},
 	{"the annotation `" + v1alpha1.AnnotationSidecarUserID + "` is neither a number above 0 nor `None`", Refused, (*request).readUserID},
@@ -229,16 +229,21 @@ func (r *request) readQuantities() (reason string) {
 	return ""
 }
 
+// maxQuantity is how many characters a quantity has at most, as in the classes.
+const maxQuantity = 32
+
 func (r *request) readQuantity(key, example string) (*resource.Quantity, string) {
 	value, annotated := r.pod.Annotations[key]
 	if !annotated {
 		return nil, ""
 	}
-	quantity, err := resource.ParseQuantity(value)
-	if err != nil || quantity.Sign() <= 0 {
-		return nil, fmt.Sprintf("annotation %s: %s is not a quantity above 0: give one, such as %s", key, quote(value), example)
+	// What it takes to read one grows with the square of its length.
+	if len(value) <= maxQuantity {
+		if quantity, err := resource.ParseQuantity(value); err == nil && quantity.Sign() > 0 {
+			return &quantity, ""
+		}
 	}
-	return &quantity, ""
+	return nil, fmt.Sprintf("annotation %s: %s is not a quantity above 0: give one, such as %s", key, quote(value), example)
 }
 
 func (r *request) readLogLevel() string {
