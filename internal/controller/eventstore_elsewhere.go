@@ -29,7 +29,7 @@ const (
 // webhook has, nobody can tell; a store on another class has named it.
 func (p *pass) checkElsewhere(ctx context.Context) error {
 	isThere := func(live *liveStream) bool { return live != nil }
-	if p.store.Spec.ClassName != "" && !p.class.IsDefault() || len(p.store.Status.Streams) > 0 || slices.ContainsFunc(p.live, isThere) {
+	if p.store.Spec.ClassName != "" && !p.class.IsDefault() || stream.WasMade(p.store) || slices.ContainsFunc(p.live, isThere) {
 		return nil
 	}
 	var classes v1alpha1.EventStoreClassList

@@ -162,9 +162,9 @@ func (p *pass) checkEldest(ctx context.Context) error {
 	rivals := slices.DeleteFunc(p.stores.ofStream(p.store.EventsStreamName()), func(s *v1alpha1.EventStore) bool {
 		class := classInUse(s)
 		return class != "" && class != p.class.Name ||
-			!ownsName(s) && p.class.Spec.Tenancy.EventNamespaces != v1alpha1.EventNamespacesAny && len(s.Status.Streams) == 0
+			!ownsName(s) && p.class.Spec.Tenancy.EventNamespaces != v1alpha1.EventNamespacesAny && !stream.WasMade(s)
 	})
-	if had := slices.DeleteFunc(slices.Clone(rivals), func(s *v1alpha1.EventStore) bool { return len(s.Status.Streams) == 0 }); stream.Eldest(had) != nil {
+	if had := slices.DeleteFunc(slices.Clone(rivals), func(s *v1alpha1.EventStore) bool { return !stream.WasMade(s) }); stream.Eldest(had) != nil {
 		rivals = had
 	}
 	eldest := stream.Eldest(rivals)

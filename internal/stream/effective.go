@@ -2,6 +2,7 @@ package stream
 
 import (
 	"cmp"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -74,12 +75,25 @@ func DefaultsFor(class *v1alpha1.EventStoreClass, store *v1alpha1.EventStore, li
 		if events.Config.DenyDelete && events.Config.DenyPurge {
 			defaults.Protection = v1alpha1.ProtectionImmutable
 		}
-	case recorded != nil && len(store.Status.Streams) > 0:
+	case recorded != nil && WasMade(store):
 		defaults.Storage, defaults.Protection = recorded.Storage, recorded.Protection
 	case snapshots != nil:
 		defaults.Storage = storageOf(snapshots)
 	}
 	return defaults
+}
+
+// WasMade says whether a store has had streams: some are on record, or a loss of them was
+// accepted. Those that are lost are off the record from then on until they are begun anew,
+// which may take the servers a while.
+func WasMade(store *v1alpha1.EventStore) bool {
+	return len(store.Status.Streams) > 0 || slices.ContainsFunc(store.Status.Acceptances, func(accepted v1alpha1.Acceptance) bool {
+		switch accepted.Reason {
+		case v1alpha1.ReasonStreamMissing, v1alpha1.ReasonStreamRecreated, v1alpha1.ReasonStreamPurged, v1alpha1.ReasonStreamRolledBack:
+			return true
+		}
+		return false
+	})
 }
 
 // Retained says whether a stream is kept by whatever the class says now: this resource has

@@ -68,11 +68,11 @@ func AllowsDeletionPolicy(limits v1alpha1.Limits, policy v1alpha1.DeletionPolicy
 	return len(limits.DeletionPolicies) == 0 || slices.Contains(limits.DeletionPolicies, policy)
 }
 
-// RecordedDeletionPolicy is what the status says of the streams of a store that has some,
+// RecordedDeletionPolicy is what the status says of the streams of a store that has had some,
 // "" for nothing. One that is being deleted may have lost them by that. Nobody but the operator writes it, where everybody who may write the
 // store can give it a finalizer.
 func RecordedDeletionPolicy(store *v1alpha1.EventStore) v1alpha1.DeletionPolicy {
-	if len(store.Status.Streams) == 0 && store.DeletionTimestamp.IsZero() || store.Status.Effective == nil {
+	if !WasMade(store) && store.DeletionTimestamp.IsZero() || store.Status.Effective == nil {
 		return ""
 	}
 	return store.Status.Effective.DeletionPolicy
