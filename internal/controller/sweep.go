@@ -78,12 +78,17 @@ func (s *sweeper) of(class string) *sweptClass {
 	return s.classes[class]
 }
 
-// forget forgets a class that is gone.
+// forget forgets a class that is gone, but not what was seen of the streams of stores that
+// name it still: it may be applied again, as when it is replaced.
 func (s *sweeper) forget(class string) {
+	kept := map[string]bool{}
+	for _, store := range s.stores.ofClass(class) {
+		kept[store.EventsStreamName()], kept[store.SnapshotsStreamName()] = true, true
+	}
+	s.memory.Keep(class, kept)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.classes, class)
-	s.memory.Keep(class, nil)
 }
 
 // sawSettled says whether a sweep of a moment ago has seen a store to be just as it

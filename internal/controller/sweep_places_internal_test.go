@@ -84,4 +84,14 @@ func TestSweepAsksWhereStreamsWere(t *testing.T) {
 	publish(3)
 	sweep("after it lost two, and got three", 1, 32)
 	sweep("once more", 1, 32)
+	sweeps.forget("standard")
+	sweep("after the class was deleted and applied again", 1, 32)
+
+	if err := index.indexer.Delete(store); err != nil {
+		t.Fatal(err)
+	}
+	sweeps.forget("standard")
+	if _, seen := sweeps.memory.Seen("standard", events); seen {
+		t.Error("a stream is remembered of a class and a store that are gone")
+	}
 }
