@@ -113,6 +113,7 @@ func (r *EventStoreReconciler) Reconcile(ctx context.Context, request ctrl.Reque
 		p.record,
 		p.plan,
 		p.observed,
+		p.preserve,
 		p.checkLimits,
 		p.guard,
 		p.checkContest,

@@ -180,6 +180,26 @@ func (p *pass) reported(losses []*stream.Loss) bool {
 	return told != nil && told.Reason == losses[0].Reason
 }
 
+// preserve sets right what somebody has changed of a stream whose loss waits for a person,
+// where that destroys nothing: an age of seconds would let go of what is saved meanwhile.
+func (p *pass) preserve(ctx context.Context) error {
+	for i, wanted := range p.wanted {
+		if !p.lost[i] || p.invalid || p.live[i] == nil || !p.isOurs(p.live[i]) {
+			continue
+		}
+		plan := stream.NewPlan(wanted, p.live[i], time.Now())
+		if plan.Settled() || len(plan.With(stream.Safe)) < len(plan.Steps) {
+			continue
+		}
+		var err error
+		if p.live[i], err = p.conn.Update(ctx, plan.Config()); err != nil {
+			return p.lostConnection(err)
+		}
+		p.tellApplied(plan)
+	}
+	return nil
+}
+
 // keepRecord writes down what was seen last, so that a loss is known after a
 // restart as well.
 func (p *pass) keepRecord() {

@@ -308,11 +308,12 @@ func (p *pass) checkReplicas() error {
 }
 
 // recordStreams writes what the streams are now into the status, if they go on from what
-// is on record: they were looked at again since the losses.
+// is on record: they were looked at again since the losses. What this pass was let destroy,
+// or lets expire, is none.
 func (p *pass) recordStreams(ctx context.Context) error {
 	var streams []v1alpha1.StreamStatus
 	for i, wanted := range p.wanted {
-		if stream.IsElsewhere(p.seen(wanted.Role), p.live[i]) {
+		if plan := p.plans[i]; plan.Create() || len(plan.Waiting()) == 0 && !plan.ShortensAge() {
 			loss, err := p.lossOf(ctx, i)
 			if err != nil {
 				return err

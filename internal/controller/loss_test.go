@@ -161,6 +161,26 @@ var _ = Describe("Data", func() {
 		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
 	})
 
+	It("that waits keeps no edit of the stream that lets go of what is saved meanwhile", func(ctx context.Context) {
+		hold(ctx, 3)
+		s, err := api.Stream(ctx, store.EventsStreamName())
+		Expect(err).NotTo(HaveOccurred())
+		Expect(s.Purge(ctx)).To(Succeed())
+		Eventually(func(g Gomega) {
+			annotate(ctx, store, unique("poke"))
+			g.Expect(read(ctx, store)(g)).To(lost(v1alpha1.ReasonStreamPurged))
+		}).WithContext(ctx).Should(Succeed())
+		config := streamInfo(ctx, api, store.EventsStreamName()).Config
+		asked := config.MaxAge
+		config.MaxAge, config.Duplicates = time.Second, time.Second
+		_, err = api.UpdateStream(ctx, config)
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func() time.Duration { return streamInfo(ctx, api, store.EventsStreamName()).Config.MaxAge }).Should(Equal(asked))
+		Expect(read(ctx, store)(Default)).To(lost(v1alpha1.ReasonStreamPurged))
+		change(ctx, store, accept)
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
+	})
+
 	It("that is lost is begun anew as the store was, whatever the class has for new stores", func(ctx context.Context) {
 		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) { c.Spec.Defaults.Protection = v1alpha1.ProtectionImmutable })
 		store = create(ctx, newStore(store.Namespace, class.Name))
