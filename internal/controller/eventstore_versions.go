@@ -13,6 +13,10 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
+// keepPassTimeout bounds what a pass keeps itself, a few: it is not to take a worker from
+// other stores, however slow those of this one are made by who writes them.
+const keepPassTimeout = time.Second
+
 // keepVersions goes on once the latest versions are kept of all actors whose last event
 // expires when max_age is lowered. What takes long the reconciler of versions does.
 func (p *pass) keepVersions(ctx context.Context) error {
@@ -25,14 +29,14 @@ func (p *pass) keepVersions(ctx context.Context) error {
 		return err
 	}
 	age := plan.Wanted.Config.MaxAge
-	bounded, cancel := context.WithTimeout(ctx, keepTimeout)
+	bounded, cancel := context.WithTimeout(ctx, keepPassTimeout)
 	defer cancel()
-	// A few are kept here: a pass of one store is not to take a worker from others for long.
 	kept, err := p.conn.KeepVersions(bounded, p.store, layout.KeepOptions{MaxAge: age, AtMost: 1, Created: plan.Live.Created})
-	if err != nil {
+	tooSlow := bounded.Err() != nil && ctx.Err() == nil
+	if err != nil && !tooSlow {
 		return err
 	}
-	if tooMuchLeft(kept, age) {
+	if tooSlow || tooMuchLeft(kept, age) {
 		p.versions.hurry(p.store, age)
 		return stream.Waiting(v1alpha1.ReasonProgressing,
 			"before events expire after %s the latest versions of their actors are stored, which takes a while: the operator goes on by itself", stream.FormatAge(age))
