@@ -35,7 +35,7 @@ func (p *pass) apply(ctx context.Context) error {
 	}
 	p.own()
 	p.countContest()
-	p.carriedOut()
+	p.endAcceptance()
 	p.store.Status.Plan = nil
 	return p.recordStreams(ctx)
 }

@@ -37,6 +37,7 @@ func (p *pass) wasSeenSettled(ctx context.Context) bool {
 // observedSettled ends a pass over settled streams that may only look.
 func (p *pass) observedSettled(context.Context) error {
 	p.own()
+	p.endAcceptance()
 	if p.observes() {
 		return errObserved
 	}
@@ -174,7 +175,8 @@ func (p *pass) observed(ctx context.Context) error {
 	if !p.observes() {
 		return nil
 	}
-	// Nothing is carried out, so nothing is held back.
+	// Nothing is carried out, so nothing is held back, and nothing waits for that.
+	p.endAcceptance()
 	meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
 	if p.hold != nil {
 		return p.hold
