@@ -91,9 +91,20 @@ type Acceptance struct {
 	// +required
 	Message string `json:"message"`
 	// pending is true until a change that was accepted is carried out, or is not asked
-	// for any more.
+	// for any more. From then on the same change needs another token.
 	// +optional
 	Pending bool `json:"pending,omitempty"`
+	// generation is that of the resource of which it was accepted, or which last asked for
+	// it while it is pending.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+	// classUID is the uid of the class of that time.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	ClassUID string `json:"classUID,omitempty"`
+	// classGeneration is the generation of that class.
+	// +optional
+	ClassGeneration int64 `json:"classGeneration,omitempty"`
 }
 
 // MaxAcceptances is how many acceptances a status keeps.
@@ -167,6 +178,11 @@ type StreamStatus struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +optional
 	MaxAge string `json:"maxAge,omitempty"`
+	// nextMaxAge is a shorter age that the operator is about to set; left out where there
+	// is none. What it lets expire is no loss once the stream has it.
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	NextMaxAge string `json:"nextMaxAge,omitempty"`
 	// replicaCount is how many replicas the server is configured to keep.
 	// +optional
 	ReplicaCount int32 `json:"replicaCount,omitempty"`

@@ -33,20 +33,28 @@ func (p *pass) acceptanceBefore(newer int) string {
 // offer is the token that stands for what a condition tells, and whether a person
 // accepted that: the annotation carries it, and the condition has told it before.
 func (p *pass) offer(condition string, tokenAfter func(newest string) string) (token string, accepted bool) {
-	told := meta.FindStatusCondition(p.before.Status.Conditions, condition)
+	told := p.toldBefore(condition)
 	return stream.Offer(tokenAfter, p.newestAcceptance(), p.store.Annotations[v1alpha1.AnnotationAcceptDataLoss],
 		func(token string) bool { return told != nil && strings.Contains(told.Message, "="+token) })
+}
+
+// toldBefore is a condition that asks for an acceptance, as the status has it; nil for none.
+// Of a change that was edited more than once since it may be about an earlier time.
+func (p *pass) toldBefore(condition string) *metav1.Condition {
+	if condition == v1alpha1.ConditionDataLossPrevented && p.store.Generation-p.before.Status.ObservedGeneration > 1 {
+		return nil
+	}
+	return meta.FindStatusCondition(p.before.Status.Conditions, condition)
 }
 
 // accept puts an acceptance on record before anything is done on its account: what
 // happens after that, each is used once and none is forgotten.
 func (p *pass) accept(ctx context.Context, accepted v1alpha1.Acceptance, event string) error {
 	accepted.Time, accepted.Message = metav1.Now(), clip(accepted.Message)
+	stream.AskedFor(&accepted, p.store, p.class)
+	// What waited to be carried out is another thing from now on.
+	p.endAcceptance()
 	status := &p.store.Status
-	for i := range status.Acceptances {
-		// What waited to be carried out is another thing from now on.
-		status.Acceptances[i].Pending = false
-	}
 	status.Acceptances = slices.Insert(status.Acceptances, 0, accepted)
 	status.Acceptances = status.Acceptances[:min(len(status.Acceptances), v1alpha1.MaxAcceptances)]
 	if err := p.commit(ctx); err != nil {
@@ -71,16 +79,28 @@ func (p *pass) commit(ctx context.Context) error {
 	return nil
 }
 
-// pending says whether the newest acceptance lets these plans through: it is not
-// carried out yet, and stands for just that.
-func (p *pass) pending(plans []stream.Plan) bool {
+// pending says whether the newest acceptance lets the plans through: it is not carried
+// out yet, stands for just that, and that was asked for all the time.
+func (p *pass) pending() bool {
 	acceptances := p.store.Status.Acceptances
-	return len(acceptances) > 0 && acceptances[0].Pending &&
-		stream.Accepts(acceptances[0].Token, p.store.UID, p.acceptanceBefore(1), plans)
+	return len(acceptances) > 0 && acceptances[0].Pending && stream.IsAskedFor(acceptances[0], p.store, p.class) &&
+		stream.Accepts(acceptances[0].Token, p.store.UID, p.acceptanceBefore(1), p.plans)
 }
 
-// carriedOut: no acceptance waits any more.
-func (p *pass) carriedOut() {
+// endOutdated ends an acceptance that lets nothing through any more, wherever the pass
+// ended; and what asks for one, if the resource was edited and nobody knows what that does.
+func (p *pass) endOutdated() {
+	if !p.isGuarded && p.store.Generation != p.before.Status.ObservedGeneration {
+		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+	}
+	acceptances := p.store.Status.Acceptances
+	if len(acceptances) > 0 && p.class != nil && !stream.IsAskedFor(acceptances[0], p.store, p.class) {
+		p.endAcceptance()
+	}
+}
+
+// endAcceptance: no acceptance waits to be carried out any more.
+func (p *pass) endAcceptance() {
 	for i := range p.store.Status.Acceptances {
 		p.store.Status.Acceptances[i].Pending = false
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/equality"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
@@ -25,6 +26,9 @@ func (p *pass) apply(ctx context.Context) error {
 		err = p.keepVersions(ctx)
 	}
 	if err == nil {
+		err = p.noteNextAges(ctx)
+	}
+	if err == nil {
 		err = p.applyThose(ctx, func(plan stream.Plan) bool { return !accepted(plan) && plan.ShortensAge() })
 	}
 	if err == nil {
@@ -35,9 +39,24 @@ func (p *pass) apply(ctx context.Context) error {
 	}
 	p.own()
 	p.countContest()
-	p.carriedOut()
+	p.endAcceptance()
 	p.store.Status.Plan = nil
 	return p.recordStreams(ctx)
+}
+
+// noteNextAges puts shorter ages on record before streams have them. If the operator ends
+// before it has written down that they do, the next one knows why all has expired.
+func (p *pass) noteNextAges(ctx context.Context) error {
+	noted := false
+	for _, plan := range p.plans {
+		if recorded := streamStatus(p.store, plan.Wanted.Role); recorded != nil && plan.ShortensAge() {
+			recorded.NextMaxAge, noted = stream.FormatAge(plan.Wanted.Config.MaxAge), true
+		}
+	}
+	if !noted || equality.Semantic.DeepEqual(p.written.Streams, p.store.Status.Streams) {
+		return nil
+	}
+	return p.commit(ctx)
 }
 
 // applyThose carries out some of the plans. It tells what was done also where another of

@@ -73,19 +73,27 @@ func (p *pass) guardPeers(ctx context.Context) (*stream.Fault, error) {
 // guardData lets through what a person accepted, and holds back what else would
 // destroy messages or reach others.
 func (p *pass) guardData(ctx context.Context) error {
-	conditions := &p.store.Status.Conditions
 	what, reason, err := p.waiting(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case what == "":
-		p.carriedOut()
-		fallthrough
-	case p.pending(p.plans):
-		meta.RemoveStatusCondition(conditions, v1alpha1.ConditionDataLossPrevented)
-		return nil
 	}
-	p.carriedOut()
+	p.isGuarded = true
+	switch {
+	case what == "":
+		p.endAcceptance()
+	case p.pending():
+		stream.AskedFor(&p.store.Status.Acceptances[0], p.store, p.class)
+	default:
+		p.endAcceptance()
+		return p.ask(ctx, what, reason)
+	}
+	meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+	return nil
+}
+
+// ask holds back what waits for a person, until a person has accepted just that.
+func (p *pass) ask(ctx context.Context, what, reason string) error {
+	conditions := &p.store.Status.Conditions
 	if p.hold != nil {
 		// One thing after the other, so that nobody accepts two at once.
 		setCondition(conditions, v1alpha1.ConditionDataLossPrevented, metav1.ConditionTrue, reason,
@@ -102,7 +110,7 @@ func (p *pass) guardData(ctx context.Context) error {
 		return nil
 	}
 	fault := stream.Stalled(reason, "not applied: changing %s. Take the change back; or let it through: %s", what, p.acceptHint(token))
-	told := meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+	told := p.toldBefore(v1alpha1.ConditionDataLossPrevented)
 	if told != nil && told.Reason == reason && strings.Contains(told.Message, "="+token) && !p.figuresChanged {
 		// What it would destroy grows with what is saved: it is told with the figures.
 		fault = stream.Stalled(reason, "%s", told.Message)

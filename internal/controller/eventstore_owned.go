@@ -112,6 +112,7 @@ func (p *pass) disownAs(whose stream.Ownership, live *liveStream) {
 // paused does nothing but see whether the class allows the namespace, and whose the
 // streams are: a pause keeps no right that a store has not.
 func (p *pass) paused(ctx context.Context) error {
+	p.endAcceptance()
 	class := &v1alpha1.EventStoreClass{}
 	err := p.Get(ctx, client.ObjectKey{Name: classInUse(p.store)}, class)
 	if apierrors.IsNotFound(err) {

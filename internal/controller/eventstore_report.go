@@ -120,6 +120,7 @@ func (p *pass) setConditions(fault *stream.Fault, err error) {
 		}
 	}
 	p.tellVersions()
+	p.endOutdated()
 	p.tellUnmatched()
 	keepTransitions(p.before.Status.Conditions, status.Conditions)
 	p.tellOutcome(fault)

@@ -37,6 +37,7 @@ func (p *pass) wasSeenSettled(ctx context.Context) bool {
 // observedSettled ends a pass over settled streams that may only look.
 func (p *pass) observedSettled(context.Context) error {
 	p.own()
+	p.endAcceptance()
 	if p.observes() {
 		return errObserved
 	}
@@ -55,6 +56,9 @@ func (p *pass) see(ctx context.Context) error {
 		var err error
 		if p.live[i], err = p.conn.Stream(ctx, name); err != nil {
 			return p.lostConnection(err)
+		}
+		if recorded := streamStatus(p.store, roles[i]); recorded != nil {
+			*recorded = stream.WithNextAge(*recorded, p.live[i])
 		}
 	}
 	var err error
@@ -174,7 +178,8 @@ func (p *pass) observed(ctx context.Context) error {
 	if !p.observes() {
 		return nil
 	}
-	// Nothing is carried out, so nothing is held back.
+	// Nothing is carried out, so nothing is held back, and nothing waits for that.
+	p.endAcceptance()
 	meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
 	if p.hold != nil {
 		return p.hold
@@ -343,6 +348,8 @@ func (p *pass) record(context.Context) error {
 		switch {
 		case p.live[i] == nil || p.lost[i]:
 			if recorded != nil {
+				// It is not about to get another age.
+				recorded.NextMaxAge = ""
 				streams = append(streams, *recorded)
 			}
 			p.noteLost(i)

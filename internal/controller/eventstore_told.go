@@ -89,7 +89,7 @@ func (p *pass) tellChanged(plan stream.Plan) {
 // isDrift says that the spec has been carried out before, and no person has accepted
 // what differs: it was changed by others.
 func (p *pass) isDrift() bool {
-	return p.before.Status.ObservedGeneration == p.store.Generation && !p.pending(p.plans)
+	return p.before.Status.ObservedGeneration == p.store.Generation && !p.pending()
 }
 
 func stepsText(steps []stream.Step) string {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 )
 
 // TokenLength is how many characters a token has: few enough to be pasted, and too
@@ -50,6 +52,19 @@ func Offer(tokenAfter func(newest string) string, newest, set string, wasTold fu
 func Accepts(token string, store types.UID, newest string, plans []Plan) bool {
 	first := PlanToken(store, newest, plans)
 	return token == first || token == PlanToken(store, first, plans)
+}
+
+// AskedFor puts down what a change is asked for by, which is accepted.
+func AskedFor(accepted *v1alpha1.Acceptance, store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass) {
+	accepted.Generation, accepted.ClassUID, accepted.ClassGeneration = store.Generation, string(class.UID), class.Generation
+}
+
+// IsAskedFor says whether an accepted change that is asked for now has been all the time
+// since. It takes one edit to take a change back, and another to make it again: after two
+// nobody knows. A class that was made again may have said anything meanwhile.
+func IsAskedFor(accepted v1alpha1.Acceptance, store *v1alpha1.EventStore, class *v1alpha1.EventStoreClass) bool {
+	edits, classEdits := store.Generation-accepted.Generation, class.Generation-accepted.ClassGeneration
+	return accepted.ClassUID == string(class.UID) && edits >= 0 && classEdits >= 0 && edits+classEdits <= 1
 }
 
 // LossToken stands for losses that were seen: the streams, what is on record of

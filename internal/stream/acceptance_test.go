@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/types"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -89,6 +90,41 @@ func TestLossToken(t *testing.T) {
 	}
 	if len(tokens) != 5 {
 		t.Errorf("different losses have one token: %v", tokens)
+	}
+}
+
+// One edit of the resource or of its class may leave what was accepted as it is. Two may
+// have taken it back and made it again.
+func TestIsAskedFor(t *testing.T) {
+	t.Parallel()
+	store, class := orders(), &v1alpha1.EventStoreClass{}
+	store.Generation, class.UID, class.Generation = 7, "class-1", 3
+	var accepted v1alpha1.Acceptance
+	stream.AskedFor(&accepted, store, class)
+	for name, test := range map[string]struct {
+		generation int64
+		class      types.UID
+		classes    int64
+		want       bool
+	}{
+		"as it was":               {7, "class-1", 3, true},
+		"edited":                  {8, "class-1", 3, true},
+		"edited twice":            {9, "class-1", 3, false},
+		"class edited":            {7, "class-1", 4, true},
+		"class edited twice":      {7, "class-1", 5, false},
+		"both edited":             {8, "class-1", 4, false},
+		"class made again":        {7, "class-2", 3, false},
+		"as it was before":        {6, "class-1", 3, false},
+		"class of before":         {7, "class-1", 2, false},
+		"edited, class of before": {9, "class-1", 2, false},
+	} {
+		store.Generation, class.UID, class.Generation = test.generation, test.class, test.classes
+		if got := stream.IsAskedFor(accepted, store, class); got != test.want {
+			t.Errorf("%s: %t, want %t", name, got, test.want)
+		}
+	}
+	if stream.IsAskedFor(v1alpha1.Acceptance{}, store, class) {
+		t.Error("what is on record of no class is asked for")
 	}
 }
 
