@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/discovery"
@@ -40,7 +41,7 @@ func (p probed) serveProbes(ctx context.Context, address string) error {
 		return fmt.Errorf("make a client for /readyz: %w", err)
 	}
 	p.ready["apiserver"] = shared(func(request *http.Request) error { return checkAPIServer(request.Context(), api.RESTClient()) })
-	p.ready["caches"] = func(request *http.Request) error { return checkCaches(request.Context(), p.GetCache()) }
+	p.ready["caches"] = shared(func(request *http.Request) error { return checkCaches(request.Context(), p.GetCache()) })
 	mux := http.NewServeMux()
 	for path, checks := range map[string]map[string]healthz.Checker{"/healthz": {"ping": healthz.Ping}, "/readyz": p.ready} {
 		handler := http.StripPrefix(path, &healthz.Handler{Checks: checks})
@@ -51,7 +52,10 @@ func (p probed) serveProbes(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("serve /healthz and /readyz: %w", err)
 	}
-	return p.Add(ports.Server("probes", listener, mux))
+	server := ports.Server("probes", listener, mux)
+	// The kubelet connects anew for each probe, and others are to keep no place.
+	server.Server.SetKeepAlivesEnabled(false)
+	return p.Add(server)
 }
 
 // The checks are made one after the other, and answered before the kubelet loses
@@ -61,23 +65,34 @@ const (
 	cachesPatience    = 500 * time.Millisecond
 )
 
-// sharedFor is how long the outcome of a check counts that costs others something.
+// sharedFor is how long the outcome of a check counts that takes time, or costs others something.
 const sharedFor = time.Second
 
-// shared makes a check once for all who ask within a while: whoever reaches the port may.
+// shared makes a check once for all who ask within a while: whoever reaches the port may. Who
+// asks while it is made has the outcome before it: many who wait would leave the port no place
+// for the kubelet.
 func shared(check healthz.Checker) healthz.Checker {
-	var mu sync.Mutex
-	var until time.Time
-	var outcome error
+	type outcome struct {
+		err   error
+		until time.Time
+	}
+	var last atomic.Pointer[outcome]
+	var making sync.Mutex
 	return func(request *http.Request) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if time.Now().After(until) {
-			// Whoever has asked may be gone, and the outcome is for others too.
-			outcome = check(request.WithContext(context.WithoutCancel(request.Context())))
-			until = time.Now().Add(sharedFor)
+		if known := last.Load(); known == nil {
+			making.Lock()
+		} else if time.Now().Before(known.until) || !making.TryLock() {
+			return known.err
 		}
-		return outcome
+		defer making.Unlock()
+		known := last.Load()
+		if known == nil || !time.Now().Before(known.until) {
+			// Whoever has asked may be gone, and the outcome is for others too.
+			err := check(request.WithContext(context.WithoutCancel(request.Context())))
+			known = &outcome{err, time.Now().Add(sharedFor)}
+			last.Store(known)
+		}
+		return known.err
 	}
 }
 

@@ -42,3 +42,36 @@ func TestSharedCheck(t *testing.T) {
 		}
 	})
 }
+
+// Who asks while a check is made does not wait for it, once there is an outcome.
+func TestSharedCheckKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, before := make(chan struct{}), errors.New("away")
+		var made int
+		check := shared(func(*http.Request) error {
+			if made++; made == 1 {
+				return before
+			}
+			<-slow
+			return nil
+		})
+		asks := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil)
+		if err := check(asks); !errors.Is(err, before) {
+			t.Errorf("the first: %v", err)
+		}
+		time.Sleep(sharedFor + time.Millisecond)
+		done := make(chan error)
+		go func() { done <- check(asks) }()
+		synctest.Wait()
+		if err := check(asks); !errors.Is(err, before) {
+			t.Errorf("another, while a check is made: %v", err)
+		}
+		close(slow)
+		if err := <-done; err != nil {
+			t.Errorf("who has it made: %v", err)
+		}
+		if err := check(asks); err != nil || made != 2 {
+			t.Errorf("behind it: %v, made %d times", err, made)
+		}
+	})
+}
