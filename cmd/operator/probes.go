@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"k8s.io/client-go/discovery"
@@ -14,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 )
 
@@ -39,7 +39,11 @@ func (p probed) serveProbes(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("make a client for /readyz: %w", err)
 	}
-	p.ready["apiserver"] = shared(func(request *http.Request) error { return checkAPIServer(request.Context(), api.RESTClient()) })
+	reach := openport.Shared(func() error { return checkAPIServer(ctx, api.RESTClient()) })
+	p.ready["apiserver"] = func(request *http.Request) error {
+		outcome, err := reach(request.Context())
+		return errors.Join(outcome, err)
+	}
 	p.ready["caches"] = func(request *http.Request) error { return checkCaches(request.Context(), p.GetCache()) }
 	mux := http.NewServeMux()
 	for path, checks := range map[string]map[string]healthz.Checker{"/healthz": {"ping": healthz.Ping}, "/readyz": p.ready} {
@@ -60,26 +64,6 @@ const (
 	apiServerPatience = time.Second
 	cachesPatience    = 500 * time.Millisecond
 )
-
-// sharedFor is how long the outcome of a check counts that costs others something.
-const sharedFor = time.Second
-
-// shared makes a check once for all who ask within a while: whoever reaches the port may.
-func shared(check healthz.Checker) healthz.Checker {
-	var mu sync.Mutex
-	var until time.Time
-	var outcome error
-	return func(request *http.Request) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if time.Now().After(until) {
-			// Whoever has asked may be gone, and the outcome is for others too.
-			outcome = check(request.WithContext(context.WithoutCancel(request.Context())))
-			until = time.Now().Add(sharedFor)
-		}
-		return outcome
-	}
-}
 
 // checkAPIServer asks for the version: everybody may who is authenticated, and it
 // costs the API server next to nothing.

@@ -6,10 +6,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
@@ -67,32 +67,6 @@ func TestHealthIsHTTP1(t *testing.T) {
 	}
 }
 
-// TestOneCheckAtATime: who asks often is told what was found once.
-func TestOneCheckAtATime(t *testing.T) {
-	t.Parallel()
-	var now, most atomic.Int64
-	check := func(context.Context) error {
-		defer now.Add(-1)
-		most.Store(max(most.Load(), now.Add(1)))
-		return nil
-	}
-	r := serve(t, sidecar.Config{Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
-	var asking sync.WaitGroup
-	for range 16 {
-		asking.Go(func() {
-			for range 20 {
-				if got := r.healthOf("/readyz"); got.status != http.StatusOK {
-					t.Errorf("%d %s", got.status, got.body)
-				}
-			}
-		})
-	}
-	asking.Wait()
-	if most.Load() != 1 {
-		t.Errorf("%d checks of a store at once", most.Load())
-	}
-}
-
 // TestStartupWaitsForStores, for ever or for a while, and no more after that.
 func TestStartupWaitsForStores(t *testing.T) {
 	t.Parallel()
@@ -102,28 +76,74 @@ func TestStartupWaitsForStores(t *testing.T) {
 	}{"for ever": {0, http.StatusServiceUnavailable}, "for a while": {time.Nanosecond, http.StatusOK}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var there atomic.Bool
-			check := func(context.Context) error {
-				if there.Load() {
-					return nil
-				}
-				return errors.New("no leader")
-			}
-			r := serve(t, sidecar.Config{WaitForStores: c.wait, Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
-			if got := r.healthOf("/startupz"); got.status != c.want {
-				t.Errorf("before the stores: %d %s, want %d", got.status, got.body, c.want)
-			}
-			there.Store(true)
-			if got := r.healthOf("/startupz"); got.status != http.StatusOK {
-				t.Errorf("beside the stores: %d %s", got.status, got.body)
-			}
-			there.Store(false)
-			if got := r.healthOf("/startupz"); got.status != http.StatusOK {
-				t.Errorf("without the stores again: %d %s", got.status, got.body)
-			}
-			if got := r.healthOf("/readyz"); got.status != http.StatusServiceUnavailable {
-				t.Errorf("readyz tells something else: %d %s", got.status, got.body)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				outcome := errors.New("no leader")
+				check := func(context.Context) error { return outcome }
+				server, err := sidecar.New(sidecar.Config{WaitForStores: c.wait, Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
+				must(t, err)
+				time.Sleep(time.Second)
+				wantStatus(t, server, "/startupz", c.want)
+				outcome = nil
+				time.Sleep(time.Second)
+				wantStatus(t, server, "/startupz", http.StatusOK)
+				outcome = errors.New("no leader")
+				time.Sleep(time.Second)
+				wantStatus(t, server, "/startupz", http.StatusOK)
+				wantStatus(t, server, "/readyz", http.StatusServiceUnavailable)
+			})
 		})
 	}
+}
+
+// wantStatus asks the health port, without a connection.
+func wantStatus(t *testing.T, server *sidecar.Server, path string, want int) {
+	t.Helper()
+	got := httptest.NewRecorder()
+	server.HealthHandler().ServeHTTP(got, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	if got.Code != want {
+		t.Errorf("%s answers %d %s, want %d", path, got.Code, got.Body, want)
+	}
+}
+
+// wantHealth asks over the health protocol of gRPC.
+func wantHealth(t *testing.T, server *sidecar.Server, want string) {
+	t.Helper()
+	got := httptest.NewRecorder()
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:4280/grpc.health.v1.Health/Check", strings.NewReader("{}"))
+	request.Header.Set("Content-Type", "application/json")
+	server.Handler().ServeHTTP(got, request)
+	if !strings.Contains(got.Body.String(), want) {
+		t.Errorf("health is %d %s, want %s", got.Code, got.Body, want)
+	}
+}
+
+// TestStoresAreCheckedOnceASecond, however many ask: a check has JetStream work, and whoever
+// reaches the pod may ask. A second later all see what has changed.
+func TestStoresAreCheckedOnceASecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		checks, outcome := 0, errors.New("no leader")
+		check := func(context.Context) error { checks++; return outcome }
+		server, err := sidecar.New(sidecar.Config{Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
+		must(t, err)
+		ask := func(status int, health string, want int) {
+			t.Helper()
+			for range 100 {
+				wantStatus(t, server, "/readyz", status)
+				wantStatus(t, server, "/startupz", status)
+				wantHealth(t, server, health)
+			}
+			if checks != want {
+				t.Errorf("stores were checked %d times, want %d", checks, want)
+			}
+		}
+		ask(http.StatusServiceUnavailable, "NOT_SERVING", 1)
+		outcome = nil
+		time.Sleep(time.Second)
+		ask(http.StatusOK, `"SERVING`, 2)
+		outcome = errors.New("no leader")
+		time.Sleep(time.Second)
+		wantStatus(t, server, "/readyz", http.StatusServiceUnavailable)
+		wantHealth(t, server, "NOT_SERVING")
+	})
 }
