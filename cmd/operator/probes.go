@@ -39,12 +39,8 @@ func (p probed) serveProbes(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("make a client for /readyz: %w", err)
 	}
-	reach := openport.Shared(func() error { return checkAPIServer(ctx, api.RESTClient()) })
-	p.ready["apiserver"] = func(request *http.Request) error {
-		outcome, err := reach(request.Context())
-		return errors.Join(outcome, err)
-	}
-	p.ready["caches"] = func(request *http.Request) error { return checkCaches(request.Context(), p.GetCache()) }
+	p.ready["apiserver"] = shared(ctx, func(ctx context.Context) error { return checkAPIServer(ctx, api.RESTClient()) })
+	p.ready["caches"] = shared(ctx, func(ctx context.Context) error { return checkCaches(ctx, p.GetCache()) })
 	mux := http.NewServeMux()
 	for path, checks := range map[string]map[string]healthz.Checker{"/healthz": {"ping": healthz.Ping}, "/readyz": p.ready} {
 		handler := http.StripPrefix(path, &healthz.Handler{Checks: checks})
@@ -55,7 +51,10 @@ func (p probed) serveProbes(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("serve /healthz and /readyz: %w", err)
 	}
-	return p.Add(ports.Server("probes", listener, mux))
+	server := ports.Server("probes", listener, mux)
+	// The kubelet connects anew for each probe, and others are to keep no place.
+	server.Server.SetKeepAlivesEnabled(false)
+	return p.Add(server)
 }
 
 // The checks are made one after the other, and answered before the kubelet loses
@@ -64,6 +63,16 @@ const (
 	apiServerPatience = time.Second
 	cachesPatience    = 500 * time.Millisecond
 )
+
+// shared makes a check once a second at most for all who ask. Who asks while it is made has the
+// outcome before it: many who wait would leave the port no place for the kubelet.
+func shared(ctx context.Context, check func(context.Context) error) healthz.Checker {
+	outcome := openport.Share(func() error { return check(context.WithoutCancel(ctx)) })
+	return func(request *http.Request) error {
+		found, err := outcome.FoundOrBefore(request.Context())
+		return errors.Join(found, err)
+	}
+}
 
 // checkAPIServer asks for the version: everybody may who is authenticated, and it
 // costs the API server next to nothing.

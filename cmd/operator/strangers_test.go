@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
+	"io"
 	"net"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
 )
 
@@ -31,8 +34,8 @@ func TestMemoryOfStrangers(t *testing.T) {
 			return tls.DialWithDialer(dialer, "tcp", address, &tls.Config{InsecureSkipVerify: true})
 		}
 	}
-	ports := map[string]func() (net.Conn, error){"probes": plain(r.probes), "metrics": secure(r.metrics), "webhook": secure(webhook)}
-	for name, dial := range ports {
+	dials := map[string]func() (net.Conn, error){"probes": plain(r.probes), "metrics": secure(r.metrics), "webhook": secure(webhook)}
+	for name, dial := range dials {
 		testenv.Eventually(t, deadline, "the port of "+name, func() error {
 			c, err := dial()
 			if err != nil {
@@ -43,7 +46,7 @@ func TestMemoryOfStrangers(t *testing.T) {
 	}
 	for _, size := range []int{1_000_000, 16_000} {
 		var all sync.WaitGroup
-		for _, dial := range ports {
+		for _, dial := range dials {
 			all.Go(func() { beginAndWait(dial, 600, size) })
 		}
 		all.Wait()
@@ -52,6 +55,44 @@ func TestMemoryOfStrangers(t *testing.T) {
 		t.Errorf("the operator has had %d MiB, and config/manager gives it %d", most>>20, limit>>20)
 	} else {
 		t.Logf("the operator has had %d MiB at most, of %d", most>>20, limit>>20)
+	}
+}
+
+// However many pods have a connection to the port of the probes, the kubelet is answered, which
+// else ends the operator. Who was answered has no connection any more.
+func TestStrangersKeepNoKubeletOut(t *testing.T) {
+	r := startReplica(t, writeKubeconfig(t, applyRights(t), ""), "--webhook-port=0")
+	alive := func() error {
+		return getOK(t.Context(), &http.Client{Transport: &http.Transport{}}, "http://"+r.probes+"/healthz", "")
+	}
+	testenv.Eventually(t, deadline, "the operator to be alive", alive)
+	dial := func(pod int) net.Conn {
+		t.Helper()
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(pod))}, Timeout: deadline}
+		c, err := dialer.DialContext(t.Context(), "tcp", r.probes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for pod := range ports.Few {
+		c := dial(pod + 1)
+		if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := io.ReadAll(c); err != nil || len(answer) == 0 {
+			t.Fatalf("a probe is answered %q, and then the connection stays: %v", answer, err)
+		}
+	}
+	for pod := range 2 * ports.Few {
+		dial(pod + 1)
+		if err := alive(); err != nil {
+			t.Fatalf("with %d idle connections of as many pods: %v", pod+1, err)
+		}
 	}
 }
 

@@ -107,7 +107,7 @@ func (g *gate) ask(r *http.Request) (status int, err error) {
 			return status, nil
 		}
 	}
-	if !g.mayAsk(ports.Peer(r.RemoteAddr)) {
+	if !g.mayAsk(ports.PeerOf(r.RemoteAddr).Network) {
 		return http.StatusTooManyRequests, nil
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)

@@ -13,12 +13,12 @@ import (
 // found is for all.
 func TestShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, outcome := 0, error(nil)
-		check := Shared(func() error { asked++; return outcome })
+		looks, outcome := 0, error(nil)
+		check := Share(func() error { looks++; return outcome })
 		want := func(when string, want error, times int) {
 			t.Helper()
-			if got, err := check(t.Context()); got != want || err != nil || asked != times {
-				t.Errorf("%s: %v, %v, asked %d times, want %v and %d", when, got, err, asked, want, times)
+			if got, err := check.Found(t.Context()); got != want || err != nil || looks != times {
+				t.Errorf("%s: %v, %v, looked %d times, want %v and %d", when, got, err, looks, want, times)
 			}
 		}
 		var all sync.WaitGroup
@@ -39,35 +39,40 @@ func TestShared(t *testing.T) {
 	})
 }
 
-// What takes longer than it counts is asked for by one all the same, and who goes ends
-// nothing for those who wait.
+// A look that takes longer than it counts is one all the same. Who goes ends nothing for those
+// who wait, and who does not want to wait is told what was found before.
 func TestSharedTakesLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
-		check := Shared(func() int { asked++; time.Sleep(3 * sharedFor); return asked })
+		looks := 0
+		last := Share(func() int { looks++; time.Sleep(3 * sharedFor); return looks })
+		want := func(who string, ask func(context.Context) (int, error), want int) {
+			t.Helper()
+			if got, err := ask(t.Context()); got != want || err != nil {
+				t.Errorf("%s is told %d, %v, want %d", who, got, err, want)
+			}
+		}
 		goes, cancel := context.WithCancel(t.Context())
 		gone := make(chan error)
 		go func() {
-			_, err := check(goes)
+			_, err := last.Found(goes)
 			gone <- err
 		}()
 		synctest.Wait()
 		var all sync.WaitGroup
-		for range 3 {
-			all.Go(func() {
-				if got, err := check(t.Context()); got != 1 || err != nil {
-					t.Errorf("found %d, %v, want what was asked first", got, err)
-				}
-			})
-			time.Sleep(sharedFor / 2)
-		}
+		all.Go(func() { want("who waits", last.Found, 1) })
+		all.Go(func() { want("who does not wait, with none before", last.FoundOrBefore, 1) })
 		cancel()
 		if err := <-gone; !errors.Is(err, context.Canceled) {
-			t.Errorf("who goes has %v", err)
+			t.Errorf("who goes is told %v", err)
 		}
 		all.Wait()
-		if got, err := check(t.Context()); got != 2 || err != nil {
-			t.Errorf("found %d, %v, want it asked again", got, err)
+		all.Go(func() { want("who has it look again", last.FoundOrBefore, 2) })
+		synctest.Wait()
+		all.Go(func() { want("who waits for that", last.Found, 2) })
+		want("who does not wait", last.FoundOrBefore, 1)
+		all.Wait()
+		if looks != 2 {
+			t.Errorf("looked %d times, want 2", looks)
 		}
 	})
 }

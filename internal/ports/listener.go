@@ -1,14 +1,17 @@
 package ports
 
 import (
+	"cmp"
 	"net"
-	"net/netip"
 	"sync"
+	"time"
 )
 
+// asksWithin is how long one who connects is taken for one who is about to ask.
+const asksWithin = time.Second
+
 // listener accepts a bounded number of connections. Where there are as many, a new one takes
-// the place of one of the peer that has most, so that nobody keeps others out; first of those
-// that have asked nothing yet.
+// the place of one that asks nothing, and none where all are in the middle of a request.
 type listener struct {
 	net.Listener
 	most int
@@ -21,9 +24,16 @@ type listener struct {
 type connection struct {
 	net.Conn
 	from *listener
-	peer string
-	// asked: a request has come, and is answered. It belongs to from.mu.
-	asked bool
+	peer Peer
+	doing
+}
+
+// doing is what a connection is about. It belongs to the mutex of the listener.
+type doing struct {
+	// asks: a request is answered. asked: one was, or is.
+	asks, asked bool
+	// since is when it began to ask nothing.
+	since time.Time
 }
 
 func bounded(l net.Listener, most int) *listener {
@@ -36,7 +46,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &connection{Conn: accepted, from: l, peer: Peer(accepted.RemoteAddr().String())}
+		c := &connection{Conn: accepted, from: l, peer: PeerOf(accepted.RemoteAddr().String()), doing: doing{since: time.Now()}}
 		out := l.admit(c)
 		if out != nil {
 			// Whoever reads from it has the error.
@@ -49,12 +59,12 @@ func (l *listener) Accept() (net.Conn, error) {
 }
 
 // admit counts a connection, and gives the one that is to be closed for it: nil where there
-// is room, and itself where its peer has as many as any.
+// is room, and itself where there is no place for it.
 func (l *listener) admit(c *connection) (out *connection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.open) >= l.most {
-		if out = l.superfluous(c.peer); out == nil {
+		if out = goes(l.open, c); out == nil {
 			return c
 		}
 		delete(l.open, out)
@@ -63,27 +73,58 @@ func (l *listener) admit(c *connection) (out *connection) {
 	return out
 }
 
-// superfluous is a connection of a peer that has more than one that comes has with it.
-func (l *listener) superfluous(comes string) *connection {
-	has := map[string]int{comes: 1}
-	for c := range l.open {
-		has[c.peer]++
+// goes is the connection whose place one takes that comes: the first in this order of those
+// that ask nothing. Who comes asks in a moment, so one that is new stays while others do
+// nothing; of these, and then of the new ones, one of the network that has most goes, inside of
+// it of the address that has most, and there the one that has asked nothing for the longest.
+func goes(open map[*connection]struct{}, comes *connection) (out *connection) {
+	networks, addresses := map[string]int{comes.peer.Network: 1}, map[string]int{comes.peer.Address: 1}
+	for c := range open {
+		if !c.asks {
+			networks[c.peer.Network]++
+			addresses[c.peer.Address]++
+		}
 	}
-	var out *connection
-	for c := range l.open {
-		switch {
-		case has[c.peer] <= has[comes]:
-		case out == nil, out.asked && !c.asked, out.asked == c.asked && has[c.peer] > has[out.peer]:
+	own := map[Peer]int{comes.peer: 1}
+	before := func(a, b *connection) bool {
+		return cmp.Or(
+			cmp.Compare(a.waits(comes.since), b.waits(comes.since)),
+			cmp.Compare(networks[b.peer.Network], networks[a.peer.Network]),
+			cmp.Compare(addresses[b.peer.Address], addresses[a.peer.Address]),
+			// Where others have as many, who comes takes nothing from them.
+			cmp.Compare(own[b.peer], own[a.peer]),
+			a.since.Compare(b.since),
+		) < 0
+	}
+	for c := range open {
+		if !c.asks && (out == nil || before(c, out)) {
 			out = c
 		}
 	}
 	return out
 }
 
-func (l *listener) note(c *connection, asked bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c.asked = asked
+// waits is how much there is to wait for: nothing of who has sent no request in a while,
+// little of one that may ask again, most of one that is new.
+func (d *doing) waits(now time.Time) int {
+	switch {
+	case d.asked:
+		return 1
+	case now.Sub(d.since) >= asksWithin:
+		return 0
+	default:
+		return 2
+	}
+}
+
+// note says whether a request is answered from now on.
+func (c *connection) note(asks bool) {
+	c.from.mu.Lock()
+	defer c.from.mu.Unlock()
+	c.asks, c.asked = asks, c.asked || asks
+	if !asks {
+		c.since = time.Now()
+	}
 }
 
 func (c *connection) Close() error {
@@ -91,22 +132,4 @@ func (c *connection) Close() error {
 	delete(c.from.open, c)
 	c.from.mu.Unlock()
 	return c.Conn.Close()
-}
-
-// Peer is who is at an address with a port, as far as places are shared: an address, and of
-// IPv6 the /64 that a single host may have.
-func Peer(address string) string {
-	parsed, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return address
-	}
-	ip := parsed.Addr().Unmap().WithZone("")
-	if ip.Is4() {
-		return ip.String()
-	}
-	network, err := ip.Prefix(64)
-	if err != nil {
-		return address
-	}
-	return network.String()
 }

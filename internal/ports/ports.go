@@ -65,26 +65,9 @@ func Server(name string, listener net.Listener, handler http.Handler) *manager.S
 			IdleTimeout:       idleTimeout,
 			MaxHeaderBytes:    maxHeaderBytes,
 			ConnContext:       withConnection,
+			ConnState:         idle,
+			// It would answer everybody, and keep the connection.
+			DisableGeneralOptionsHandler: true,
 		},
 	}
-}
-
-type connectionKey struct{}
-
-func withConnection(ctx context.Context, c net.Conn) context.Context {
-	if secure, isTLS := c.(*tls.Conn); isTLS {
-		c = secure.NetConn()
-	}
-	return context.WithValue(ctx, connectionKey{}, c)
-}
-
-// noted has the listener know of which connections a request has come.
-func noted(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, is := r.Context().Value(connectionKey{}).(*connection); is {
-			c.from.note(c, true)
-			defer c.from.note(c, false)
-		}
-		next.ServeHTTP(w, r)
-	})
 }

@@ -14,9 +14,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 )
 
-// maxCalls is how many connections the webhook has at once. An API server opens one for each
+// MaxCalls is how many connections the webhook has at once. An API server opens one for each
 // pod that it creates, and works on 200 requests that change something at once.
-const maxCalls = 512
+const MaxCalls = 512
 
 // Webhook is the webhook server of controller-runtime on a port of this package.
 type Webhook struct {
@@ -38,7 +38,7 @@ func (w *Webhook) Start(ctx context.Context) error {
 	if secure.GetCertificate == nil {
 		return errors.New("serve the webhook: Options.TLSOpts gives no certificate: set GetCertificate")
 	}
-	listener, err := Listen(ctx, net.JoinHostPort(w.Options.Host, strconv.Itoa(w.Options.Port)), maxCalls, secure)
+	listener, err := Listen(ctx, net.JoinHostPort(w.Options.Host, strconv.Itoa(w.Options.Port)), MaxCalls, secure)
 	if err != nil {
 		return fmt.Errorf("serve the webhook: %w", err)
 	}

@@ -52,7 +52,7 @@ func (s *Server) gather() gathered {
 
 // answerMetrics tells all within a second what was gathered for one, as ready does.
 func (s *Server) answerMetrics(w http.ResponseWriter, r *http.Request) {
-	found, err := s.gathered(r.Context())
+	found, err := s.gathered.Found(r.Context())
 	if err != nil {
 		// Who has asked is gone.
 		return
@@ -109,7 +109,7 @@ func (s *Server) ready(ctx context.Context) error {
 	if s.stopping.Err() != nil {
 		return errors.New("the sidecar stops")
 	}
-	found, err := s.checked(ctx)
+	found, err := s.checked.Found(ctx)
 	if err != nil {
 		return fmt.Errorf("look at all stores: %w", err)
 	}

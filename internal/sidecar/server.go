@@ -115,8 +115,8 @@ type Server struct {
 	started atomic.Bool
 	made    time.Time
 	// checked looks at all stores, and gathered at all metrics, for all who ask within a second.
-	checked  func(context.Context) (error, error)
-	gathered func(context.Context) (gathered, error)
+	checked  *openport.Shared[error]
+	gathered *openport.Shared[gathered]
 	// These are the constants, but in a test.
 	heartbeat, readTimeout, writeTimeout time.Duration
 	// stopping ends when the server stops: streams end with it.
@@ -142,7 +142,7 @@ func New(config Config) (*Server, error) {
 		s.stores[store.Name] = store
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
-	s.checked, s.gathered = openport.Shared(s.checkStores), openport.Shared(s.gather)
+	s.checked, s.gathered = openport.Share(s.checkStores), openport.Share(s.gather)
 	s.calls = registerMetrics(s.registry, config.Stores)
 	s.registry.MustRegister(&durableCollector{sessions: &s.sessions})
 	s.health = s.healthRoutes()
