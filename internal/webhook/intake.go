@@ -11,7 +11,7 @@ import (
 	"os"
 	"time"
 
-	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 )
 
 const (
@@ -52,7 +52,7 @@ func (i *intake) bound(next http.Handler) http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		address := ports.PeerOf(r.RemoteAddr).Network
+		address := openport.PeerOf(r.RemoteAddr).Network
 		if err := i.turns.take(ctx, address, namespaceOf(body.have.Bytes())); err != nil {
 			http.Error(w, fmt.Sprintf("too many are created at this moment: waited %s for a turn: try again", callTimeout), http.StatusServiceUnavailable)
 			return
