@@ -3,6 +3,7 @@ package sidecar_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -26,29 +27,51 @@ func (r *running) dialFrom(source string) net.Conn {
 	return conn
 }
 
-// wantClosed: the server ends a connection without a word.
-func wantClosed(t *testing.T, conn net.Conn) {
+const getHealthz = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+// wantAnswer asks over a connection, and wants an answer, and the end of the connection.
+func wantAnswer(t *testing.T, conn net.Conn) {
 	t.Helper()
-	must(t, conn.SetReadDeadline(time.Now().Add(deadline)))
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
-		t.Errorf("the server answered with %d bytes", n)
-	} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		t.Error("the connection was kept")
+	must(t, conn.SetDeadline(time.Now().Add(deadline)))
+	_, err := io.WriteString(conn, getHealthz)
+	must(t, err)
+	if answered, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answered), "HTTP/1.1 200") {
+		t.Errorf("%s is answered %q, %v", conn.LocalAddr(), answered, err)
 	}
 }
 
-// TestHealthConnections: whoever reaches the pod has a few connections, which take
-// nothing from the programs of the pod.
+// TestHealthConnections: whoever reaches the pod, and has as many connections as one likes,
+// keeps nobody out, neither the programs of the pod nor who comes from elsewhere.
 func TestHealthConnections(t *testing.T) {
 	t.Parallel()
-	r := serveMemory(t)
-	const elsewhere, most = "127.0.0.2", 64
-	for range most {
-		r.dialFrom(elsewhere)
-	}
-	wantClosed(t, r.dialFrom(elsewhere))
-	if got := r.healthOf("/readyz"); got.status != http.StatusOK {
-		t.Errorf("a probe of the pod: %d %s", got.status, got.body)
+	const local, stranger, most = "127.0.0.1", "127.0.0.2", 64
+	for name, held := range map[string]struct {
+		from  func(i int) string
+		begin string
+	}{
+		"silent":                           {func(int) string { return stranger }, ""},
+		"silent, of as many addresses":     {func(i int) string { return fmt.Sprintf("127.0.1.%d", i) }, ""},
+		"silent, of the pod":               {func(int) string { return local }, ""},
+		"headers without an end":           {func(int) string { return stranger }, "GET / HTTP/1.1\r\n"},
+		"bodies without an end":            {func(int) string { return stranger }, "POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"},
+		"who waits for an answer":          {func(int) string { return stranger }, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"who waits for one, in the pod":    {func(int) string { return local }, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"who was answered, and asks again": {func(int) string { return stranger }, getHealthz},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			waits := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+			r := serve(t, sidecar.Config{Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: waits}}})
+			for i := range most {
+				_, err := io.WriteString(r.dialFrom(held.from(i)), held.begin)
+				must(t, err)
+			}
+			for range 2 {
+				for _, from := range []string{local, stranger, "127.0.0.3"} {
+					wantAnswer(t, r.dialFrom(from))
+				}
+			}
+		})
 	}
 }
 
