@@ -6,9 +6,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
@@ -56,6 +62,55 @@ func TestMemoryOfStrangers(t *testing.T) {
 	} else {
 		t.Logf("the operator has had %d MiB at most, of %d", most>>20, limit>>20)
 	}
+}
+
+// Who has seen the path of the webhook sends the largest reviews that are read, as many as it
+// may: they are in memory one after the other, and the operator has what they take.
+func TestMemoryOfReviews(t *testing.T) {
+	configuration := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "aether-injector"}}
+	remove(t, configuration)
+	apply(t, "config/webhook")
+	t.Cleanup(func() { remove(t, configuration) })
+	webhook := freeAddress(t)
+	_, webhookPort, err := net.SplitHostPort(webhook)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOMEMLIMIT", "205MiB")
+	r := startReplica(t, writeKubeconfig(t, applyRights(t), ""), "--webhook-port="+webhookPort)
+	r.waitUntilReady(t)
+	if err := kubernetes.Client.Get(t.Context(), client.ObjectKeyFromObject(configuration), configuration); err != nil {
+		t.Fatal(err)
+	}
+	url := "https://" + webhook + *configuration.Webhooks[0].ClientConfig.Service.Path
+	variables := strings.Repeat(`{"name":"x","value":"`+strings.Repeat("x", 550)+`"},`, 5000)
+	body := `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","namespace":"shop","operation":"CREATE","object":{"apiVersion":"v1","kind":"Pod",
+		"metadata":{"labels":{"aether.flowmade.one/eventstore":"orders"}},"spec":{"containers":[{"name":"c","image":"i","env":[` + strings.TrimSuffix(variables, ",") + `]}]}}}}`
+	var all sync.WaitGroup
+	var answered atomic.Int64
+	for pod := range 32 {
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(pod+1))}, Timeout: deadline}
+		caller := &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+		for range 8 {
+			all.Go(func() {
+				for range 2 {
+					// What has no turn in time is refused.
+					if response, err := caller.Post(url, "application/json", strings.NewReader(body)); err == nil {
+						_ = response.Body.Close()
+						if response.StatusCode == http.StatusOK {
+							answered.Add(1)
+						}
+					}
+				}
+			})
+		}
+	}
+	all.Wait()
+	most, limit := peakMemory(t, r.process.Process.Pid), memoryLimit(t)
+	if answered.Load() == 0 || most > limit {
+		t.Errorf("the operator has answered %d reviews and had %d MiB, and config/manager gives it %d", answered.Load(), most>>20, limit>>20)
+	}
+	t.Logf("the operator has answered %d reviews of %d KiB, and had %d MiB at most, of %d", answered.Load(), len(body)>>10, most>>20, limit>>20)
 }
 
 // However many pods have a connection to the port of the probes, the kubelet is answered, which

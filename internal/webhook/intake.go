@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
-	"os"
 	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
@@ -21,19 +21,26 @@ const (
 	maxBodyBytes = 3 << 20
 	// headBytes is how much of a review is read to know whose it is. What an API server
 	// writes before the namespace is names, a kilobyte at most.
-	headBytes = 4 << 10
-	// bodyTimeout is how long the rest of a review may take to come: it is sent already.
-	bodyTimeout = 2 * time.Second
-	// workersAtOnce is how many reviews are read and worked on at once: more would not
-	// make it faster, and take more memory.
+	headBytes = openport.Begun
+	// turnsAtOnce is how many reviews are read and answered at once: so many bodies are in
+	// memory.
+	turnsAtOnce = 16
+	// workersAtOnce is how many of these are worked on at once: more would not make it faster,
+	// and take more memory.
 	workersAtOnce = 4
+	// bodyTimeout is how long the rest of a review may take to come, and the answer to go,
+	// where nobody else waits.
+	bodyTimeout = 2 * time.Second
 )
 
 // intake bounds what is read and worked on at once, and for how long. No call waits
-// before its namespace is known, so namespaces take turns with all that a call costs.
-type intake struct{ turns *turns }
+// before its namespace is known, so namespaces take turns with all that a call costs: one for
+// the memory of a call, and inside of it one for the work, in which no caller is waited for.
+type intake struct{ turns, workers *turns }
 
-func newIntake() *intake { return &intake{turns: newTurns(workersAtOnce)} }
+func newIntake() *intake {
+	return &intake{turns: newTurns(turnsAtOnce), workers: newTurns(workersAtOnce)}
+}
 
 // bound reads the head of a review, waits for the turn of its address and namespace, and
 // passes it on with no more than maxBodyBytes. It ends the context of a call when the API
@@ -48,32 +55,65 @@ func (i *intake) bound(next http.Handler) http.Handler {
 		ctx, cancel := context.WithDeadline(r.Context(), end)
 		defer cancel()
 		body := &incoming{from: http.MaxBytesReader(w, r.Body, maxBodyBytes), control: http.NewResponseController(w)}
-		if err := body.read(headBytes, end); err != nil {
+		err := body.until(end)
+		if err == nil {
+			err = body.read(headBytes)
+		}
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		address := openport.PeerOf(r.RemoteAddr).Network
-		if err := i.turns.take(ctx, address, namespaceOf(body.have.Bytes())); err != nil {
-			http.Error(w, fmt.Sprintf("too many are created at this moment: waited %s for a turn: try again", callTimeout), http.StatusServiceUnavailable)
+		turn, err := i.turns.take(ctx, openport.PeerOf(r.RemoteAddr), namespaceOf(body.have.Bytes()))
+		if err != nil {
+			crowded(w, err)
 			return
 		}
-		defer i.turns.give(address)
-		if err := body.read(maxBodyBytes, time.Now().Add(bodyTimeout)); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				i.turns.wasLate(address)
-			}
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		// The connection is read on, and the context ends with that.
-		if err := body.until(end); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		r = r.WithContext(ctx)
-		r.Body = io.NopCloser(&body.have)
-		next.ServeHTTP(w, r)
+		defer turn.give()
+		body.have.Grow(int(max(r.ContentLength, 0)) + bytes.MinRead)
+		i.answer(w, r.WithContext(ctx), next, turn, body)
 	})
+}
+
+func crowded(w http.ResponseWriter, err error) {
+	http.Error(w, fmt.Sprintf("too many are created at this moment: %s: try again", err), http.StatusServiceUnavailable)
+}
+
+// answer reads the rest of a review, has it worked on, and writes the answer.
+func (i *intake) answer(w http.ResponseWriter, r *http.Request, next http.Handler, turn *turn, body *incoming) {
+	end, _ := r.Context().Deadline()
+	if err := body.until(time.Now().Add(bodyTimeout)); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if err := turn.await(func() { _ = body.until(time.Now()) }, func() error { return body.read(maxBodyBytes) }); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	// The connection is read on, and the context ends with that.
+	if err := body.until(end); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	r.Body = io.NopCloser(&body.have)
+	answer := &outgoing{status: http.StatusOK, header: http.Header{}}
+	if err := i.work(next, answer, r, turn); err != nil {
+		crowded(w, err)
+		return
+	}
+	// Who does not read it has no answer.
+	_ = body.control.SetWriteDeadline(time.Now().Add(bodyTimeout))
+	_ = turn.await(func() { _ = body.control.SetWriteDeadline(time.Now()) }, func() error { return answer.write(w) })
+}
+
+// work waits for a turn to work on a call, and does.
+func (i *intake) work(next http.Handler, answer *outgoing, r *http.Request, turn *turn) error {
+	worker, err := i.workers.take(r.Context(), turn.peer, turn.namespace)
+	if err != nil {
+		return err
+	}
+	defer worker.give()
+	next.ServeHTTP(answer, r)
+	return nil
 }
 
 // incoming is a body that is read in parts.
@@ -83,20 +123,40 @@ type incoming struct {
 	have    bytes.Buffer
 }
 
-// read reads so many bytes more, or up to the end, as long as there is time.
-func (r *incoming) read(bytes int64, until time.Time) error {
-	if err := r.until(until); err != nil {
-		return err
-	}
+// read reads so many bytes more, or up to the end.
+func (r *incoming) read(bytes int64) error {
 	if _, err := io.CopyN(&r.have, r.from, bytes); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read the review: %w", err)
 	}
 	return nil
 }
 
+// until bounds the time to read.
 func (r *incoming) until(end time.Time) error {
 	if err := r.control.SetReadDeadline(end); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return fmt.Errorf("bound the time to read the review: %w", err)
+	}
+	return nil
+}
+
+// outgoing is an answer that is kept until all of it is there.
+type outgoing struct {
+	status int
+	header http.Header
+	body   bytes.Buffer
+}
+
+func (o *outgoing) Header() http.Header { return o.header }
+
+func (o *outgoing) WriteHeader(status int) { o.status = status }
+
+func (o *outgoing) Write(part []byte) (int, error) { return o.body.Write(part) }
+
+func (o *outgoing) write(w http.ResponseWriter) error {
+	maps.Copy(w.Header(), o.header)
+	w.WriteHeader(o.status)
+	if _, err := w.Write(o.body.Bytes()); err != nil {
+		return fmt.Errorf("write the answer: %w", err)
 	}
 	return nil
 }

@@ -7,173 +7,182 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 )
 
 const (
-	// lateFor is how long an address is known as late that began a call and did not end it.
+	// patience is how long a turn is for a caller that others wait for: an API server has sent
+	// its review when the turn comes, and reads the answer.
+	patience = 250 * time.Millisecond
+	// lateFor is how long an address is known as late that took longer, whether others waited
+	// or not.
 	lateFor = time.Minute
+	// lateWait is for how long one that is late lets others go before. An API server for which
+	// this machine was too slow is answered all the same.
+	lateWait = 2 * time.Second
 	// maxLate bounds how many such addresses are known.
 	maxLate = 1000
+	// maxWaiting bounds how many calls wait: less than there are connections, so that those who
+	// wait hold out nobody who comes.
+	maxWaiting = ports.MaxCalls - 64
 )
 
-// turns lets a bounded number of calls work at once. Addresses that calls come from are
-// served one after the other, a call each, and so are the namespaces of each address. So one
-// that sends many calls is late itself and makes nobody else wait for all of them. An
-// address that has kept a turn for a call that did not come has one turn at most, when
-// nobody else waits.
+// turns lets a bounded number of calls have their bodies in memory. Networks that calls come
+// from are served one after the other, a call each, and so are the addresses of each network
+// and the namespaces of each address. So one that sends many calls is late itself and makes
+// nobody else wait for all of them. An address that has made others wait for its body has one
+// turn at most, behind others.
 type turns struct {
-	mu   sync.Mutex
-	free int
-	// held are how many turns an address has.
-	held map[string]int
-	// waiting are the calls of each address, and order the addresses that have any, the
-	// next one first.
-	waiting map[string]*line
-	order   []string
+	mu      sync.Mutex
+	atOnce  int
+	held    map[*turn]struct{}
+	waiting line
 	// late are until when addresses are late.
 	late map[string]time.Time
 }
 
+// turn is that of one call.
+type turn struct {
+	of        *turns
+	peer      openport.Peer
+	namespace string
+	since     time.Time
+	// begins is closed when the turn begins, or there is none since others have fewer: refused.
+	begins  chan struct{}
+	refused bool
+	// While the caller is waited for, stop ends that, which began at asked. Before, it was
+	// waited for as long as took.
+	stop  func()
+	asked time.Time
+	took  time.Duration
+}
+
+func (t *turn) path() []string { return []string{t.peer.Network, t.peer.Address, t.namespace} }
+
+var errCrowded = fmt.Errorf("%d wait already, and more from the same address than from others", maxWaiting)
+
 func newTurns(atOnce int) *turns {
-	return &turns{free: atOnce, held: map[string]int{}, waiting: map[string]*line{}, late: map[string]time.Time{}}
+	return &turns{atOnce: atOnce, held: map[*turn]struct{}{}, late: map[string]time.Time{}}
 }
 
 // take waits for a turn, which the caller gives back. Without one it returns the
-// error of ctx.
-func (t *turns) take(ctx context.Context, address, namespace string) error {
-	turn := t.enter(address, namespace)
+// error of ctx, or errCrowded.
+func (t *turns) take(ctx context.Context, peer openport.Peer, namespace string) (*turn, error) {
+	call := &turn{of: t, peer: peer, namespace: namespace, since: time.Now(), begins: make(chan struct{})}
+	t.enter(call)
 	select {
-	case <-turn:
-		return nil
+	case <-call.begins:
 	case <-ctx.Done():
-		if !t.leave(address, namespace, turn) {
-			// It came in the same moment.
-			t.give(address)
-		}
-		return fmt.Errorf("wait for a turn behind other pods: %w", context.Cause(ctx))
+		t.leave(call)
+		return nil, fmt.Errorf("wait for a turn behind other pods: %w", context.Cause(ctx))
 	}
+	if call.refused {
+		return nil, errCrowded
+	}
+	return call, nil
 }
 
-func (t *turns) enter(address, namespace string) chan struct{} {
+func (t *turns) enter(call *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.waiting[address] == nil {
-		t.waiting[address] = &line{calls: map[string][]chan struct{}{}}
-		t.order = append(t.order, address)
-	}
-	turn := t.waiting[address].enter(namespace)
+	t.waiting.enter(call, call.path())
 	t.serve()
-	return turn
+	if t.waiting.size > maxWaiting {
+		last := t.waiting.last()
+		t.waiting.leave(last, last.path())
+		last.refused = true
+		close(last.begins)
+	}
+	t.hurry()
 }
 
-// leave takes a call out of the line. It says whether the call was still there.
-func (t *turns) leave(address, namespace string, turn chan struct{}) bool {
+// leave takes a call out of the line, or gives its turn back that came in the same moment.
+func (t *turns) leave(call *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	line := t.waiting[address]
-	if line == nil || !line.leave(namespace, turn) {
-		return false
+	if !t.waiting.leave(call, call.path()) {
+		delete(t.held, call)
+		t.serve()
 	}
-	if len(line.order) == 0 {
-		delete(t.waiting, address)
-		t.order = slices.DeleteFunc(t.order, func(other string) bool { return other == address })
-	}
-	return true
 }
 
-// give hands the turn of an address to the next one that waits.
-func (t *turns) give(address string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.free++
-	if t.held[address]--; t.held[address] == 0 {
-		delete(t.held, address)
-	}
-	t.serve()
-}
-
-// wasLate notes that an address had a turn, and did not send the call that it was for.
-func (t *turns) wasLate(address string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	if len(t.late) >= maxLate {
-		maps.DeleteFunc(t.late, func(_ string, until time.Time) bool { return until.Before(now) })
-	}
-	if len(t.late) < maxLate {
-		t.late[address] = now.Add(lateFor)
-	}
-}
+// give hands the turn to the next one that waits.
+func (t *turn) give() { t.of.leave(t) }
 
 // serve gives turns that are free to who is next.
 func (t *turns) serve() {
-	for t.free > 0 {
-		next := t.next()
-		if next < 0 {
+	for len(t.held) < t.atOnce {
+		call := t.waiting.next(t.mayGoBefore)
+		if call == nil {
+			call = t.waiting.next(t.isAlone)
+		}
+		if call == nil {
 			return
 		}
-		address := t.order[next]
-		line := t.waiting[address]
-		t.order = slices.Delete(t.order, next, next+1)
-		turn := line.next()
-		if len(line.order) > 0 {
-			t.order = append(t.order, address)
-		} else {
-			delete(t.waiting, address)
+		t.held[call] = struct{}{}
+		close(call.begins)
+	}
+}
+
+func (t *turns) isLate(call *turn) bool { return t.late[call.peer.Address].After(time.Now()) }
+
+// isAlone: no other call of its address has a turn.
+func (t *turns) isAlone(call *turn) bool {
+	for other := range t.held {
+		if other.peer.Address == call.peer.Address {
+			return false
 		}
-		t.free--
-		t.held[address]++
-		close(turn)
-	}
-}
-
-// next is the place in the order of who has the next turn, and negative where nobody may.
-func (t *turns) next() int {
-	now := time.Now()
-	if next := slices.IndexFunc(t.order, func(address string) bool { return !t.late[address].After(now) }); next >= 0 {
-		return next
-	}
-	return slices.IndexFunc(t.order, func(address string) bool { return t.held[address] == 0 })
-}
-
-// line are the calls of one address that wait: of each namespace, the eldest first, and the
-// namespaces that have any, the next one first.
-type line struct {
-	calls map[string][]chan struct{}
-	order []string
-}
-
-func (l *line) enter(namespace string) chan struct{} {
-	if len(l.calls[namespace]) == 0 {
-		l.order = append(l.order, namespace)
-	}
-	turn := make(chan struct{})
-	l.calls[namespace] = append(l.calls[namespace], turn)
-	return turn
-}
-
-func (l *line) leave(namespace string, turn chan struct{}) bool {
-	index := slices.Index(l.calls[namespace], turn)
-	if index < 0 {
-		return false
-	}
-	l.calls[namespace] = slices.Delete(l.calls[namespace], index, index+1)
-	if len(l.calls[namespace]) == 0 {
-		delete(l.calls, namespace)
-		l.order = slices.DeleteFunc(l.order, func(other string) bool { return other == namespace })
 	}
 	return true
 }
 
-func (l *line) next() chan struct{} {
-	namespace := l.order[0]
-	l.order = l.order[1:]
-	turn := l.calls[namespace][0]
-	if rest := l.calls[namespace][1:]; len(rest) > 0 {
-		l.calls[namespace] = rest
-		l.order = append(l.order, namespace)
-	} else {
-		delete(l.calls, namespace)
+func (t *turns) mayGoBefore(call *turn) bool {
+	return !t.isLate(call) || time.Since(call.since) >= lateWait && t.isAlone(call)
+}
+
+// await does what takes as long as the caller wants, such as to read from it. Where others wait,
+// stop is called after patience, and is to end it.
+func (t *turn) await(stop func(), do func() error) error {
+	t.of.mu.Lock()
+	t.stop, t.asked = stop, time.Now()
+	t.of.mu.Unlock()
+	timer := time.AfterFunc(patience-t.took, func() {
+		t.of.mu.Lock()
+		defer t.of.mu.Unlock()
+		t.of.hurry()
+	})
+	err := do()
+	timer.Stop()
+	t.of.mu.Lock()
+	defer t.of.mu.Unlock()
+	t.stop, t.took = nil, t.took+time.Since(t.asked)
+	// However it has ended: one that ends a moment before it is ended is as late.
+	if t.took >= patience {
+		t.of.wasLate(t.peer.Address)
 	}
-	return turn
+	return err
+}
+
+// hurry stops the turns whose callers are waited for too long, where others wait that are not
+// late.
+func (t *turns) hurry() {
+	if !t.waiting.has(func(call *turn) bool { return !t.isLate(call) }) {
+		return
+	}
+	for call := range t.held {
+		if call.stop != nil && call.took+time.Since(call.asked) >= patience {
+			call.stop()
+			call.stop = nil
+		}
+	}
+}
+
+// wasLate notes that an address has had others wait for it.
+func (t *turns) wasLate(address string) {
+	if _, known := t.late[address]; !known && len(t.late) >= maxLate {
+		delete(t.late, slices.MinFunc(slices.Collect(maps.Keys(t.late)), func(a, b string) int { return t.late[a].Compare(t.late[b]) }))
+	}
+	t.late[address] = time.Now().Add(lateFor)
 }

@@ -109,8 +109,9 @@ func SetupWithManager(mgr ctrl.Manager, options Options) error {
 	}
 	certificates := newCertificates(mgr, server, options)
 	server.Options.TLSOpts = append(server.Options.TLSOpts, certificates.configureTLS)
+	intake := newIntake()
 	protect := func(handler admission.Handler) http.Handler {
-		return certificates.callers.only(oneCallEach(newIntake().bound(&admission.Webhook{Handler: handler})))
+		return certificates.callers.only(oneCallEach(intake.bound(&admission.Webhook{Handler: handler})))
 	}
 	server.Register(Path+"/{"+secretParameter+"}", protect(&podHandler{
 		decoder: admission.NewDecoder(mgr.GetScheme()),
