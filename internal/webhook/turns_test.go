@@ -47,8 +47,9 @@ func (q *queue) end(t *testing.T, address string) {
 	if len(q.given[address]) == 0 {
 		t.Fatalf("%s has no turn", address)
 	}
-	q.given[address][0].give()
+	eldest := q.given[address][0]
 	q.given[address] = q.given[address][1:]
+	eldest.give()
 	synctest.Wait()
 }
 
