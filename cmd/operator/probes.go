@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/discovery"
@@ -15,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 )
 
@@ -40,8 +39,8 @@ func (p probed) serveProbes(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("make a client for /readyz: %w", err)
 	}
-	p.ready["apiserver"] = shared(func(request *http.Request) error { return checkAPIServer(request.Context(), api.RESTClient()) })
-	p.ready["caches"] = shared(func(request *http.Request) error { return checkCaches(request.Context(), p.GetCache()) })
+	p.ready["apiserver"] = shared(ctx, func(ctx context.Context) error { return checkAPIServer(ctx, api.RESTClient()) })
+	p.ready["caches"] = shared(ctx, func(ctx context.Context) error { return checkCaches(ctx, p.GetCache()) })
 	mux := http.NewServeMux()
 	for path, checks := range map[string]map[string]healthz.Checker{"/healthz": {"ping": healthz.Ping}, "/readyz": p.ready} {
 		handler := http.StripPrefix(path, &healthz.Handler{Checks: checks})
@@ -65,34 +64,13 @@ const (
 	cachesPatience    = 500 * time.Millisecond
 )
 
-// sharedFor is how long the outcome of a check counts that takes time, or costs others something.
-const sharedFor = time.Second
-
-// shared makes a check once for all who ask within a while: whoever reaches the port may. Who
-// asks while it is made has the outcome before it: many who wait would leave the port no place
-// for the kubelet.
-func shared(check healthz.Checker) healthz.Checker {
-	type outcome struct {
-		err   error
-		until time.Time
-	}
-	var last atomic.Pointer[outcome]
-	var making sync.Mutex
+// shared makes a check once a second at most for all who ask. Who asks while it is made has the
+// outcome before it: many who wait would leave the port no place for the kubelet.
+func shared(ctx context.Context, check func(context.Context) error) healthz.Checker {
+	outcome := openport.Share(func() error { return check(context.WithoutCancel(ctx)) })
 	return func(request *http.Request) error {
-		if known := last.Load(); known == nil {
-			making.Lock()
-		} else if time.Now().Before(known.until) || !making.TryLock() {
-			return known.err
-		}
-		defer making.Unlock()
-		known := last.Load()
-		if known == nil || !time.Now().Before(known.until) {
-			// Whoever has asked may be gone, and the outcome is for others too.
-			err := check(request.WithContext(context.WithoutCancel(request.Context())))
-			known = &outcome{err, time.Now().Add(sharedFor)}
-			last.Store(known)
-		}
-		return known.err
+		found, err := outcome.FoundOrBefore(request.Context())
+		return errors.Join(found, err)
 	}
 }
 

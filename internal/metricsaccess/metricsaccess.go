@@ -26,7 +26,7 @@ import (
 	"k8s.io/client-go/rest"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
-	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 )
 
 const (
@@ -107,7 +107,7 @@ func (g *gate) ask(r *http.Request) (status int, err error) {
 			return status, nil
 		}
 	}
-	if !g.mayAsk(ports.PeerOf(r.RemoteAddr).Network) {
+	if !g.mayAsk(openport.PeerOf(r.RemoteAddr).Network) {
 		return http.StatusTooManyRequests, nil
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)

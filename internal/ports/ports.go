@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 )
 
 const (
@@ -40,7 +42,7 @@ func Listen(ctx context.Context, address string, most int, secure *tls.Config) (
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
-	listener := net.Listener(bounded(opened, most))
+	listener := openport.Bound(opened, most)
 	if secure != nil {
 		secure = secure.Clone()
 		secure.MinVersion, secure.NextProtos = tls.VersionTLS12, []string{"http/1.1"}
@@ -53,21 +55,16 @@ func Listen(ctx context.Context, address string, most int, secure *tls.Config) (
 // until it is to end; then it waits for a while for what is under way.
 func Server(name string, listener net.Listener, handler http.Handler) *manager.Server {
 	patience := endTimeout
-	return &manager.Server{
-		Name:            name,
-		Listener:        listener,
-		ShutdownTimeout: &patience,
-		Server: &http.Server{
-			Handler:           noted(handler),
-			ReadHeaderTimeout: headerTimeout,
-			ReadTimeout:       requestTimeout,
-			WriteTimeout:      answerTimeout,
-			IdleTimeout:       idleTimeout,
-			MaxHeaderBytes:    maxHeaderBytes,
-			ConnContext:       withConnection,
-			ConnState:         idle,
-			// It would answer everybody, and keep the connection.
-			DisableGeneralOptionsHandler: true,
-		},
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		// It would answer everybody, and keep the connection.
+		DisableGeneralOptionsHandler: true,
 	}
+	openport.Watch(server)
+	return &manager.Server{Name: name, Listener: listener, ShutdownTimeout: &patience, Server: server}
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 )
 
 // serve answers on a port with so many connections. The answer to a call to /wait begins at
@@ -33,7 +35,7 @@ func serve(t *testing.T, most int) (address string) {
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- Server("test", bounded(opened, most), mux).Start(ctx) }()
+	go func() { done <- Server("test", openport.Bound(opened, most), mux).Start(ctx) }()
 	t.Cleanup(func() {
 		end()
 		cancel()

@@ -1,11 +1,20 @@
 package sidecar_test
 
 import (
+	"bytes"
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
 	eventstorev1 "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/sidecar"
 )
 
 // What a durable subscription says of itself is answered, and measured while a
@@ -37,6 +46,41 @@ func TestDurableStatus(t *testing.T) {
 			t.Errorf("metrics lack %s:\n%s", want, got)
 		}
 	}
+}
+
+// counted counts how often it is asked how a durable subscription is doing.
+type counted struct {
+	eventstore.DurableStore
+	asked atomic.Int64
+}
+
+func (c *counted) GetDurableStatus(ctx context.Context, name string) (eventstore.DurableStatus, error) {
+	c.asked.Add(1)
+	return c.DurableStore.GetDurableStatus(ctx, name)
+}
+
+// Whoever reaches the pod may scrape, and has durable subscriptions asked once a second.
+func TestDurablesAreAskedOnceASecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &counted{DurableStore: memory.New()}
+		server, err := sidecar.New(sidecar.Config{Stores: []sidecar.Store{{Name: "orders", Store: store}}})
+		must(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		joined := httptest.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1:4280/aether.eventstore.v1.EventStoreService/SubscribeDurable", bytes.NewReader(append([]byte{0, 0, 0, 0, 17}, `{"name":"mailer"}`...)))
+		joined.Header.Set("Content-Type", "application/connect+json")
+		go server.Handler().ServeHTTP(httptest.NewRecorder(), joined)
+		for seconds := range int64(3) {
+			time.Sleep(time.Second)
+			for range 100 {
+				wantStatus(t, server, "/metrics", http.StatusOK)
+			}
+			if asked := store.asked.Load(); asked != seconds+1 {
+				t.Errorf("asked %d times, want %d", asked, seconds+1)
+			}
+		}
+	})
 }
 
 // What was released comes again, and a session that is paused gets nothing until it

@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sync/errgroup"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/v1/eventstorev1connect"
@@ -30,8 +31,33 @@ func (s *Server) healthRoutes() http.Handler {
 			answerText(w, http.StatusOK, "ok")
 		})
 	}
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /metrics", s.answerMetrics)
 	return mux
+}
+
+// gathered is what the metrics were at one moment.
+type gathered struct {
+	families []*dto.MetricFamily
+	err      error
+}
+
+// Gather is for promhttp.
+func (g gathered) Gather() ([]*dto.MetricFamily, error) { return g.families, g.err }
+
+// gather has JetStream asked how durable subscriptions are doing.
+func (s *Server) gather() gathered {
+	families, err := s.registry.Gather()
+	return gathered{families, err}
+}
+
+// answerMetrics tells all within a second what was gathered for one, as ready does.
+func (s *Server) answerMetrics(w http.ResponseWriter, r *http.Request) {
+	found, err := s.gathered.Found(r.Context())
+	if err != nil {
+		// Who has asked is gone.
+		return
+	}
+	promhttp.HandlerFor(found, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 }
 
 func answerText(w http.ResponseWriter, status int, text string) {
@@ -77,19 +103,17 @@ func (s *Server) startable(ctx context.Context) error {
 	return err
 }
 
-// ready says which stores cannot serve at this moment, and why, a line each. Who asks
-// while others do is told what they are: anybody may ask who reaches the pod.
+// ready says which stores cannot serve, and why, a line each: anybody may ask who reaches
+// the pod, so all are told within a second what was found for one.
 func (s *Server) ready(ctx context.Context) error {
 	if s.stopping.Err() != nil {
 		return errors.New("the sidecar stops")
 	}
-	checked := s.checking.DoChan("", func() (any, error) { return nil, s.checkStores() })
-	select {
-	case result := <-checked:
-		return result.Err
-	case <-ctx.Done():
-		return fmt.Errorf("look at all stores: %w", ctx.Err())
+	found, err := s.checked.Found(ctx)
+	if err != nil {
+		return fmt.Errorf("look at all stores: %w", err)
 	}
+	return found
 }
 
 func (s *Server) checkStores() error {

@@ -4,44 +4,45 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync"
 	"time"
+
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 )
 
 // The health port listens on the address of the pod, where anybody can reach it who
-// reaches the pod. So it takes few connections, for a short time each.
+// reaches the pod. So it takes few connections, for one request each.
 const (
 	// maxHealthConnections from this machine, and as many from elsewhere: a probe in
-	// the pod gets through however many others come. One more is closed at once.
+	// the pod gets through however many others come.
 	maxHealthConnections = 64
 	// healthTimeout is for reading a request, and for writing its answer.
-	healthTimeout = 5 * time.Second
-	// healthIdleTimeout is less than the pause between two scrapes: each scrape
-	// connects anew.
-	healthIdleTimeout    = 10 * time.Second
+	healthTimeout        = 5 * time.Second
 	maxHealthHeaderBytes = 8 << 10
 )
 
 func (s *Server) healthServer() *http.Server {
 	server := s.httpServer(s.health)
 	server.ReadHeaderTimeout, server.ReadTimeout, server.WriteTimeout = healthTimeout, healthTimeout, healthTimeout
-	server.IdleTimeout, server.MaxHeaderBytes = healthIdleTimeout, maxHealthHeaderBytes
+	server.MaxHeaderBytes = maxHealthHeaderBytes
 	// One connection is one request at a time: HTTP/2 would be a hundred and more.
 	server.Protocols.SetUnencryptedHTTP2(false)
+	// Probes and scrapes connect anew, and who was answered needs no place any more.
+	server.SetKeepAlivesEnabled(false)
 	return server
 }
 
-// healthListener bounds the connections to the health port.
+// healthListener bounds the connections to the health port. Whoever comes gets a place: the
+// places do not know what is answered, so that nobody keeps one by reading an answer slowly.
 type healthListener struct {
 	net.Listener
-	local, others chan struct{}
+	local, others *openport.Places
 }
 
 func limitHealth(listener net.Listener) *healthListener {
-	return &healthListener{listener, make(chan struct{}, maxHealthConnections), make(chan struct{}, maxHealthConnections)}
+	return &healthListener{listener, openport.NewPlaces(maxHealthConnections), openport.NewPlaces(maxHealthConnections)}
 }
 
-// Accept waits for a connection that there is a place for.
+// Accept waits for a connection, and makes a place for it.
 func (l *healthListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
@@ -52,11 +53,8 @@ func (l *healthListener) Accept() (net.Conn, error) {
 		if isLocal(conn.RemoteAddr()) {
 			places = l.local
 		}
-		select {
-		case places <- struct{}{}:
-			return &healthConn{Conn: conn, release: sync.OnceFunc(func() { <-places })}, nil
-		default:
-			_ = conn.Close()
+		if taken, ok := places.Take(conn); ok {
+			return taken, nil
 		}
 	}
 }
@@ -70,15 +68,4 @@ func isLocal(address net.Addr) bool {
 	}
 	ip := parsed.Addr().Unmap()
 	return ip == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || ip == netip.IPv6Loopback()
-}
-
-// healthConn gives its place back when it is closed.
-type healthConn struct {
-	net.Conn
-	release func()
-}
-
-func (c *healthConn) Close() error {
-	defer c.release()
-	return c.Conn.Close()
 }

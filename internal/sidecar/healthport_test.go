@@ -3,13 +3,14 @@ package sidecar_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore/memory"
@@ -26,29 +27,51 @@ func (r *running) dialFrom(source string) net.Conn {
 	return conn
 }
 
-// wantClosed: the server ends a connection without a word.
-func wantClosed(t *testing.T, conn net.Conn) {
+const getHealthz = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+// wantAnswer asks over a connection, and wants an answer, and the end of the connection.
+func wantAnswer(t *testing.T, conn net.Conn) {
 	t.Helper()
-	must(t, conn.SetReadDeadline(time.Now().Add(deadline)))
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
-		t.Errorf("the server answered with %d bytes", n)
-	} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		t.Error("the connection was kept")
+	must(t, conn.SetDeadline(time.Now().Add(deadline)))
+	_, err := io.WriteString(conn, getHealthz)
+	must(t, err)
+	if answered, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answered), "HTTP/1.1 200") {
+		t.Errorf("%s is answered %q, %v", conn.LocalAddr(), answered, err)
 	}
 }
 
-// TestHealthConnections: whoever reaches the pod has a few connections, which take
-// nothing from the programs of the pod.
+// TestHealthConnections: whoever reaches the pod, and has as many connections as one likes,
+// keeps nobody out, neither the programs of the pod nor who comes from elsewhere.
 func TestHealthConnections(t *testing.T) {
 	t.Parallel()
-	r := serveMemory(t)
-	const elsewhere, most = "127.0.0.2", 64
-	for range most {
-		r.dialFrom(elsewhere)
-	}
-	wantClosed(t, r.dialFrom(elsewhere))
-	if got := r.healthOf("/readyz"); got.status != http.StatusOK {
-		t.Errorf("a probe of the pod: %d %s", got.status, got.body)
+	const local, stranger, most = "127.0.0.1", "127.0.0.2", 64
+	for name, held := range map[string]struct {
+		from  func(i int) string
+		begin string
+	}{
+		"silent":                           {func(int) string { return stranger }, ""},
+		"silent, of as many addresses":     {func(i int) string { return fmt.Sprintf("127.0.1.%d", i) }, ""},
+		"silent, of the pod":               {func(int) string { return local }, ""},
+		"headers without an end":           {func(int) string { return stranger }, "GET / HTTP/1.1\r\n"},
+		"bodies without an end":            {func(int) string { return stranger }, "POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"},
+		"who waits for an answer":          {func(int) string { return stranger }, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"who waits for one, in the pod":    {func(int) string { return local }, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"},
+		"who was answered, and asks again": {func(int) string { return stranger }, getHealthz},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			waits := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+			r := serve(t, sidecar.Config{Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: waits}}})
+			for i := range most {
+				_, err := io.WriteString(r.dialFrom(held.from(i)), held.begin)
+				must(t, err)
+			}
+			for range 2 {
+				for _, from := range []string{local, stranger, "127.0.0.3"} {
+					wantAnswer(t, r.dialFrom(from))
+				}
+			}
+		})
 	}
 }
 
@@ -67,32 +90,6 @@ func TestHealthIsHTTP1(t *testing.T) {
 	}
 }
 
-// TestOneCheckAtATime: who asks often is told what was found once.
-func TestOneCheckAtATime(t *testing.T) {
-	t.Parallel()
-	var now, most atomic.Int64
-	check := func(context.Context) error {
-		defer now.Add(-1)
-		most.Store(max(most.Load(), now.Add(1)))
-		return nil
-	}
-	r := serve(t, sidecar.Config{Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
-	var asking sync.WaitGroup
-	for range 16 {
-		asking.Go(func() {
-			for range 20 {
-				if got := r.healthOf("/readyz"); got.status != http.StatusOK {
-					t.Errorf("%d %s", got.status, got.body)
-				}
-			}
-		})
-	}
-	asking.Wait()
-	if most.Load() != 1 {
-		t.Errorf("%d checks of a store at once", most.Load())
-	}
-}
-
 // TestStartupWaitsForStores, for ever or for a while, and no more after that.
 func TestStartupWaitsForStores(t *testing.T) {
 	t.Parallel()
@@ -102,28 +99,74 @@ func TestStartupWaitsForStores(t *testing.T) {
 	}{"for ever": {0, http.StatusServiceUnavailable}, "for a while": {time.Nanosecond, http.StatusOK}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var there atomic.Bool
-			check := func(context.Context) error {
-				if there.Load() {
-					return nil
-				}
-				return errors.New("no leader")
-			}
-			r := serve(t, sidecar.Config{WaitForStores: c.wait, Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
-			if got := r.healthOf("/startupz"); got.status != c.want {
-				t.Errorf("before the stores: %d %s, want %d", got.status, got.body, c.want)
-			}
-			there.Store(true)
-			if got := r.healthOf("/startupz"); got.status != http.StatusOK {
-				t.Errorf("beside the stores: %d %s", got.status, got.body)
-			}
-			there.Store(false)
-			if got := r.healthOf("/startupz"); got.status != http.StatusOK {
-				t.Errorf("without the stores again: %d %s", got.status, got.body)
-			}
-			if got := r.healthOf("/readyz"); got.status != http.StatusServiceUnavailable {
-				t.Errorf("readyz tells something else: %d %s", got.status, got.body)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				outcome := errors.New("no leader")
+				check := func(context.Context) error { return outcome }
+				server, err := sidecar.New(sidecar.Config{WaitForStores: c.wait, Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
+				must(t, err)
+				time.Sleep(time.Second)
+				wantStatus(t, server, "/startupz", c.want)
+				outcome = nil
+				time.Sleep(time.Second)
+				wantStatus(t, server, "/startupz", http.StatusOK)
+				outcome = errors.New("no leader")
+				time.Sleep(time.Second)
+				wantStatus(t, server, "/startupz", http.StatusOK)
+				wantStatus(t, server, "/readyz", http.StatusServiceUnavailable)
+			})
 		})
 	}
+}
+
+// wantStatus asks the health port, without a connection.
+func wantStatus(t *testing.T, server *sidecar.Server, path string, want int) {
+	t.Helper()
+	got := httptest.NewRecorder()
+	server.HealthHandler().ServeHTTP(got, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	if got.Code != want {
+		t.Errorf("%s answers %d %s, want %d", path, got.Code, got.Body, want)
+	}
+}
+
+// wantHealth asks over the health protocol of gRPC.
+func wantHealth(t *testing.T, server *sidecar.Server, want string) {
+	t.Helper()
+	got := httptest.NewRecorder()
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1:4280/grpc.health.v1.Health/Check", strings.NewReader("{}"))
+	request.Header.Set("Content-Type", "application/json")
+	server.Handler().ServeHTTP(got, request)
+	if !strings.Contains(got.Body.String(), want) {
+		t.Errorf("health is %d %s, want %s", got.Code, got.Body, want)
+	}
+}
+
+// TestStoresAreCheckedOnceASecond, however many ask: a check has JetStream work, and whoever
+// reaches the pod may ask. A second later all see what has changed.
+func TestStoresAreCheckedOnceASecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		checks, outcome := 0, errors.New("no leader")
+		check := func(context.Context) error { checks++; return outcome }
+		server, err := sidecar.New(sidecar.Config{Stores: []sidecar.Store{{Name: "orders", Store: memory.New(), Check: check}}})
+		must(t, err)
+		ask := func(status int, health string, want int) {
+			t.Helper()
+			for range 100 {
+				wantStatus(t, server, "/readyz", status)
+				wantStatus(t, server, "/startupz", status)
+				wantHealth(t, server, health)
+			}
+			if checks != want {
+				t.Errorf("stores were checked %d times, want %d", checks, want)
+			}
+		}
+		ask(http.StatusServiceUnavailable, "NOT_SERVING", 1)
+		outcome = nil
+		time.Sleep(time.Second)
+		ask(http.StatusOK, `"SERVING`, 2)
+		outcome = errors.New("no leader")
+		time.Sleep(time.Second)
+		wantStatus(t, server, "/readyz", http.StatusServiceUnavailable)
+		wantHealth(t, server, "NOT_SERVING")
+	})
 }

@@ -14,9 +14,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sync/singleflight"
 
 	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 )
 
 const (
@@ -114,8 +114,9 @@ type Server struct {
 	// started: /startupz has answered 200 once. made is when the Server was.
 	started atomic.Bool
 	made    time.Time
-	// checking is the look at all stores that is under way.
-	checking singleflight.Group
+	// checked looks at all stores, and gathered at all metrics, for all who ask within a second.
+	checked  *openport.Shared[error]
+	gathered *openport.Shared[gathered]
 	// These are the constants, but in a test.
 	heartbeat, readTimeout, writeTimeout time.Duration
 	// stopping ends when the server stops: streams end with it.
@@ -141,6 +142,7 @@ func New(config Config) (*Server, error) {
 		s.stores[store.Name] = store
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.checked, s.gathered = openport.Share(s.checkStores), openport.Share(s.gather)
 	s.calls = registerMetrics(s.registry, config.Stores)
 	s.registry.MustRegister(&durableCollector{sessions: &s.sessions})
 	s.health = s.healthRoutes()

@@ -11,7 +11,7 @@ import (
 	"net/http"
 	"time"
 
-	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 )
 
 const (
@@ -21,7 +21,7 @@ const (
 	maxBodyBytes = 3 << 20
 	// headBytes is how much of a review is read to know whose it is. What an API server
 	// writes before the namespace is names, a kilobyte at most.
-	headBytes = ports.Begun
+	headBytes = openport.Begun
 	// turnsAtOnce is how many reviews are read and answered at once: so many bodies are in
 	// memory.
 	turnsAtOnce = 16
@@ -63,7 +63,7 @@ func (i *intake) bound(next http.Handler) http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		turn, err := i.turns.take(ctx, ports.PeerOf(r.RemoteAddr), namespaceOf(body.have.Bytes()))
+		turn, err := i.turns.take(ctx, openport.PeerOf(r.RemoteAddr), namespaceOf(body.have.Bytes()))
 		if err != nil {
 			crowded(w, err)
 			return

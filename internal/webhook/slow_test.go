@@ -101,7 +101,7 @@ func TestSlowCallers(t *testing.T) {
 				var all sync.WaitGroup
 				defer all.Wait()
 				all.Go(func() { _ = server.Serve(port) })
-				defer func() { _ = server.Close() }()
+				defer func() { _ = server.Shutdown(context.WithoutCancel(t.Context())) }()
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				for pod := range 2 * turnsAtOnce {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
 )
 
@@ -45,7 +46,7 @@ type turns struct {
 // turn is that of one call.
 type turn struct {
 	of        *turns
-	peer      ports.Peer
+	peer      openport.Peer
 	namespace string
 	since     time.Time
 	// begins is closed when the turn begins, or there is none since others have fewer: refused.
@@ -68,7 +69,7 @@ func newTurns(atOnce int) *turns {
 
 // take waits for a turn, which the caller gives back. Without one it returns the
 // error of ctx, or errCrowded.
-func (t *turns) take(ctx context.Context, peer ports.Peer, namespace string) (*turn, error) {
+func (t *turns) take(ctx context.Context, peer openport.Peer, namespace string) (*turn, error) {
 	call := &turn{of: t, peer: peer, namespace: namespace, since: time.Now(), begins: make(chan struct{})}
 	t.enter(call)
 	select {

@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"git.flowmade.one/flowmade-one/aether-operator/internal/ports"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/openport"
 )
 
 // queue has calls wait for turns, and knows who had one.
@@ -28,7 +28,7 @@ func newQueue(atOnce int) *queue {
 // call takes a turn as soon as there is one.
 func (q *queue) call(t *testing.T, address, namespace string) {
 	go func() {
-		turn, err := q.take(t.Context(), ports.PeerOf(address+":1"), namespace)
+		turn, err := q.take(t.Context(), openport.PeerOf(address+":1"), namespace)
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		if err != nil {
@@ -47,8 +47,9 @@ func (q *queue) end(t *testing.T, address string) {
 	if len(q.given[address]) == 0 {
 		t.Fatalf("%s has no turn", address)
 	}
-	q.given[address][0].give()
+	eldest := q.given[address][0]
 	q.given[address] = q.given[address][1:]
+	eldest.give()
 	synctest.Wait()
 }
 
@@ -115,7 +116,7 @@ func TestTurnOfWhoHasLeft(t *testing.T) {
 		q.call(t, first, "a")
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := q.take(short, ports.PeerOf(second+":1"), "b"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := q.take(short, openport.PeerOf(second+":1"), "b"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a wait that has ended: %v", err)
 		}
 		q.end(t, first)
@@ -278,7 +279,7 @@ func TestManyAreLate(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		for address, want := range map[string]bool{"0": false, "1": true, fmt.Sprint(maxLate): true} {
-			if late := line.isLate(&turn{peer: ports.Peer{Address: address}}); late != want {
+			if late := line.isLate(&turn{peer: openport.Peer{Address: address}}); late != want {
 				t.Errorf("%s is late: %t, want %t", address, late, want)
 			}
 		}

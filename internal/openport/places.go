@@ -1,4 +1,4 @@
-package ports
+package openport
 
 import (
 	"cmp"
@@ -10,10 +10,10 @@ import (
 // asksWithin is how long one who connects is taken for one who is about to ask.
 const asksWithin = time.Second
 
-// listener accepts a bounded number of connections. Where there are as many, a new one takes
-// the place of one that asks nothing, and none where all are in the middle of a request.
-type listener struct {
-	net.Listener
+// Places are for a bounded number of connections. Where all are taken, a new one takes that of
+// one that asks nothing, and none where all are in the middle of a request. A connection whose
+// server is not watched asks nothing as far as they know, so that a new one always has a place.
+type Places struct {
 	most int
 
 	mu   sync.Mutex
@@ -23,12 +23,12 @@ type listener struct {
 // connection is one that was accepted.
 type connection struct {
 	net.Conn
-	from *listener
+	from *Places
 	peer Peer
 	doing
 }
 
-// doing is what a connection is about. It belongs to the mutex of the listener.
+// doing is what a connection is about. It belongs to the mutex of the places.
 type doing struct {
 	// asks: a request is answered. asked: one was, or is.
 	asks, asked bool
@@ -36,8 +36,32 @@ type doing struct {
 	since time.Time
 }
 
-func bounded(l net.Listener, most int) *listener {
-	return &listener{Listener: l, most: most, open: map[*connection]struct{}{}}
+// NewPlaces makes places for as many connections at once.
+func NewPlaces(most int) *Places {
+	return &Places{most: most, open: map[*connection]struct{}{}}
+}
+
+// Take gives a connection a place until it is closed. It closes the one that has to go for it:
+// itself where there is none, and then there is nothing to serve.
+func (p *Places) Take(conn net.Conn) (taken net.Conn, ok bool) {
+	c := &connection{Conn: conn, from: p, peer: PeerOf(conn.RemoteAddr().String()), doing: doing{since: time.Now()}}
+	out := p.admit(c)
+	if out != nil {
+		// Whoever reads from it has the error.
+		_ = out.Close()
+	}
+	return c, out != c
+}
+
+// listener accepts the connections that have a place.
+type listener struct {
+	net.Listener
+	places *Places
+}
+
+// Bound has a listener accept no more connections at once than most.
+func Bound(l net.Listener, most int) net.Listener {
+	return &listener{l, NewPlaces(most)}
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -46,13 +70,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &connection{Conn: accepted, from: l, peer: PeerOf(accepted.RemoteAddr().String()), doing: doing{since: time.Now()}}
-		out := l.admit(c)
-		if out != nil {
-			// Whoever reads from it has the error.
-			_ = out.Close()
-		}
-		if out != c {
+		if c, ok := l.places.Take(accepted); ok {
 			return c, nil
 		}
 	}
@@ -60,16 +78,16 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // admit counts a connection, and gives the one that is to be closed for it: nil where there
 // is room, and itself where there is no place for it.
-func (l *listener) admit(c *connection) (out *connection) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.open) >= l.most {
-		if out = goes(l.open, c); out == nil {
+func (p *Places) admit(c *connection) (out *connection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.open) >= p.most {
+		if out = goes(p.open, c); out == nil {
 			return c
 		}
-		delete(l.open, out)
+		delete(p.open, out)
 	}
-	l.open[c] = struct{}{}
+	p.open[c] = struct{}{}
 	return out
 }
 

@@ -1,4 +1,4 @@
-package ports
+package openport
 
 import (
 	"context"
@@ -15,11 +15,17 @@ const Begun = 4 << 10
 
 type connectionKey struct{}
 
+// Watch has the places know on which connections of a server a request is answered, and closes
+// those whose request is refused. The server has its handler, and does not serve yet.
+func Watch(server *http.Server) {
+	server.Handler, server.ConnContext, server.ConnState = noted(server.Handler), withConnection, idle
+}
+
 func withConnection(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, accepted(c))
 }
 
-// accepted is the connection that a listener of this package has accepted, or nil.
+// accepted is the connection that has a place, or nil.
 func accepted(c net.Conn) *connection {
 	if secure, isTLS := c.(*tls.Conn); isTLS {
 		c = secure.NetConn()
@@ -28,14 +34,14 @@ func accepted(c net.Conn) *connection {
 	return mine
 }
 
-// idle has the listener know which connections wait for another request.
+// idle has the places know which connections wait for another request.
 func idle(c net.Conn, state http.ConnState) {
 	if mine := accepted(c); mine != nil && state == http.StateIdle {
 		mine.note(false)
 	}
 }
 
-// noted has the listener know on which connections a request is answered: as far as it has
+// noted has the places know on which connections a request is answered: as far as it has
 // come, until it is answered. It closes those whose request is refused.
 func noted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

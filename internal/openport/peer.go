@@ -1,4 +1,4 @@
-package ports
+package openport
 
 import "net/netip"
 
