@@ -194,6 +194,11 @@ type StreamStatus struct {
 	// stream that was restored from one that was made anew.
 	// +optional
 	LastTime *metav1.MicroTime `json:"lastTime,omitempty"`
+	// subjects is how many subjects a stream of snapshots has, one for each actor with a
+	// snapshot and each other record: a newer message takes the place of an older one, so
+	// that they do not become fewer by themselves. Left out of a stream of events.
+	// +optional
+	Subjects int64 `json:"subjects,omitempty"`
 	// consumers is how many consumers the stream has.
 	// +optional
 	Consumers int32 `json:"consumers"`

@@ -37,6 +37,7 @@ type record struct {
 type recordedStream struct {
 	created, lastTime     int64
 	messages, first, last int64
+	subjects              int64
 	maxBytes              int64
 	replicas              int32
 	maxAge                string
@@ -55,7 +56,7 @@ func (r *records) wrote(store *v1alpha1.EventStore) {
 		if s := streamStatus(store, role); s != nil && s.Created != nil {
 			now.streams[i] = recordedStream{
 				created: s.Created.UnixMicro(), messages: s.Messages, first: s.FirstSequence, last: s.LastSequence,
-				maxBytes: s.MaxBytes, replicas: s.ReplicaCount, maxAge: shared(s.MaxAge),
+				maxBytes: s.MaxBytes, replicas: s.ReplicaCount, maxAge: shared(s.MaxAge), subjects: s.Subjects,
 			}
 			if s.LastTime != nil {
 				now.streams[i].lastTime = s.LastTime.UnixMicro()
@@ -110,7 +111,7 @@ func (r *records) recall(store *v1alpha1.EventStore) {
 func (s recordedStream) status(role v1alpha1.StreamRole, name string) v1alpha1.StreamStatus {
 	return v1alpha1.StreamStatus{
 		Role: role, Name: name, Created: microTime(s.created), LastTime: microTime(s.lastTime), MaxAge: s.maxAge,
-		Messages: s.messages, FirstSequence: s.first, LastSequence: s.last, MaxBytes: s.maxBytes, ReplicaCount: s.replicas,
+		Messages: s.messages, FirstSequence: s.first, LastSequence: s.last, MaxBytes: s.maxBytes, ReplicaCount: s.replicas, Subjects: s.subjects,
 	}
 }
 
