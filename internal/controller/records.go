@@ -41,6 +41,7 @@ type recordedStream struct {
 	maxBytes              int64
 	replicas              int32
 	maxAge                string
+	since                 *v1alpha1.StreamSince
 }
 
 func newRecords() *records { return &records{stores: map[types.NamespacedName]record{}} }
@@ -56,7 +57,7 @@ func (r *records) wrote(store *v1alpha1.EventStore) {
 		if s := streamStatus(store, role); s != nil && s.Created != nil {
 			now.streams[i] = recordedStream{
 				created: s.Created.UnixMicro(), messages: s.Messages, first: s.FirstSequence, last: s.LastSequence,
-				maxBytes: s.MaxBytes, replicas: s.ReplicaCount, maxAge: shared(s.MaxAge), subjects: s.Subjects,
+				maxBytes: s.MaxBytes, replicas: s.ReplicaCount, maxAge: shared(s.MaxAge), subjects: s.Subjects, since: s.Since.DeepCopy(),
 			}
 			if s.LastTime != nil {
 				now.streams[i].lastTime = s.LastTime.UnixMicro()
@@ -112,6 +113,7 @@ func (s recordedStream) status(role v1alpha1.StreamRole, name string) v1alpha1.S
 	return v1alpha1.StreamStatus{
 		Role: role, Name: name, Created: microTime(s.created), LastTime: microTime(s.lastTime), MaxAge: s.maxAge,
 		Messages: s.messages, FirstSequence: s.first, LastSequence: s.last, MaxBytes: s.maxBytes, ReplicaCount: s.replicas, Subjects: s.subjects,
+		Since: s.since.DeepCopy(),
 	}
 }
 

@@ -87,14 +87,18 @@ func (m *Memory) NoteFirst(class, stream string, first Stored) {
 	}
 }
 
-// NoteLost remembers how a stream is whose loss is on record: it raises nothing, since
-// what is saved to it now does not bring back what it held.
+// NoteLost remembers how a stream is whose loss is on record: it does not raise what it
+// held before, which is not brought back by what is saved to it now. The place where it is
+// now counts since then, as that of Note.
 func (m *Memory) NoteLost(class string, live *jetstream.StreamInfo) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := seenNow(live)
+	k, now := key{class, live.Config.Name}, seenNow(live)
+	if before := m.streams[k]; before.lost && before.Created.Equal(now.Created) && before.LastSequence > now.LastSequence {
+		now = now.at(before)
+	}
 	now.lost = true
-	m.streams[key{class, live.Config.Name}] = now
+	m.streams[k] = now
 }
 
 // at is a stream with the place of another.
@@ -127,8 +131,18 @@ func (m *Memory) Seen(class, stream string) (Seen, bool) {
 // Raise gives what a status records of a stream, brought up to the last sequence
 // that was seen of that same stream, where that is higher.
 func (m *Memory) Raise(class string, recorded v1alpha1.StreamStatus) v1alpha1.StreamStatus {
+	return m.raise(class, recorded, false)
+}
+
+// RaiseSince is Raise for what is on record of a stream since its loss was told, see
+// PlaceSince.
+func (m *Memory) RaiseSince(class string, since v1alpha1.StreamStatus) v1alpha1.StreamStatus {
+	return m.raise(class, since, true)
+}
+
+func (m *Memory) raise(class string, recorded v1alpha1.StreamStatus, lost bool) v1alpha1.StreamStatus {
 	seen, known := m.Seen(class, recorded.Name)
-	if !known || seen.lost || !sameTime(recorded.Created, seen.Created) || seen.LastSequence < uint64(recorded.LastSequence) {
+	if !known || seen.lost != lost || !sameTime(recorded.Created, seen.Created) || seen.LastSequence < uint64(recorded.LastSequence) {
 		return recorded
 	}
 	if recorded.Role == v1alpha1.StreamRoleSnapshots {

@@ -67,6 +67,19 @@ func TestMemoryOfPlaces(t *testing.T) {
 	if now := place(m); now != 5 {
 		t.Errorf("what is saved after a loss raises it to %d", now)
 	}
+	since := func() int64 { return m.RaiseSince("c", *recordOf(5)).LastSequence }
+	if now := since(); now != 9 {
+		t.Errorf("since the loss it was seen at %d, want 9", now)
+	}
+	m.NoteLost("c", at(7, later))
+	if now := since(); now != 9 {
+		t.Errorf("since the loss it went back and is at %d, want 9", now)
+	}
+	m.Forget("c", "shop_orders")
+	m.NoteLost("c", at(7, later))
+	if now := since(); now != 7 {
+		t.Errorf("once that is on record it is at %d, want 7", now)
+	}
 }
 
 // How many subjects a stream of snapshots has is remembered together with its place.
