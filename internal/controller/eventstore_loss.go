@@ -64,10 +64,25 @@ func (p *pass) lose(ctx context.Context, losses []*stream.Loss, forget func()) e
 	}
 	p.keepRecord()
 	fault := stream.Stalled(losses[0].Reason,
-		"stored data was lost: %s. Restore the stream from a backup, which is recognised; or accept the loss and go on with what is there: %s", message, p.acceptHint(token))
+		"stored data was lost: %s. Restore the stream from a backup, which is recognised; or accept the loss and %s: %s", message, p.afterAcceptance(), p.acceptHint(token))
 	setCondition(conditions, v1alpha1.ConditionDataLoss, metav1.ConditionTrue, fault.Reason, fault.Error())
 	p.holdBack(fault)
 	return nil
+}
+
+// afterAcceptance says what becomes of the streams once a loss is accepted: one that others
+// made, and that names no owner, is used only if it may be adopted.
+func (p *pass) afterAcceptance() string {
+	for i, live := range p.live {
+		if !p.lost[i] || stream.OwnershipOf(p.self(), live, streamStatus(p.store, p.wanted[i].Role)) != stream.Nobodys {
+			continue
+		}
+		if fault, refused := stream.AsFault(p.checkAdoption(live)); refused {
+			return fmt.Sprintf("see to stream %s, which is not used as it is, so that EventStore %s is Stalled with the reason %s then: delete that stream, and it is made again, empty; or let it be adopted, with spec.adoptionPolicy of the EventStore Adopt and spec.tenancy.adoption of EventStoreClass %s Allowed",
+				live.Config.Name, p.store.Name, fault.Reason, p.class.Name)
+		}
+	}
+	return "go on with what is there"
 }
 
 // checkPartner tells of a stream of events that is gone while its resource was away:
@@ -77,7 +92,7 @@ func (p *pass) checkPartner(ctx context.Context) error {
 		return nil
 	}
 	snapshots := p.live[1]
-	if p.live[0] != nil || snapshots == nil || snapshots.State.Msgs == 0 || !p.isOurs(snapshots) {
+	if p.live[0] != nil || snapshots == nil || snapshots.State.Msgs == 0 || !p.isOurs(snapshots, nil) {
 		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLoss)
 		return nil
 	}
@@ -88,9 +103,9 @@ func (p *pass) checkPartner(ctx context.Context) error {
 }
 
 // isOurs says whether the metadata of a stream names this EventStore, or one of its
-// namespace and name. Whether it may take it is another question.
-func (p *pass) isOurs(live *liveStream) bool {
-	ownership := stream.OwnershipOf(p.self(), live, nil)
+// namespace and name, or it is the one on record. Whether it may take it is another question.
+func (p *pass) isOurs(live *liveStream, recorded *v1alpha1.StreamStatus) bool {
+	ownership := stream.OwnershipOf(p.self(), live, recorded)
 	return ownership != stream.Anothers && ownership != stream.Nobodys
 }
 
@@ -155,7 +170,7 @@ type compared struct {
 // the loss of that, "" for nothing: then it is asked for its message there in any case.
 func (p *pass) compare(ctx context.Context, seen *v1alpha1.StreamStatus, live *liveStream, told string) (compared, error) {
 	loss := stream.LossOf(seen, live, time.Now())
-	restores := loss != nil && stream.MayBeRestored(seen, live) && p.isOurs(live)
+	restores := loss != nil && stream.MayBeRestored(seen, live) && p.isOurs(live, nil)
 	asks := stream.IsElsewhere(seen, live) || told != "" && seen != nil && seen.LastSequence > 0
 	if !restores && (loss != nil || !asks) {
 		return compared{loss: loss, isBack: loss == nil}, nil
@@ -231,7 +246,7 @@ func (p *pass) forgetLost() {
 			kept = append(kept, *recorded)
 		default:
 			p.memory.Forget(p.class.Name, recorded.Name)
-			if live != nil && p.isOurs(live) {
+			if live != nil && p.isOurs(live, recorded) {
 				kept = append(kept, stream.StatusOf(wanted.Role, live))
 			}
 		}
