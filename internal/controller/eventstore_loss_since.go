@@ -28,7 +28,7 @@ func (p *pass) putOnRecord(ctx context.Context, found [2]stream.Found) ([]*strea
 	before := slices.Clone(p.store.Status.Streams)
 	for i, wanted := range p.wanted {
 		if recorded := streamStatus(p.store, wanted.Role); recorded != nil {
-			recorded.Since = stream.RecordSince(recorded, p.live[i], found[i], time.Now(), p.sweeper.tellsAll(p.class.Name))
+			recorded.Since = stream.RecordSince(wanted, recorded, p.live[i], found[i], time.Now(), p.sweeper.tellsAll(p.class.Name))
 		}
 		loss := stream.Told(p.seen(wanted.Role), p.live[i], found[i])
 		if p.lost[i] = loss != nil; loss != nil {

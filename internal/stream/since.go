@@ -42,14 +42,15 @@ func PlaceSince(recorded *v1alpha1.StreamStatus) *v1alpha1.StreamStatus {
 
 // RecordSince is what is to be on record of a stream since its loss was told: what was told
 // stays until a person accepts it, or the stream is back and nothing else was lost. Figures
-// that have hardly changed are left as they were, unless anyChange.
-func RecordSince(recorded *v1alpha1.StreamStatus, live *jetstream.StreamInfo, found Found, now time.Time, anyChange bool) *v1alpha1.StreamSince {
+// that have hardly changed are left as they were, unless anyChange. An age counts as in
+// RecordOf.
+func RecordSince(wanted Wanted, recorded *v1alpha1.StreamStatus, live *jetstream.StreamInfo, found Found, now time.Time, anyChange bool) *v1alpha1.StreamSince {
 	before := PlaceSince(recorded)
 	if before == nil {
 		if found.Loss == nil || live == nil {
 			return nil
 		}
-		return sinceOf(recorded.Role, live, []v1alpha1.StreamLoss{statusOf(found.Loss, now)})
+		return sinceOf(wanted, live, recorded, []v1alpha1.StreamLoss{statusOf(found.Loss, now)})
 	}
 	losses := recorded.Since.Losses
 	if found.Again != nil {
@@ -65,7 +66,7 @@ func RecordSince(recorded *v1alpha1.StreamStatus, live *jetstream.StreamInfo, fo
 		losses = slices.Clone(losses)
 		losses[0].Reason, losses[0].Message = losses[len(losses)-1].Reason, fmt.Sprintf("stream %s was lost and is back", recorded.Name)
 	}
-	since := sinceOf(recorded.Role, live, losses)
+	since := sinceOf(wanted, live, before, losses)
 	if found.Again == nil && !WorthTelling(*before, *PlaceSince(&v1alpha1.StreamStatus{Role: recorded.Role, Name: recorded.Name, Since: since}), anyChange) {
 		// A place that is higher is remembered, see Memory.RaiseSince.
 		kept := *recorded.Since
@@ -75,11 +76,11 @@ func RecordSince(recorded *v1alpha1.StreamStatus, live *jetstream.StreamInfo, fo
 	return since
 }
 
-func sinceOf(role v1alpha1.StreamRole, live *jetstream.StreamInfo, losses []v1alpha1.StreamLoss) *v1alpha1.StreamSince {
+func sinceOf(wanted Wanted, live *jetstream.StreamInfo, before *v1alpha1.StreamStatus, losses []v1alpha1.StreamLoss) *v1alpha1.StreamSince {
 	if live == nil {
 		return &v1alpha1.StreamSince{Losses: losses}
 	}
-	now := StatusOf(role, live)
+	now := RecordOf(wanted, live, before)
 	return &v1alpha1.StreamSince{
 		Created: now.Created, MaxAge: now.MaxAge, Messages: now.Messages, FirstSequence: now.FirstSequence,
 		LastSequence: now.LastSequence, LastTime: now.LastTime, Subjects: now.Subjects, Losses: losses,

@@ -22,9 +22,9 @@ func TestRecordSince(t *testing.T) {
 	}
 	first := &stream.Loss{Reason: v1alpha1.ReasonStreamPurged, Message: "the first"}
 	again := &stream.Loss{Reason: v1alpha1.ReasonStreamRolledBack, Message: "the second"}
-	recorded := recordOf(30)
+	recorded, wanted := recordOf(30), stream.Wanted{Role: v1alpha1.StreamRoleEvents}
 	record := func(live *jetstream.StreamInfo, found stream.Found, anyChange bool) *v1alpha1.StreamSince {
-		recorded.Since = stream.RecordSince(recorded, live, found, created.Add(time.Hour), anyChange)
+		recorded.Since = stream.RecordSince(wanted, recorded, live, found, created.Add(time.Hour), anyChange)
 		return recorded.Since
 	}
 	if since := record(at(10), stream.Found{IsBack: true}, true); since != nil {
@@ -67,7 +67,14 @@ func TestRecordSince(t *testing.T) {
 		t.Errorf("of many losses there are %+v", losses)
 	}
 	recorded.Since = nil
-	record(at(10), stream.Found{Loss: first}, false)
+	if since := record(at(10), stream.Found{Loss: first}, false); since.MaxAge != "0" {
+		t.Errorf("the age is %s", since.MaxAge)
+	}
+	shorter := at(10)
+	shorter.Config.MaxAge = time.Hour
+	if since := record(shorter, stream.Found{Loss: first}, true); since.MaxAge != "0" {
+		t.Errorf("somebody has made the age shorter, and on record is %s", since.MaxAge)
+	}
 	if since := record(at(30), stream.Found{IsBack: true}, false); since != nil {
 		t.Errorf("it is back, and on record is %+v", since)
 	}
@@ -78,7 +85,7 @@ func TestRecordSince(t *testing.T) {
 func TestToldSince(t *testing.T) {
 	t.Parallel()
 	live := &jetstream.StreamInfo{Created: created, State: jetstream.StreamState{LastSeq: 4, LastTime: created}}
-	seen := recordOf(5)
+	seen, wanted := recordOf(5), stream.Wanted{Role: v1alpha1.StreamRoleEvents}
 	now := created.Add(time.Hour)
 	lossOf := func() *stream.Loss { return stream.LossOf(seen, live, now) }
 	token := func(found stream.Found) string {
@@ -89,9 +96,9 @@ func TestToldSince(t *testing.T) {
 	}
 	first := stream.Found{Loss: lossOf()}
 	plain := token(first)
-	seen.Since = stream.RecordSince(seen, live, first, now, true)
+	seen.Since = stream.RecordSince(wanted, seen, live, first, now, true)
 	live.State.LastSeq = 3
-	seen.Since = stream.RecordSince(seen, live, stream.Found{Loss: lossOf()}, now, true)
+	seen.Since = stream.RecordSince(wanted, seen, live, stream.Found{Loss: lossOf()}, now, true)
 	if now := token(stream.Found{Loss: lossOf()}); now != plain {
 		t.Errorf("without another loss the token is %s, and was %s", now, plain)
 	}
@@ -104,7 +111,7 @@ func TestToldSince(t *testing.T) {
 	tokens := map[string]bool{plain: true}
 	for n := range 3 {
 		again := stream.Found{Loss: lossOf(), Again: &stream.Loss{Reason: v1alpha1.ReasonStreamPurged, Message: "once more"}}
-		seen.Since = stream.RecordSince(seen, live, again, now.Add(time.Duration(n)*time.Second), false)
+		seen.Since = stream.RecordSince(wanted, seen, live, again, now.Add(time.Duration(n)*time.Second), false)
 		told := stream.Told(seen, live, stream.Found{Loss: lossOf()})
 		if strings.Count(told.Message, "once more") != n+1 || !strings.Contains(told.Message, "held 5 messages") {
 			t.Errorf("told is %q", told.Message)
