@@ -210,6 +210,11 @@ type StreamStatus struct {
 	// stream that was restored from one that was made anew.
 	// +optional
 	LastTime *metav1.MicroTime `json:"lastTime,omitempty"`
+	// subjects is how many subjects a stream of snapshots has, one for each actor with a
+	// snapshot and each other record: a newer message takes the place of an older one, so
+	// that they do not become fewer by themselves. Left out of a stream of events.
+	// +optional
+	Subjects int64 `json:"subjects,omitempty"`
 	// consumers is how many consumers the stream has.
 	// +optional
 	Consumers int32 `json:"consumers"`
@@ -223,6 +228,62 @@ type StreamStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +optional
 	Replicas []ReplicaStatus `json:"replicas,omitempty"`
+	// since is the stream as it was seen since a loss of it was told, while the rest tells
+	// what there was before. What is lost of that is told too. Left out where nothing was
+	// lost, or the loss was accepted, and while there is no stream.
+	// +optional
+	Since *StreamSince `json:"since,omitempty"`
+}
+
+// StreamSince is a stream since a loss of it was told.
+type StreamSince struct {
+	// created is when JetStream created the stream; left out while there is none.
+	// +optional
+	Created *metav1.MicroTime `json:"created,omitempty"`
+	// maxAge is the age at which the stream drops a message; "0" is never.
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	MaxAge string `json:"maxAge,omitempty"`
+	// messages is how many messages are stored.
+	// +optional
+	Messages int64 `json:"messages"`
+	// firstSequence is the sequence of the oldest message.
+	// +optional
+	FirstSequence int64 `json:"firstSequence"`
+	// lastSequence is the sequence of the newest message ever stored.
+	// +optional
+	LastSequence int64 `json:"lastSequence"`
+	// lastTime is when the newest message was stored.
+	// +optional
+	LastTime *metav1.MicroTime `json:"lastTime,omitempty"`
+	// subjects is how many subjects a stream of snapshots has.
+	// +optional
+	Subjects int64 `json:"subjects,omitempty"`
+	// losses are what was told to be lost and waits to be accepted: the first, and then
+	// the newest 9 of those that came after it.
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=10
+	// +required
+	Losses []StreamLoss `json:"losses"`
+}
+
+// MaxStreamLosses is how many losses of one stream a status keeps that wait to be accepted.
+const MaxStreamLosses = 10
+
+// StreamLoss is one loss of what a stream held.
+type StreamLoss struct {
+	// time is when the operator saw it.
+	// +required
+	Time metav1.Time `json:"time"`
+	// reason is that of the condition DataLoss, such as StreamRolledBack.
+	// +kubebuilder:validation:MaxLength=63
+	// +required
+	Reason string `json:"reason"`
+	// message says what was lost.
+	// +kubebuilder:validation:MaxLength=1024
+	// +required
+	Message string `json:"message"`
 }
 
 // ReplicaStatus is one server's copy of a stream.

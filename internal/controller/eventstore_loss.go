@@ -64,10 +64,25 @@ func (p *pass) lose(ctx context.Context, losses []*stream.Loss, forget func()) e
 	}
 	p.keepRecord()
 	fault := stream.Stalled(losses[0].Reason,
-		"stored data was lost: %s. Restore the stream from a backup, which is recognised; or accept the loss and go on with what is there: %s", message, p.acceptHint(token))
+		"stored data was lost: %s. Restore the stream from a backup, which is recognised; or accept the loss and %s: %s", message, p.afterAcceptance(), p.acceptHint(token))
 	setCondition(conditions, v1alpha1.ConditionDataLoss, metav1.ConditionTrue, fault.Reason, fault.Error())
 	p.holdBack(fault)
 	return nil
+}
+
+// afterAcceptance says what becomes of the streams once a loss is accepted: one that others
+// made, and that names no owner, is used only if it may be adopted.
+func (p *pass) afterAcceptance() string {
+	for i, live := range p.live {
+		if !p.lost[i] || stream.OwnershipOf(p.self(), live, streamStatus(p.store, p.wanted[i].Role)) != stream.Nobodys {
+			continue
+		}
+		if fault, refused := stream.AsFault(p.checkAdoption(live)); refused {
+			return fmt.Sprintf("see to stream %s, which is not used as it is, so that EventStore %s is Stalled with the reason %s then: delete that stream, and it is made again, empty; or let it be adopted, with spec.adoptionPolicy of the EventStore Adopt and spec.tenancy.adoption of EventStoreClass %s Allowed",
+				live.Config.Name, p.store.Name, fault.Reason, p.class.Name)
+		}
+	}
+	return "go on with what is there"
 }
 
 // checkPartner tells of a stream of events that is gone while its resource was away:
@@ -77,7 +92,7 @@ func (p *pass) checkPartner(ctx context.Context) error {
 		return nil
 	}
 	snapshots := p.live[1]
-	if p.live[0] != nil || snapshots == nil || snapshots.State.Msgs == 0 || !p.isOurs(snapshots) {
+	if p.live[0] != nil || snapshots == nil || snapshots.State.Msgs == 0 || !p.isOurs(snapshots, nil) {
 		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLoss)
 		return nil
 	}
@@ -88,9 +103,9 @@ func (p *pass) checkPartner(ctx context.Context) error {
 }
 
 // isOurs says whether the metadata of a stream names this EventStore, or one of its
-// namespace and name. Whether it may take it is another question.
-func (p *pass) isOurs(live *liveStream) bool {
-	ownership := stream.OwnershipOf(p.self(), live, nil)
+// namespace and name, or it is the one on record. Whether it may take it is another question.
+func (p *pass) isOurs(live *liveStream, recorded *v1alpha1.StreamStatus) bool {
+	ownership := stream.OwnershipOf(p.self(), live, recorded)
 	return ownership != stream.Anothers && ownership != stream.Nobodys
 }
 
@@ -99,20 +114,12 @@ func (p *pass) isOurs(live *liveStream) bool {
 // not have caught up with itself.
 func (p *pass) losses(ctx context.Context) ([]*stream.Loss, error) {
 	for deadline := time.Now().Add(leaderPatience); ; {
-		var losses []*stream.Loss
-		wentBack := false
-		for i := range p.wanted {
-			loss, err := p.lossOf(ctx, i)
-			if err != nil {
-				return nil, err
-			}
-			if p.lost[i] = loss != nil; loss != nil {
-				losses = append(losses, loss)
-				wentBack = wentBack || loss.Reason == v1alpha1.ReasonStreamRolledBack && p.live[i].Config.Replicas > 1
-			}
+		found, wentBack, err := p.find(ctx)
+		if err != nil {
+			return nil, err
 		}
-		if !wentBack || time.Now().After(deadline) || p.reported(losses) {
-			return losses, nil
+		if !wentBack || time.Now().After(deadline) {
+			return p.putOnRecord(ctx, found)
 		}
 		if err := pauseFor(ctx, leaderPause); err != nil {
 			return nil, err
@@ -126,38 +133,82 @@ func (p *pass) losses(ctx context.Context) ([]*stream.Loss, error) {
 	}
 }
 
-// lossOf is the loss of one stream, nil for none.
-func (p *pass) lossOf(ctx context.Context, i int) (*stream.Loss, error) {
-	role, live := p.wanted[i].Role, p.live[i]
-	seen := p.seen(role)
-	loss := stream.LossOf(seen, live, time.Now())
-	switch {
-	case loss != nil && stream.MayBeRestored(seen, live) && p.isOurs(live):
-		from, err := p.conn.FirstFrom(ctx, seen.Name, uint64(seen.LastSequence))
-		if err != nil {
-			return nil, p.lostConnection(err)
+// find looks for losses, and says whether a stream of several replicas seems to have gone
+// back, of which nobody was told yet.
+func (p *pass) find(ctx context.Context) (found [2]stream.Found, wentBack bool, err error) {
+	isNew := func(i int, loss *stream.Loss) bool {
+		return loss != nil && loss.Reason == v1alpha1.ReasonStreamRolledBack && p.live[i].Config.Replicas > 1
+	}
+	for i, wanted := range p.wanted {
+		recorded := streamStatus(p.store, wanted.Role)
+		wasTold := recorded != nil && recorded.Since != nil
+		if found[i].Again, err = p.lossSince(ctx, i); err != nil {
+			return found, false, err
 		}
+		compared, err := p.lossOf(ctx, i)
+		if err != nil {
+			return found, false, err
+		}
+		found[i].Loss, found[i].IsBack = compared.loss, compared.isBack
+		wentBack = wentBack || isNew(i, found[i].Again) || isNew(i, found[i].Loss) && !wasTold
+	}
+	return found, wentBack, nil
+}
+
+// compared is what comes of comparing a stream with a place at which it was seen.
+type compared struct {
+	loss *stream.Loss
+	// restored: it is another stream, restored to that place at least.
+	restored bool
+	// isBack: it is at that place or restored, or goes on from there.
+	isBack bool
+	// asked: the servers were asked for the message of that place.
+	asked bool
+}
+
+// compare compares a stream with a place at which it was seen. told is what was told of
+// the loss of that, "" for nothing: then it is asked for its message there in any case.
+func (p *pass) compare(ctx context.Context, seen *v1alpha1.StreamStatus, live *liveStream, told string) (compared, error) {
+	loss := stream.LossOf(seen, live, time.Now())
+	restores := loss != nil && stream.MayBeRestored(seen, live) && p.isOurs(live, nil)
+	asks := stream.IsElsewhere(seen, live) || told != "" && seen != nil && seen.LastSequence > 0
+	if !restores && (loss != nil || !asks) {
+		return compared{loss: loss, isBack: loss == nil}, nil
+	}
+	from, err := p.conn.FirstFrom(ctx, seen.Name, uint64(seen.LastSequence))
+	if err != nil {
+		return compared{}, p.lostConnection(err)
+	}
+	if restores {
 		why := stream.NotRestored(seen, live, from, time.Now())
 		if why == "" {
-			p.restored(*seen, live)
-			return nil, nil
+			return compared{restored: true, isBack: true}, nil
 		}
 		loss.Message += ", and this is not a copy of it: " + why
-	case loss == nil && (stream.IsElsewhere(seen, live) || p.toldLoss() != nil && seen != nil && seen.LastSequence > 0):
-		// What went back and was written to since is beyond where it was.
-		from, err := p.conn.FirstFrom(ctx, seen.Name, uint64(seen.LastSequence))
-		if err != nil {
-			return nil, p.lostConnection(err)
-		}
-		told := ""
-		if p.toldLoss() != nil {
-			told = p.toldLoss().Message
-		}
-		if loss = stream.OvertakenOf(seen, live, from, told, time.Now()); loss == nil {
-			p.memory.Note(p.class.Name, live)
-		}
+		return compared{loss: loss}, nil
 	}
-	return loss, nil
+	// What went back and was written to since is beyond where it was.
+	loss = stream.OvertakenOf(seen, live, from, told, time.Now())
+	return compared{loss: loss, isBack: loss == nil && stream.IsThere(seen, from), asked: true}, nil
+}
+
+// lossOf compares one stream with what is on record of it.
+func (p *pass) lossOf(ctx context.Context, i int) (compared, error) {
+	seen, live := p.seen(p.wanted[i].Role), p.live[i]
+	told := ""
+	if condition := p.toldLoss(); condition != nil {
+		told = condition.Message
+	}
+	found, err := p.compare(ctx, seen, live, told)
+	switch {
+	case err != nil:
+		return compared{}, err
+	case found.restored:
+		p.restored(*seen, live)
+	case found.asked && found.loss == nil && seen.Since == nil:
+		p.memory.Note(p.class.Name, live)
+	}
+	return found, nil
 }
 
 // restored goes on with a stream that is the one on record, restored.
@@ -166,7 +217,9 @@ func (p *pass) restored(seen v1alpha1.StreamStatus, live *liveStream) {
 		"Stream %s was restored: it was made again at %s and holds what it held, up to sequence %d; its last sequence is %d",
 		seen.Name, live.Created.UTC().Format(time.RFC3339), seen.LastSequence, live.State.LastSeq)
 	p.memory.Forget(p.class.Name, seen.Name)
-	*streamStatus(p.store, seen.Role) = stream.StatusOf(seen.Role, live)
+	now := stream.StatusOf(seen.Role, live)
+	now.Since = seen.Since
+	*streamStatus(p.store, seen.Role) = now
 }
 
 // toldLoss is what the status told of a loss already, nil for nothing.
@@ -174,17 +227,11 @@ func (p *pass) toldLoss() *metav1.Condition {
 	return meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionDataLoss)
 }
 
-// reported says whether the status told of the loss already.
-func (p *pass) reported(losses []*stream.Loss) bool {
-	told := p.toldLoss()
-	return told != nil && told.Reason == losses[0].Reason
-}
-
 // preserve sets right what somebody has changed of a stream whose loss waits for a person,
 // where that destroys nothing: an age of seconds would let go of what is saved meanwhile.
 func (p *pass) preserve(ctx context.Context) error {
 	for i, wanted := range p.wanted {
-		if !p.lost[i] || p.invalid || p.live[i] == nil || !p.isOurs(p.live[i]) {
+		if !p.lost[i] || p.invalid || p.live[i] == nil || !p.isOurs(p.live[i], streamStatus(p.store, wanted.Role)) {
 			continue
 		}
 		plan := stream.NewPlan(wanted, p.live[i], time.Now())
@@ -219,7 +266,7 @@ func (p *pass) forgetLost() {
 			kept = append(kept, *recorded)
 		default:
 			p.memory.Forget(p.class.Name, recorded.Name)
-			if live != nil && p.isOurs(live) {
+			if live != nil && p.isOurs(live, recorded) {
 				kept = append(kept, stream.StatusOf(wanted.Role, live))
 			}
 		}

@@ -319,11 +319,11 @@ func (p *pass) recordStreams(ctx context.Context) error {
 	var streams []v1alpha1.StreamStatus
 	for i, wanted := range p.wanted {
 		if plan := p.plans[i]; plan.Create() || len(plan.Waiting()) == 0 && !plan.ShortensAge() {
-			loss, err := p.lossOf(ctx, i)
+			found, err := p.lossOf(ctx, i)
 			if err != nil {
 				return err
 			}
-			if loss != nil {
+			if found.loss != nil {
 				return stream.Waiting(v1alpha1.ReasonProgressing, "stream %s lost messages at this moment, as it seems: looking again", wanted.Config.Name)
 			}
 		}

@@ -37,9 +37,11 @@ type record struct {
 type recordedStream struct {
 	created, lastTime     int64
 	messages, first, last int64
+	subjects              int64
 	maxBytes              int64
 	replicas              int32
 	maxAge, nextMaxAge    string
+	since                 *v1alpha1.StreamSince
 }
 
 func newRecords() *records { return &records{stores: map[types.NamespacedName]record{}} }
@@ -56,6 +58,7 @@ func (r *records) wrote(store *v1alpha1.EventStore) {
 			now.streams[i] = recordedStream{
 				created: s.Created.UnixMicro(), messages: s.Messages, first: s.FirstSequence, last: s.LastSequence,
 				maxBytes: s.MaxBytes, replicas: s.ReplicaCount, maxAge: shared(s.MaxAge), nextMaxAge: shared(s.NextMaxAge),
+				subjects: s.Subjects, since: s.Since.DeepCopy(),
 			}
 			if s.LastTime != nil {
 				now.streams[i].lastTime = s.LastTime.UnixMicro()
@@ -110,7 +113,8 @@ func (r *records) recall(store *v1alpha1.EventStore) {
 func (s recordedStream) status(role v1alpha1.StreamRole, name string) v1alpha1.StreamStatus {
 	return v1alpha1.StreamStatus{
 		Role: role, Name: name, Created: microTime(s.created), LastTime: microTime(s.lastTime), MaxAge: s.maxAge, NextMaxAge: s.nextMaxAge,
-		Messages: s.messages, FirstSequence: s.first, LastSequence: s.last, MaxBytes: s.maxBytes, ReplicaCount: s.replicas,
+		Messages: s.messages, FirstSequence: s.first, LastSequence: s.last, MaxBytes: s.maxBytes, ReplicaCount: s.replicas, Subjects: s.subjects,
+		Since: s.since.DeepCopy(),
 	}
 }
 

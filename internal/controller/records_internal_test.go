@@ -22,7 +22,10 @@ func TestRecords(t *testing.T) {
 	store.Status.ClassName = "standard"
 	store.Status.Effective = &v1alpha1.EffectiveSpec{Storage: v1alpha1.StorageMemory, Protection: v1alpha1.ProtectionErasable, DeletionPolicy: v1alpha1.DeletionPolicyDelete}
 	events := v1alpha1.StreamStatus{Role: v1alpha1.StreamRoleEvents, Name: "shop_orders", Created: &created, LastTime: &last, MaxAge: "30d", NextMaxAge: "7d", Messages: 3, FirstSequence: 2, LastSequence: 4, MaxBytes: 1 << 30, ReplicaCount: 3}
-	snapshots := v1alpha1.StreamStatus{Role: v1alpha1.StreamRoleSnapshots, Name: "shop_orders_snapshots", Created: &created, MaxAge: "0"}
+	snapshots := v1alpha1.StreamStatus{
+		Role: v1alpha1.StreamRoleSnapshots, Name: "shop_orders_snapshots", Created: &created, MaxAge: "0", Subjects: 5,
+		Since: &v1alpha1.StreamSince{Created: &created, LastSequence: 7, Losses: []v1alpha1.StreamLoss{{Reason: v1alpha1.ReasonStreamPurged, Message: "purged"}}},
+	}
 	store.Status.Streams = []v1alpha1.StreamStatus{events, snapshots}
 	r := newRecords()
 	r.recall(empty)

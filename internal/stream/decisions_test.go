@@ -420,6 +420,10 @@ func TestLossOf(t *testing.T) {
 		s.Role, s.MaxAge = v1alpha1.StreamRoleSnapshots, "0"
 		return s
 	}
+	subjects := func(s *v1alpha1.StreamStatus, count int64) *v1alpha1.StreamStatus {
+		s.Subjects = count
+		return s
+	}
 	purgedAt := func(l *jetstream.StreamInfo, first uint64) *jetstream.StreamInfo {
 		l.State.FirstSeq = first
 		return l
@@ -428,28 +432,35 @@ func TestLossOf(t *testing.T) {
 		l.State.Msgs = l.State.LastSeq - l.State.FirstSeq + 1
 		return l
 	}
+	onSubjects := func(l *jetstream.StreamInfo, count uint64) *jetstream.StreamInfo {
+		l.State.NumSubjects = count
+		return l
+	}
 	tests := map[string]struct {
 		seen *v1alpha1.StreamStatus
 		live *jetstream.StreamInfo
 		want string
 	}{
-		"never seen":                   {nil, nil, ""},
-		"the same":                     {seen(5), live(created, 5), ""},
-		"grown":                        {seen(5), live(created, 9), ""},
-		"purged keeps its sequence":    {seen(5), live(created, 5), ""},
-		"gone":                         {seen(5), nil, v1alpha1.ReasonStreamMissing},
-		"gone when empty":              {seen(0), nil, ""},
-		"purged":                       {young(seen(5)), purgedAt(live(created, 5), 6), v1alpha1.ReasonStreamPurged},
-		"purged, and written to since": {young(seen(5)), holding(purgedAt(live(created, 9), 6)), v1alpha1.ReasonStreamPurged},
-		"purged in part":               {young(seen(5)), holding(purgedAt(live(created, 5), 5)), ""},
-		"expired":                      {old(seen(5)), purgedAt(live(created, 5), 6), ""},
-		"snapshots purged":             {snapshots(seen(5)), purgedAt(live(created, 5), 6), v1alpha1.ReasonStreamPurged},
-		"snapshots replaced":           {snapshots(seen(5)), holding(purgedAt(live(created, 9), 7)), ""},
-		"made again":                   {seen(5), live(created.Add(time.Second), 0), v1alpha1.ReasonStreamRecreated},
-		"made again and fuller":        {seen(5), live(created.Add(time.Second), 9), v1alpha1.ReasonStreamRecreated},
-		"made again when empty":        {seen(0), live(created.Add(time.Second), 0), ""},
-		"went back":                    {seen(5), live(created, 4), v1alpha1.ReasonStreamRolledBack},
-		"created as a status keeps it": {seen(5), live(created.Truncate(time.Microsecond), 5), ""},
+		"never seen":                        {nil, nil, ""},
+		"the same":                          {seen(5), live(created, 5), ""},
+		"grown":                             {seen(5), live(created, 9), ""},
+		"purged keeps its sequence":         {seen(5), live(created, 5), ""},
+		"gone":                              {seen(5), nil, v1alpha1.ReasonStreamMissing},
+		"gone when empty":                   {seen(0), nil, ""},
+		"purged":                            {young(seen(5)), purgedAt(live(created, 5), 6), v1alpha1.ReasonStreamPurged},
+		"purged, and written to since":      {young(seen(5)), holding(purgedAt(live(created, 9), 6)), v1alpha1.ReasonStreamPurged},
+		"purged in part":                    {young(seen(5)), holding(purgedAt(live(created, 5), 5)), ""},
+		"expired":                           {old(seen(5)), purgedAt(live(created, 5), 6), ""},
+		"snapshots purged":                  {snapshots(seen(5)), purgedAt(live(created, 5), 6), v1alpha1.ReasonStreamPurged},
+		"snapshots replaced":                {snapshots(seen(5)), holding(purgedAt(live(created, 9), 7)), ""},
+		"snapshots purged, and saved since": {subjects(snapshots(seen(5)), 5), onSubjects(holding(purgedAt(live(created, 6), 6)), 1), v1alpha1.ReasonStreamPurged},
+		"all snapshots replaced":            {subjects(snapshots(seen(5)), 2), onSubjects(holding(purgedAt(live(created, 9), 8)), 2), ""},
+		"some snapshots erased":             {subjects(snapshots(seen(5)), 5), onSubjects(holding(purgedAt(live(created, 7), 4)), 3), ""},
+		"made again":                        {seen(5), live(created.Add(time.Second), 0), v1alpha1.ReasonStreamRecreated},
+		"made again and fuller":             {seen(5), live(created.Add(time.Second), 9), v1alpha1.ReasonStreamRecreated},
+		"made again when empty":             {seen(0), live(created.Add(time.Second), 0), ""},
+		"went back":                         {seen(5), live(created, 4), v1alpha1.ReasonStreamRolledBack},
+		"created as a status keeps it":      {seen(5), live(created.Truncate(time.Microsecond), 5), ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

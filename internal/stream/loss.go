@@ -118,13 +118,13 @@ func PartnerLost(events string, snapshots *jetstream.StreamInfo) *Loss {
 }
 
 // purged: nothing is left of what was seen, and it was not old enough to go by
-// itself. Of snapshots the newest of each actor stays for ever.
+// itself.
 func purged(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo, now time.Time) bool {
 	if seen.Messages == 0 {
 		return false
 	}
 	if seen.Role == v1alpha1.StreamRoleSnapshots {
-		return live.State.Msgs == 0
+		return snapshotsPurged(seen, live)
 	}
 	if live.State.Msgs > 0 && live.State.FirstSeq <= uint64(seen.LastSequence) {
 		return false
@@ -143,4 +143,14 @@ func expired(seen *v1alpha1.StreamStatus, now time.Time) bool {
 		return true
 	}
 	return age != 0 && !seen.LastTime.Add(age).After(now)
+}
+
+// snapshotsPurged: nothing is left of what was seen, and subjects are missing. A message of
+// a subject goes when a newer one takes its place, also where an actor's snapshot or a
+// durable subscription is deleted, and a lower history leaves the newest: so all that was
+// seen may be gone, and each subject is there. One that was erased leaves what was seen of
+// others.
+func snapshotsPurged(seen *v1alpha1.StreamStatus, live *jetstream.StreamInfo) bool {
+	return live.State.Msgs == 0 ||
+		live.State.FirstSeq > uint64(seen.LastSequence) && live.State.NumSubjects < uint64(seen.Subjects)
 }

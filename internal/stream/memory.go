@@ -29,6 +29,8 @@ type Seen struct {
 	// seen to go on from where it was before, see OvertakenOf.
 	LastSequence uint64
 	LastTime     time.Time
+	// Subjects is how many subjects it had there.
+	Subjects uint64
 	// MaxBytes is how much it may take on each server, 0 for no limit.
 	MaxBytes uint64
 	// Lag is how many operations the replica that is furthest behind lacks.
@@ -47,7 +49,7 @@ func (m *Memory) Note(class string, live *jetstream.StreamInfo) {
 	defer m.mu.Unlock()
 	k, now := key{class, live.Config.Name}, seenNow(live)
 	if before, known := m.streams[k]; known && before.Created.Equal(now.Created) && before.LastSequence > now.LastSequence {
-		now.LastSequence, now.LastTime = before.LastSequence, before.LastTime
+		now = now.at(before)
 	}
 	m.streams[k] = now
 }
@@ -64,9 +66,10 @@ func (m *Memory) NoteUnjudged(class string, live *jetstream.StreamInfo) {
 	if !same && before.LastSequence > 0 && !before.lost {
 		return
 	}
-	now.LastSequence, now.LastTime = 0, time.Time{}
+	now = now.at(Seen{})
 	if same {
-		now.LastSequence, now.LastTime, now.lost = before.LastSequence, before.LastTime, before.lost
+		now = now.at(before)
+		now.lost = before.lost
 	}
 	m.streams[k] = now
 }
@@ -84,20 +87,30 @@ func (m *Memory) NoteFirst(class, stream string, first Stored) {
 	}
 }
 
-// NoteLost remembers how a stream is whose loss is on record: it raises nothing, since
-// what is saved to it now does not bring back what it held.
+// NoteLost remembers how a stream is whose loss is on record: it does not raise what it
+// held before, which is not brought back by what is saved to it now. The place where it is
+// now counts since then, as that of Note.
 func (m *Memory) NoteLost(class string, live *jetstream.StreamInfo) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := seenNow(live)
+	k, now := key{class, live.Config.Name}, seenNow(live)
+	if before := m.streams[k]; before.lost && before.Created.Equal(now.Created) && before.LastSequence > now.LastSequence {
+		now = now.at(before)
+	}
 	now.lost = true
-	m.streams[key{class, live.Config.Name}] = now
+	m.streams[k] = now
+}
+
+// at is a stream with the place of another.
+func (s Seen) at(place Seen) Seen {
+	s.LastSequence, s.LastTime, s.Subjects = place.LastSequence, place.LastTime, place.Subjects
+	return s
 }
 
 func seenNow(live *jetstream.StreamInfo) Seen {
 	now := Seen{
 		Created: live.Created, Messages: live.State.Msgs, Bytes: live.State.Bytes, LastSequence: live.State.LastSeq, LastTime: live.State.LastTime,
-		MaxBytes: uint64(max(live.Config.MaxBytes, 0)),
+		Subjects: live.State.NumSubjects, MaxBytes: uint64(max(live.Config.MaxBytes, 0)),
 	}
 	if live.Cluster != nil {
 		for _, replica := range live.Cluster.Replicas {
@@ -118,8 +131,24 @@ func (m *Memory) Seen(class, stream string) (Seen, bool) {
 // Raise gives what a status records of a stream, brought up to the last sequence
 // that was seen of that same stream, where that is higher.
 func (m *Memory) Raise(class string, recorded v1alpha1.StreamStatus) v1alpha1.StreamStatus {
+	return m.raise(class, recorded, false)
+}
+
+// RaiseSince is Raise for what is on record of a stream since its loss was told, see
+// PlaceSince.
+func (m *Memory) RaiseSince(class string, since v1alpha1.StreamStatus) v1alpha1.StreamStatus {
+	return m.raise(class, since, true)
+}
+
+func (m *Memory) raise(class string, recorded v1alpha1.StreamStatus, lost bool) v1alpha1.StreamStatus {
 	seen, known := m.Seen(class, recorded.Name)
-	if known && !seen.lost && sameTime(recorded.Created, seen.Created) && seen.LastSequence > uint64(recorded.LastSequence) {
+	if !known || seen.lost != lost || !sameTime(recorded.Created, seen.Created) || seen.LastSequence < uint64(recorded.LastSequence) {
+		return recorded
+	}
+	if recorded.Role == v1alpha1.StreamRoleSnapshots {
+		recorded.Subjects = int64(seen.Subjects)
+	}
+	if seen.LastSequence > uint64(recorded.LastSequence) {
 		recorded.LastSequence, recorded.Messages = int64(seen.LastSequence), max(recorded.Messages, int64(seen.Messages))
 		last := metav1.NewMicroTime(seen.LastTime.Truncate(time.Microsecond))
 		recorded.LastTime = &last

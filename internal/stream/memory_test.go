@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -65,6 +66,53 @@ func TestMemoryOfPlaces(t *testing.T) {
 	m.NoteUnjudged("c", at(10, later))
 	if now := place(m); now != 5 {
 		t.Errorf("what is saved after a loss raises it to %d", now)
+	}
+	since := func() int64 { return m.RaiseSince("c", *recordOf(5)).LastSequence }
+	if now := since(); now != 9 {
+		t.Errorf("since the loss it was seen at %d, want 9", now)
+	}
+	m.NoteLost("c", at(7, later))
+	if now := since(); now != 9 {
+		t.Errorf("since the loss it went back and is at %d, want 9", now)
+	}
+	m.Forget("c", "shop_orders")
+	m.NoteLost("c", at(7, later))
+	if now := since(); now != 7 {
+		t.Errorf("once that is on record it is at %d, want 7", now)
+	}
+}
+
+// How many subjects a stream of snapshots has is remembered together with its place.
+func TestMemoryOfSubjects(t *testing.T) {
+	t.Parallel()
+	at := func(last, subjects uint64) *jetstream.StreamInfo {
+		return &jetstream.StreamInfo{
+			Config: jetstream.StreamConfig{Name: "shop_orders"}, Created: created,
+			State: jetstream.StreamState{Msgs: subjects, LastSeq: last, NumSubjects: subjects, LastTime: created},
+		}
+	}
+	recorded := *recordOf(5)
+	recorded.Role, recorded.Subjects = v1alpha1.StreamRoleSnapshots, 4
+	m := stream.NewMemory()
+	for _, step := range []struct {
+		what string
+		note func()
+		want int64
+	}{
+		{"nothing was seen", func() {}, 4},
+		{"one was erased", func() { m.Note("c", at(5, 3)) }, 3},
+		{"two came", func() { m.Note("c", at(8, 5)) }, 5},
+		{"it went back", func() { m.Note("c", at(7, 2)) }, 5},
+		{"nobody has judged it", func() { m.NoteUnjudged("c", at(9, 1)) }, 5},
+		{"it was lost", func() { m.NoteLost("c", at(9, 1)) }, 4},
+	} {
+		step.note()
+		if now := m.Raise("c", recorded).Subjects; now != step.want {
+			t.Errorf("%s: %d subjects, want %d", step.what, now, step.want)
+		}
+	}
+	if now := m.Raise("c", *recordOf(5)).Subjects; now != 0 {
+		t.Errorf("a stream of events has %d subjects", now)
 	}
 }
 

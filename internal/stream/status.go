@@ -34,6 +34,9 @@ func StatusOf(role v1alpha1.StreamRole, info *jetstream.StreamInfo) v1alpha1.Str
 		last := metav1.NewMicroTime(info.State.LastTime.Truncate(time.Microsecond))
 		status.LastTime = &last
 	}
+	if role == v1alpha1.StreamRoleSnapshots {
+		status.Subjects = int64(info.State.NumSubjects)
+	}
 	if cluster := info.Cluster; cluster != nil && cluster.Name != "" && cluster.Leader != "" {
 		status.Leader = cluster.Leader
 		for _, replica := range cluster.Replicas {
@@ -77,11 +80,13 @@ func WorthTelling(told, now v1alpha1.StreamStatus, anyChange bool) bool {
 	if anyChange || told.LastSequence == 0 || now.LastSequence == 0 {
 		return !equality.Semantic.DeepEqual(told, now)
 	}
-	if changedByATenth(told.Messages, now.Messages) || changedByATenth(told.Bytes, now.Bytes) {
+	if changedByATenth(told.Messages, now.Messages) || changedByATenth(told.Bytes, now.Bytes) || now.Subjects < told.Subjects {
+		// Fewer subjects are the work of a person, who erased some: what is on record is not to
+		// tell of a purge for that later.
 		return true
 	}
 	for _, s := range []*v1alpha1.StreamStatus{&told, &now} {
-		s.Messages, s.Bytes, s.Size, s.FirstSequence, s.LastSequence, s.LastTime, s.Consumers = 0, 0, "", 0, 0, nil, 0
+		s.Messages, s.Bytes, s.Size, s.FirstSequence, s.LastSequence, s.LastTime, s.Subjects, s.Consumers = 0, 0, "", 0, 0, nil, 0, 0
 		s.Replicas = slices.Clone(s.Replicas)
 		for i := range s.Replicas {
 			s.Replicas[i].Lag = 0
