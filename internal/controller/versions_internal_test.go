@@ -120,6 +120,9 @@ func TestVersionsBeforeAnAgeIsLowered(t *testing.T) {
 	if !r.note(store, lower, layout.KeptVersions{MaxAge: time.Minute}, contested) || r.lowering(key) != time.Minute {
 		t.Errorf("what it cannot be lowered for is not told, and lowers to %s", r.lowering(key))
 	}
+	if r.note(store, lower, layout.KeptVersions{MaxAge: time.Minute}, contested) {
+		t.Error("it is told again with each turn")
+	}
 	r.calm(store)
 	if r.lowering(key) != 0 {
 		t.Error("it is not taken back")

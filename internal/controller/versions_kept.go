@@ -134,7 +134,7 @@ func (r *VersionReconciler) note(store *v1alpha1.EventStore, opts layout.KeepOpt
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.kept[key]
-	lowered := false
+	lowered, leftBefore := false, s.left != nil
 	switch done := err == nil && !kept.More; {
 	case done && opts.MaxAge != 0:
 		// What is due for the age that the stream has comes next.
@@ -155,9 +155,10 @@ func (r *VersionReconciler) note(store *v1alpha1.EventStore, opts layout.KeepOpt
 	}
 	s.late = errors.Is(err, eventstore.ErrUnavailable)
 	outcome, told := s.outcome(now), meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionVersionsNotKept)
-	// What it was woken for need not be in the status that this turn began with. Why max_age is not
-	// lowered it tells by itself.
-	wakes := lowered || opts.MaxAge != 0 && s.left != nil || (outcome != nil) != (told != nil) || outcome != nil && outcome.Reason != told.Reason || outcome == nil && s.woken
+	// Why max_age cannot be lowered it finds out by itself, once woken.
+	held := opts.MaxAge != 0 && s.left != nil && !leftBefore
+	// What it was woken for need not be in the status that this turn began with.
+	wakes := lowered || held || (outcome != nil) != (told != nil) || outcome != nil && outcome.Reason != told.Reason || outcome == nil && s.woken
 	s.woken = s.woken && outcome != nil
 	r.kept[key] = s
 	return wakes
