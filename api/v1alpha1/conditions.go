@@ -105,7 +105,8 @@ const (
 	// ReasonSnapshotsFull: the stream of snapshots takes no more.
 	ReasonSnapshotsFull = "SnapshotsFull"
 	// ReasonVersionsBehind: half of the time is over that there is to store the latest
-	// version of an actor before its last event expires.
+	// version of an actor before its last event expires, or others write the snapshots of an
+	// actor all the time before the age of events is lowered.
 	ReasonVersionsBehind = "VersionsBehind"
 	// ReasonOnAnotherClass: the store names no class, and the streams of an earlier one of
 	// its name are on another class than the default.

@@ -13,9 +13,8 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
-// keepPassTimeout bounds what a pass keeps itself, a few: it is not to take a worker from
-// other stores, however slow those of this one are made by who writes them.
-const keepPassTimeout = time.Second
+// keepInPass is how long a pass keeps versions itself at most.
+const keepInPass = time.Second
 
 // keepVersions goes on once the latest versions are kept of all actors whose last event
 // expires when max_age is lowered. What takes long the reconciler of versions does.
@@ -29,20 +28,29 @@ func (p *pass) keepVersions(ctx context.Context) error {
 		return err
 	}
 	age := plan.Wanted.Config.MaxAge
-	bounded, cancel := context.WithTimeout(ctx, keepPassTimeout)
+	// A few are kept here: a pass of one store is not to take a worker from others for long.
+	bounded, cancel := context.WithTimeout(ctx, keepInPass)
 	defer cancel()
 	kept, err := p.conn.KeepVersions(bounded, p.store, layout.KeepOptions{MaxAge: age, AtMost: 1, Created: plan.Live.Created})
-	tooSlow := bounded.Err() != nil && ctx.Err() == nil
-	if err != nil && !tooSlow {
-		return err
-	}
-	if tooSlow || tooMuchLeft(kept, age) {
+	late := err != nil && isLate(ctx, bounded, kept)
+	left := late || tooMuchLeft(kept, age)
+	if left {
 		p.versions.hurry(p.store, age)
+	}
+	switch {
+	case err != nil && !late:
+		return err
+	case left:
 		return stream.Waiting(v1alpha1.ReasonProgressing,
 			"before events expire after %s the latest versions of their actors are stored, which takes a while: the operator goes on by itself", stream.FormatAge(age))
 	}
 	p.versions.calm(p.store)
 	return nil
+}
+
+// isLate says whether the time that a pass has for keeping was over, though somebody answers.
+func isLate(pass, bounded context.Context, kept layout.KeptVersions) bool {
+	return kept.Answered && bounded.Err() != nil && pass.Err() == nil
 }
 
 // tooMuchLeft says whether events could expire before their turn comes if max_age were

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -30,13 +32,14 @@ import (
 const (
 	// keepers is of how many stores versions are kept at once. None has its turn for longer
 	// than keepSlice, but for a batch that is under way, so that one with very many events
-	// keeps no other waiting until its events have expired. keepTimeout bounds a turn in
-	// which nobody answers.
+	// keeps no other waiting until its events have expired. keepTimeout bounds a turn whose
+	// requests are answered late, or not.
 	keepers     = 4
 	keepSlice   = 2 * time.Second
 	keepTimeout = 10 * time.Second
 	// keepersOfOne is of how many stores in one Kubernetes namespace at once: one turn is left
-	// for others. silentKeepers is of how many stores of a class whose servers do not answer.
+	// for others. silentKeepers is of how many stores in all whose servers did not answer, or not
+	// in time.
 	keepersOfOne, silentKeepers = keepers - 1, keepers / 2
 	// keepAgain is how soon a store is tried again that failed, at most, and keepForever
 	// how soon one is looked at whose events do not expire: a change of that is told.
@@ -148,7 +151,7 @@ func (r *VersionReconciler) keep(ctx context.Context, conn *stream.Conn, store *
 	if stopping(ctx, err) || stream.WasClosed(err) {
 		return ctrl.Result{}, nil
 	}
-	r.line.answered(classInUse(store), !isUnanswered(err))
+	r.line.answered(classInUse(store), kept.Answered || !errors.Is(err, eventstore.ErrUnavailable))
 	if r.note(store, opts, kept, err) {
 		r.wake(stream.Notice{Class: classInUse(store), Stream: store.EventsStreamName()})
 	}
@@ -172,11 +175,6 @@ func (r *VersionReconciler) isAway(ctx context.Context, store *v1alpha1.EventSto
 		}
 	}
 	return false, nil
-}
-
-func isUnanswered(err error) bool {
-	fault, isFault := stream.AsFault(err)
-	return isFault && fault.Reason == v1alpha1.ReasonJetStreamUnavailable
 }
 
 // untilTried is when to come back to a store of which nothing could be kept, whose events

@@ -51,6 +51,7 @@ func TestVersionsThatAreNotKept(t *testing.T) {
 	t.Parallel()
 	full := stream.Stalled(v1alpha1.ReasonSnapshotsFull, "full")
 	away := stream.Retrying(v1alpha1.ReasonJetStreamUnavailable, "away")
+	contested := stream.Retrying(v1alpha1.ReasonVersionsBehind, "actor order-1")
 	turn := layout.KeptVersions{MaxAge: time.Hour, Next: time.Minute}
 	late := layout.KeptVersions{MaxAge: time.Hour, Behind: 20 * time.Minute}
 	for _, c := range []struct {
@@ -63,6 +64,8 @@ func TestVersionsThatAreNotKept(t *testing.T) {
 		{"the stream is full", turn, full, v1alpha1.ReasonSnapshotsFull},
 		{"an outage begins", turn, away, ""},
 		{"an outage lasts", late, away, v1alpha1.ReasonVersionsBehind},
+		{"a snapshot is written all the time", layout.KeptVersions{MaxAge: time.Hour, Behind: time.Minute}, contested, ""},
+		{"it is for long", late, contested, v1alpha1.ReasonVersionsBehind},
 		{"there is more to do", layout.KeptVersions{MaxAge: time.Hour, More: true, Behind: time.Minute}, nil, ""},
 		{"there is too much to do", layout.KeptVersions{MaxAge: time.Hour, More: true, Behind: 20 * time.Minute}, nil, v1alpha1.ReasonVersionsBehind},
 	} {
@@ -74,6 +77,9 @@ func TestVersionsThatAreNotKept(t *testing.T) {
 		fault, known := r.outcome(key)
 		if !known || (fault != nil) != (c.want != "") || fault != nil && fault.Reason != c.want {
 			t.Errorf("%s: %v is told (known: %t), want %q", c.name, fault, known, c.want)
+		}
+		if c.err == error(contested) && fault != nil && fault != contested {
+			t.Errorf("%s: %v is told, and not which actor it is", c.name, fault)
 		}
 		behind, _ := r.behind(key, time.Now())
 		if unfinished := c.err != nil || c.kept.More; behind < c.kept.Behind || behind > 0 != unfinished {
@@ -110,6 +116,13 @@ func TestVersionsBeforeAnAgeIsLowered(t *testing.T) {
 		t.Errorf("at its end it is not told, and lowers to %s", r.lowering(key))
 	}
 	r.hurry(store, time.Minute)
+	contested := stream.Retrying(v1alpha1.ReasonVersionsBehind, "actor order-1")
+	if !r.note(store, lower, layout.KeptVersions{MaxAge: time.Minute}, contested) || r.lowering(key) != time.Minute {
+		t.Errorf("what it cannot be lowered for is not told, and lowers to %s", r.lowering(key))
+	}
+	if r.note(store, lower, layout.KeptVersions{MaxAge: time.Minute}, contested) {
+		t.Error("it is told again with each turn")
+	}
 	r.calm(store)
 	if r.lowering(key) != 0 {
 		t.Error("it is not taken back")

@@ -2,12 +2,14 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -23,6 +25,11 @@ type keptStore struct {
 	lower time.Duration
 	// fault is why nothing can be kept until a person does something; nil for nothing.
 	fault *stream.Fault
+	// left is why versions of some actors are not kept though the servers answer, which may pass;
+	// nil for none.
+	left *stream.Fault
+	// late: the last turn has ended since an answer did not come, or not in time.
+	late bool
 	// looked: a turn has come to an end. age is that of events, 0 for ever, and before a
 	// turn what the status has.
 	looked bool
@@ -84,6 +91,9 @@ func (s keptStore) outcome(now time.Time) *stream.Fault {
 	if ends.IsZero() || now.Sub(s.since()) < layout.KeepWindow(s.age)/2 {
 		return nil
 	}
+	if s.left != nil {
+		return s.left
+	}
 	return stream.Retrying(v1alpha1.ReasonVersionsBehind,
 		"events have been waiting since %s to be looked at; those expire from %s on, and the latest versions of their actors go back then: see that the NATS servers answer and are not too busy, and that not too many other stores wait, or set spec.retention.maxAge higher; the metric aether_eventstore_versions_behind_seconds tells for how long",
 		s.since().UTC().Format(time.RFC3339), ends.UTC().Format(time.RFC3339))
@@ -105,6 +115,18 @@ func (s keptStore) unfinished(kept layout.KeptVersions, now time.Time) keptStore
 	return s
 }
 
+// failed is a store whose last turn has ended with an error, nil for none.
+func (s keptStore) failed(err error) keptStore {
+	s.fault, s.left = nil, nil
+	switch fault, isFault := stream.AsFault(err); {
+	case isFault && fault.Handling == stream.Stall:
+		s.fault = fault
+	case isFault && fault.Reason == v1alpha1.ReasonVersionsBehind:
+		s.left = fault
+	}
+	return s
+}
+
 // note remembers what came of a turn, and says whether the reconciler of EventStores has
 // something to do or to tell.
 func (r *VersionReconciler) note(store *v1alpha1.EventStore, opts layout.KeepOptions, kept layout.KeptVersions, err error) bool {
@@ -112,7 +134,7 @@ func (r *VersionReconciler) note(store *v1alpha1.EventStore, opts layout.KeepOpt
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.kept[key]
-	lowered := false
+	lowered, leftBefore := false, s.left != nil
 	switch done := err == nil && !kept.More; {
 	case done && opts.MaxAge != 0:
 		// What is due for the age that the stream has comes next.
@@ -129,14 +151,14 @@ func (r *VersionReconciler) note(store *v1alpha1.EventStore, opts layout.KeepOpt
 		s = s.unfinished(kept, now)
 	}
 	if opts.MaxAge == 0 || err != nil {
-		s.fault = nil
-		if fault, isFault := stream.AsFault(err); isFault && fault.Handling == stream.Stall {
-			s.fault = fault
-		}
+		s = s.failed(err)
 	}
+	s.late = errors.Is(err, eventstore.ErrUnavailable)
 	outcome, told := s.outcome(now), meta.FindStatusCondition(store.Status.Conditions, v1alpha1.ConditionVersionsNotKept)
+	// Why max_age cannot be lowered it finds out by itself, once woken.
+	held := opts.MaxAge != 0 && s.left != nil && !leftBefore
 	// What it was woken for need not be in the status that this turn began with.
-	wakes := lowered || (outcome != nil) != (told != nil) || outcome != nil && outcome.Reason != told.Reason || outcome == nil && s.woken
+	wakes := lowered || held || (outcome != nil) != (told != nil) || outcome != nil && outcome.Reason != told.Reason || outcome == nil && s.woken
 	s.woken = s.woken && outcome != nil
 	r.kept[key] = s
 	return wakes
@@ -191,12 +213,13 @@ func (r *VersionReconciler) facts(key types.NamespacedName) keepFacts {
 		return keepFacts{ends: now.Add(keepForever)}
 	}
 	r.mu.Lock()
-	ends := r.kept[key].waiting(store, now).ends()
+	kept := r.kept[key].waiting(store, now)
 	r.mu.Unlock()
+	ends := kept.ends()
 	if ends.IsZero() {
 		ends = now.Add(keepForever)
 	}
-	return keepFacts{class: classInUse(store), ends: ends}
+	return keepFacts{class: classInUse(store), ends: ends, late: kept.late}
 }
 
 // outcome is why versions of a store are not kept, nil for nothing, where that is known.

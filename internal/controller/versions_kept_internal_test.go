@@ -11,6 +11,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 	layout "git.flowmade.one/flowmade-one/aether-operator/api/eventstore/jetstream"
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
@@ -138,6 +139,21 @@ func TestFactsOfWaitingStores(t *testing.T) {
 		r.note(long, layout.KeepOptions{}, layout.KeptVersions{MaxAge: 24 * time.Hour, More: true, Behind: 12*time.Hour - time.Second}, nil)
 		if got := ends("long"); got != time.Second {
 			t.Errorf("after a turn %s are left", got)
+		}
+		// Of a store that was not answered in time no more turns are begun than of a class that is silent.
+		for _, c := range []struct {
+			err  error
+			want bool
+		}{
+			{stream.Retrying(v1alpha1.ReasonJetStreamUnavailable, "no answer: %w", eventstore.ErrUnavailable), true},
+			{stream.Retrying(v1alpha1.ReasonVersionsBehind, "contested"), false},
+			{stream.Stalled(v1alpha1.ReasonRefusedByServer, "too large, and no answer: %w", eventstore.ErrUnavailable), true},
+			{nil, false},
+		} {
+			r.note(long, layout.KeepOptions{}, layout.KeptVersions{MaxAge: 24 * time.Hour}, c.err)
+			if late := r.facts(client.ObjectKeyFromObject(long)).late; late != c.want {
+				t.Errorf("after %v it is late: %t", c.err, late)
+			}
 		}
 	})
 }

@@ -25,8 +25,8 @@ type keepLine struct {
 	// next one first.
 	namespaces map[string]*keepNamespace
 	order      []string
-	// turns are the classes of the stores that have a turn.
-	turns map[reconcile.Request]string
+	// turns are the stores that have a turn.
+	turns map[reconcile.Request]keepFacts
 	// silent are the classes of which nobody has answered in the last turn. The reconciler of
 	// EventStores need not know that yet.
 	silent map[string]bool
@@ -34,15 +34,17 @@ type keepLine struct {
 
 type keepLimits struct {
 	// ofOne is how many stores of one namespace have a turn at once, at most, and ofSilent how
-	// many of a class that is silent: they only wait for its servers.
+	// many in all that only wait for servers.
 	ofOne, ofSilent int
 }
 
-// keepFacts are what is known of a store before its turn: its class, and when events
-// expire that nobody has looked at.
+// keepFacts are what is known of a store before its turn: its class, when events expire that
+// nobody has looked at, and whether its last turn has ended since no answer came in time: what is
+// asked of a stream waits where somebody writes very much into it.
 type keepFacts struct {
 	class string
 	ends  time.Time
+	late  bool
 }
 
 // keepNamespace are the stores of one Kubernetes namespace.
@@ -61,7 +63,7 @@ type waitingStore struct {
 }
 
 func newKeepLine(limits keepLimits, facts func(types.NamespacedName) keepFacts) *keepLine {
-	return &keepLine{limits: limits, facts: facts, namespaces: map[string]*keepNamespace{}, turns: map[reconcile.Request]string{}, silent: map[string]bool{}}
+	return &keepLine{limits: limits, facts: facts, namespaces: map[string]*keepNamespace{}, turns: map[reconcile.Request]keepFacts{}, silent: map[string]bool{}}
 }
 
 // queue is a queue for a controller whose order is that of the line.
@@ -117,7 +119,7 @@ func (l *keepLine) Pop() reconcile.Request {
 	}
 	of.longest = !of.longest
 	of.running++
-	l.turns[next.request] = next.class
+	l.turns[next.request] = next.keepFacts
 	return next.request
 }
 
@@ -134,19 +136,22 @@ func (l *keepLine) nextNamespace() int {
 	return at
 }
 
-// mayBegin says whether the servers of a store's class are worth another turn.
+// mayBegin says whether a store is worth another turn, which may only wait.
 func (l *keepLine) mayBegin(w waitingStore) bool {
-	if !l.silent[w.class] {
+	if !l.onlyWaits(w.keepFacts) {
 		return true
 	}
 	running := 0
-	for _, class := range l.turns {
-		if class == w.class {
+	for _, turn := range l.turns {
+		if l.onlyWaits(turn) {
 			running++
 		}
 	}
 	return running < l.limits.ofSilent
 }
+
+// onlyWaits says whether a turn is likely to wait for servers in vain.
+func (l *keepLine) onlyWaits(f keepFacts) bool { return f.late || l.silent[f.class] }
 
 // nextStore is the place of the store that has the next turn of its namespace. What is over
 // is over: of those without any time left it is the one that waits longest.

@@ -12,7 +12,8 @@ import (
 )
 
 // lineOf is a line of stores with so much time left each; names of others than in the map
-// have an hour. What comes before a colon in a namespace is the class.
+// have an hour. What comes before a colon in a namespace is the class, and names that begin with
+// "late" are late.
 func lineOf(limits keepLimits, left map[string]time.Duration) *keepLine {
 	now := time.Now()
 	return newKeepLine(limits, func(key types.NamespacedName) keepFacts {
@@ -21,7 +22,7 @@ func lineOf(limits keepLimits, left map[string]time.Duration) *keepLine {
 		if !given {
 			ends = time.Hour
 		}
-		return keepFacts{class: class, ends: now.Add(ends)}
+		return keepFacts{class: class, ends: now.Add(ends), late: strings.HasPrefix(key.Name, "late")}
 	})
 }
 
@@ -144,6 +145,26 @@ func TestTurnsOfASilentClass(t *testing.T) {
 	wantTurns(t, begin(line, 4), "silent:c/1")
 	line.answered("silent", true)
 	wantTurns(t, begin(line, 4), "silent:d/1")
+}
+
+// Stores that were not answered in time, and those of classes that do not answer, have half of the
+// turns together, so that others have theirs.
+func TestTurnsThatOnlyWait(t *testing.T) {
+	t.Parallel()
+	line := lineOf(keepLimits{ofOne: 3, ofSilent: 2}, nil)
+	for _, name := range []string{"one:a/1", "two:a/1", "three:a/late", "three:b/late", "three:c/1", "three:a/1", "three:d/1"} {
+		line.Push(storeNamed(name))
+	}
+	line.answered("one", false)
+	line.answered("two", false)
+	wantTurns(t, begin(line, 4), "one:a/1", "two:a/1", "three:a/1", "three:c/1")
+	line.done(storeNamed("three:c/1"))
+	wantTurns(t, begin(line, 4), "three:d/1")
+	line.done(storeNamed("two:a/1"))
+	wantTurns(t, begin(line, 4), "three:b/late")
+	// Its own turn has shown that it answers.
+	line.answered("one", true)
+	wantTurns(t, begin(line, 4), "three:a/late")
 }
 
 // Workers that wait at the queue get what comes, in the order of the line, and each store once at a time.

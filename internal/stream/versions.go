@@ -11,7 +11,7 @@ import (
 )
 
 // KeepVersions has an EventStore remember the latest versions of actors whose events
-// expire, as KeepVersions of the engine does.
+// expire, as KeepVersions of the engine does. Answered says whether the servers answer anything.
 func (c *Conn) KeepVersions(ctx context.Context, store *v1alpha1.EventStore, opts layout.KeepOptions) (layout.KeptVersions, error) {
 	engine, err := layout.New(c.nc, layout.Config{
 		Namespace: store.EventNamespace(), Store: store.Name, EventsStream: store.EventsStreamName(), SnapshotsStream: store.SnapshotsStreamName(),
@@ -24,7 +24,22 @@ func (c *Conn) KeepVersions(ctx context.Context, store *v1alpha1.EventStore, opt
 	// It has no subscriptions that could fail to close.
 	defer func() { _ = engine.Close() }()
 	kept, err := engine.KeepVersions(ctx, opts)
+	if errors.Is(err, eventstore.ErrUnavailable) && !kept.Answered {
+		kept.Answered = c.answersAnything(ctx)
+	}
 	return kept, keepFault(ctx, store, err)
+}
+
+// answersAnything says whether JetStream answers what is about no stream, also where a context has no time
+// left for that: what is asked of one may wait for those who write very much into it.
+func (c *Conn) answersAnything(ctx context.Context) bool {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
+	defer cancel()
+	_, err := c.Account(ctx)
+	return err == nil
 }
 
 func keepFault(ctx context.Context, store *v1alpha1.EventStore, err error) error {
@@ -42,6 +57,9 @@ func keepFault(ctx context.Context, store *v1alpha1.EventStore, err error) error
 	case errors.Is(err, eventstore.ErrTooLarge):
 		return Stalled(v1alpha1.ReasonRefusedByServer,
 			"%w: the snapshot of the actor leaves no room for the version beside it: save a smaller one, or delete it", err)
+	case errors.Is(err, layout.ErrContested) && !errors.Is(err, eventstore.ErrUnavailable):
+		return Retrying(v1alpha1.ReasonVersionsBehind,
+			"%w: versions of other actors are stored, and theirs once that ends: find what writes into stream %s without an end", err, store.SnapshotsStreamName())
 	}
 	return Retrying(v1alpha1.ReasonJetStreamUnavailable, "%w: the operator tries again by itself", err)
 }

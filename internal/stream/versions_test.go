@@ -16,6 +16,7 @@ import (
 	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv"
+	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/link"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/testenv/natsserver"
 )
 
@@ -107,6 +108,26 @@ func TestKeepVersionsFaults(t *testing.T) {
 		t.Errorf("with a context that has ended: %v", err)
 	} else if _, isFault := stream.AsFault(err); isFault {
 		t.Errorf("a context that has ended is a fault: %v", err)
+	}
+}
+
+// Whether the servers answer is not a matter of one store.
+func TestKeepVersionsWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	servers := natsserver.Run(t, 1)
+	way := link.To(t, servers.URLs()[0])
+	conn, store := connectTo(t, way.URL()), orders()
+	ended, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	for _, answers := range []bool{true, false} {
+		if !answers {
+			way.Silence()
+		}
+		kept, err := conn.KeepVersions(ended, store, layout.KeepOptions{})
+		wantFault(t, err, stream.Retry, v1alpha1.ReasonJetStreamUnavailable)
+		if kept.Answered != answers {
+			t.Errorf("that the servers answer is %t, want %t: %v", kept.Answered, answers, err)
+		}
 	}
 }
 

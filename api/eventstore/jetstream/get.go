@@ -150,10 +150,17 @@ func statusError(m *nats.Msg) error {
 	return fmt.Errorf("%w: JetStream answers %s %s", eventstore.ErrUnavailable, m.Header.Get("Status"), m.Header.Get("Description"))
 }
 
+// errUnreadable: the header of a message is none, as a client can store one. Then the answer does not
+// say which message it is, and only the leader does.
+var errUnreadable = fmt.Errorf("%w: a message has a header that cannot be read", eventstore.ErrUnavailable)
+
 // decodeDirect reads a message as a direct get answers it. The server adds its
 // headers after those of the message, so that the last value is the server's
 // even where a writer has used the same name.
 func decodeDirect(answer *nats.Msg) (*message, error) {
+	if len(answer.Header) == 0 {
+		return nil, errUnreadable
+	}
 	sequence, err := lastUint(answer.Header, headerSequence)
 	if err != nil {
 		return nil, err
@@ -187,7 +194,7 @@ const pageMessages = 256
 var errIncomplete = errors.New("a batch of messages is incomplete")
 
 // page gets messages of a subject from a sequence on, of some bytes, and says whether
-// the replica that answered has more.
+// the replica that answered has more. With errUnreadable it answers those before that one.
 func (s *Store) page(ctx context.Context, stream, subject string, from uint64, size int) (messages []*message, more bool, err error) {
 	body, err := json.Marshal(getRequest{Sequence: from, NextBySubject: subject, Batch: pageMessages, MaxBytes: size})
 	if err != nil {
@@ -246,6 +253,9 @@ func collectPage(try context.Context, answers *nats.Subscription) ([]*message, b
 			return nil, false, nil
 		default:
 			return nil, false, statusError(answer)
+		}
+		if len(answer.Header) == 0 {
+			return messages, true, errUnreadable
 		}
 		if before, err := lastUint(answer.Header, "Nats-Last-Sequence"); err != nil || before != last {
 			return nil, false, fmt.Errorf("%w: %w: sequence %d should follow on %d", errNoAnswer, errIncomplete, before, last)

@@ -18,15 +18,21 @@ import (
 // getMany gets one message for each request, nil where there is none, without their
 // data. Any replica may answer each.
 func (s *Store) getMany(ctx context.Context, stream string, requests []getRequest) ([]*message, error) {
-	return s.getManyFrom(ctx, stream, requests, firstGets)
+	return s.getHeaders(ctx, stream, requests, newGets(len(requests), math.MaxInt, firstGets))
 }
 
-// getManyFrom does what getMany does, and asks for so many at once where messages are large.
-func (s *Store) getManyFrom(ctx context.Context, stream string, requests []getRequest, first int) ([]*message, error) {
+// getAny does what getMany does, also where messages are large, of which it has one at a time,
+// or have headers that cannot be read.
+func (s *Store) getAny(ctx context.Context, stream string, requests []getRequest) ([]*message, error) {
+	many := newGets(len(requests), math.MaxInt, 1)
+	many.unreadable = true
+	return s.getHeaders(ctx, stream, requests, many)
+}
+
+func (s *Store) getHeaders(ctx context.Context, stream string, requests []getRequest, many *gets) ([]*message, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
-	many := newGets(len(requests), math.MaxInt, first)
 	many.headersOnly = true
 	if err := retry(ctx, func() error { return s.tryGets(ctx, stream, requests, many) }); err != nil {
 		return nil, err
@@ -66,6 +72,8 @@ type gets struct {
 	// room is how many bytes of data may come still.
 	room        int
 	headersOnly bool
+	// unreadable: an empty message stands for one whose header cannot be read.
+	unreadable bool
 	// window is how many are on their way at once; it begins with first.
 	window, first int
 }
@@ -101,8 +109,10 @@ func (s *Store) tryGets(ctx context.Context, stream string, requests []getReques
 	}
 	// It fails when the connection is closed, and then there is nothing to do.
 	defer func() { _ = answers.Unsubscribe() }()
-	// What waits to be collected takes memory too.
-	if err := answers.SetPendingLimits(-1, s.config.ReadAheadBytes); err != nil {
+	// What waits to be collected takes memory too. There is room for the largest message: one that
+	// never comes would be asked for again and again.
+	room := max(s.config.ReadAheadBytes, int(s.nc.MaxPayload()))
+	if err := answers.SetPendingLimits(-1, room); err != nil {
 		return sendError(err)
 	}
 	err = many.collect(try, answers, len(inbox), func(i int) error {
@@ -157,6 +167,9 @@ func (g *gets) collect(ctx context.Context, answers *nats.Subscription, prefix i
 			continue
 		}
 		m, err := decodeGet(answer)
+		if g.unreadable && errors.Is(err, errUnreadable) {
+			m, err = &message{}, nil
+		}
 		if err != nil {
 			return err
 		}

@@ -255,6 +255,11 @@ func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFun
 	if _, has := ctx.Deadline(); has {
 		return context.WithCancel(ctx)
 	}
+	return s.timed(ctx)
+}
+
+// timed gives a context the timeout of the store, also one with a later deadline.
+func (s *Store) timed(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, s.config.Timeout, errTimeout)
 }
 

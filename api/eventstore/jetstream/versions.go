@@ -42,10 +42,11 @@ func remembering(header nats.Header, own, latest int64) nats.Header {
 
 // remember has the snapshots of an actor remember a version, and says whether that took a
 // message. last is what a replica has as the last one, nil for none, perhaps without
-// its data: JetStream decides whether it is.
+// its data: JetStream decides whether it is. ErrContested says that it never was.
 func (s *Store) remember(ctx context.Context, actorID string, version int64, last *message) (wrote bool, err error) {
 	// What is stored again is stored with its data.
 	known := last == nil || isDeletedSnapshot(last)
+	lost := 0
 	err = retry(ctx, func() error {
 		if !known {
 			last, err = s.leaderGet(ctx, s.config.SnapshotsStream, getRequest{LastBySubject: SnapshotsSubject(s.config.EventsStream, actorID)})
@@ -64,6 +65,12 @@ func (s *Store) remember(ctx context.Context, actorID string, version int64, las
 		header, data := s.mark(actorID, version, last)
 		_, err := s.putSnapshot(ctx, actorID, before, header, data)
 		wrote = err == nil
+		if isConflict(err) {
+			lost++
+		}
+		if lost == contestedTries {
+			return fmt.Errorf("%w: %v", ErrContested, err)
+		}
 		return err
 	})
 	if err != nil {

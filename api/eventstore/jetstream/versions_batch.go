@@ -3,19 +3,93 @@ package jetstream
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
-
-	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
+	"time"
 )
 
-// actorVersion is a version that an actor has, and the sequence of its event.
+// A batch is a page of batchBytes, so that headers of thousands of names, which take 18 times
+// their bytes when they are read, take 6 MiB. Of it, batchPart messages are kept at a time:
+// then it is known whether there is time for more, also where each actor has a large snapshot.
+const (
+	batchBytes = 256 << 10
+	batchPart  = 32
+)
+
+// batch looks at a page of messages, and says whether there may be more to look at.
+func (p *versionsPass) batch(ctx context.Context) (more bool, err error) {
+	s := p.store
+	p.began = time.Now()
+	done, err := s.reading(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	messages, more, err := p.page(ctx)
+	if err != nil {
+		return false, err
+	}
+	due, left, err := p.split(messages)
+	if err != nil {
+		return false, err
+	}
+	looked, err := p.keepInParts(ctx, due)
+	if err != nil && looked == 0 {
+		return false, err
+	}
+	p.kept.Looked += looked
+	if looked < len(due) {
+		p.oldest = due[looked].Time
+	}
+	more = looked < len(due) || more && len(left) == 0
+	return more, errors.Join(err, p.advance(ctx, due[:looked], left, more))
+}
+
+// page reads a page of messages up to one whose header cannot be read, which is one of its own.
+func (p *versionsPass) page(ctx context.Context) (messages []*message, more bool, err error) {
+	s := p.store
+	ctx, cancel := s.timed(ctx)
+	defer cancel()
+	messages, more, err = s.page(ctx, s.config.EventsStream, ">", p.next(), batchBytes)
+	if !errors.Is(err, errUnreadable) {
+		return messages, more, err
+	}
+	if len(messages) > 0 {
+		return messages, true, nil
+	}
+	m, err := s.leaderGet(ctx, s.config.EventsStream, p.following())
+	if err != nil || m == nil {
+		return nil, false, err
+	}
+	return []*message{m}, true, nil
+}
+
+// keepInParts keeps the versions of messages, and says how many it has looked at: what was
+// done counts, also when the rest fails or there is no time for it.
+func (p *versionsPass) keepInParts(ctx context.Context, due []*message) (looked int, err error) {
+	for part := range slices.Chunk(due, batchPart) {
+		if looked > 0 && p.over(0) {
+			return looked, nil
+		}
+		err := p.keep(ctx, newestVersions(eventsPrefix(p.store.config.EventsStream), part))
+		if errors.Is(err, errOver) {
+			return looked, nil
+		}
+		if err != nil {
+			return looked, err
+		}
+		looked += len(part)
+	}
+	return looked, nil
+}
+
+// actorVersion is a version that an actor has, with the sequence of its event, and when that
+// was stored.
 type actorVersion struct {
-	actorID  string
-	version  int64
-	sequence uint64
+	ActorID  string    `json:"actorId"`
+	Version  int64     `json:"version"`
+	Sequence uint64    `json:"sequence"`
+	Time     time.Time `json:"time"`
 }
 
 // newestVersions are the greatest versions of the actors in a page of messages whose
@@ -32,10 +106,10 @@ func newestVersions(prefix string, messages []*message) []actorVersion {
 		if !met {
 			i = len(newest)
 			at[event.ActorID] = i
-			newest = append(newest, actorVersion{actorID: event.ActorID})
+			newest = append(newest, actorVersion{ActorID: event.ActorID})
 		}
-		if event.Version > newest[i].version {
-			newest[i].version, newest[i].sequence = event.Version, m.Sequence
+		if event.Version > newest[i].Version {
+			newest[i].Version, newest[i].Sequence, newest[i].Time = event.Version, m.Sequence, m.Time
 		}
 	}
 	return newest
@@ -44,11 +118,11 @@ func newestVersions(prefix string, messages []*message) []actorVersion {
 // outlived says whether the last message of an actor, nil for none, makes it needless to
 // remember one of its versions: it is a later event, which has its own turn.
 func (v actorVersion) outlived(last *message) bool {
-	if last == nil || last.Sequence <= v.sequence {
+	if last == nil || last.Sequence <= v.Sequence {
 		return false
 	}
 	event, err := decodeEvent(last)
-	return err == nil && event.Version >= v.version
+	return err == nil && event.Version >= v.Version
 }
 
 // keep has the versions remembered of those actors that have no later event. A replica
@@ -74,53 +148,11 @@ func (p *versionsPass) keep(ctx context.Context, actors []actorVersion) error {
 
 // lastOf gets the last message of each actor in a stream, without its data.
 func (s *Store) lastOf(ctx context.Context, stream string, subject func(stream, actorID string) string, actors []actorVersion) ([]*message, error) {
-	ctx, cancel := s.bounded(ctx)
+	ctx, cancel := s.timed(ctx)
 	defer cancel()
 	requests := make([]getRequest, len(actors))
 	for i, actor := range actors {
-		requests[i] = getRequest{LastBySubject: subject(s.config.EventsStream, actor.actorID)}
+		requests[i] = getRequest{LastBySubject: subject(s.config.EventsStream, actor.ActorID)}
 	}
-	return s.getManyFrom(ctx, stream, requests, 1)
-}
-
-// marksAtOnce is how many versions are stored at once where no snapshot is stored with
-// them, and snapshotBytes what one takes that is stored once more.
-const (
-	marksAtOnce   = 16
-	snapshotBytes = 1 << 20
-)
-
-// mark stores versions that the snapshots of actors do not remember.
-func (p *versionsPass) mark(ctx context.Context, actors []actorVersion, snapshots []*message) error {
-	var plain, large errgroup.Group
-	plain.SetLimit(marksAtOnce)
-	large.SetLimit(max(1, p.store.config.ReadAheadBytes/snapshotBytes/2))
-	var mu sync.Mutex
-	for i, actor := range actors {
-		last := snapshots[i]
-		if last != nil && remembered(last) >= actor.version {
-			continue
-		}
-		group := &plain
-		if last != nil && !isDeletedSnapshot(last) {
-			group = &large
-		}
-		group.Go(func() error {
-			ctx, cancel := p.store.bounded(ctx)
-			defer cancel()
-			wrote, err := p.store.remember(ctx, actor.actorID, actor.version, last)
-			mu.Lock()
-			defer mu.Unlock()
-			if wrote {
-				p.kept.Marked++
-			}
-			if errors.Is(err, eventstore.ErrTooLarge) {
-				// It will not become smaller, and others must not wait for it.
-				p.refused = errors.Join(p.refused, err)
-				return nil
-			}
-			return err
-		})
-	}
-	return errors.Join(plain.Wait(), large.Wait())
+	return s.getAny(ctx, stream, requests)
 }

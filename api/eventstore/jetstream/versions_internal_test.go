@@ -117,7 +117,7 @@ func TestNewestVersions(t *testing.T) {
 	other.Subject = "s.elsewhere.order.order-1"
 	messages := []*message{versionMessage(1, "3"), versionMessage(2, "4"), versionMessage(3, "2"), versionMessage(4, "x"), other}
 	got := newestVersions("s.events.", messages)
-	if len(got) != 1 || got[0] != (actorVersion{"order-1", 4, 2}) {
+	if len(got) != 1 || got[0] != (actorVersion{ActorID: "order-1", Version: 4, Sequence: 2}) {
 		t.Errorf("newest versions are %+v", got)
 	}
 }
@@ -139,8 +139,35 @@ func TestOutlived(t *testing.T) {
 		{"no event", versionMessage(3, "x"), false},
 		{"too large for an event", large, false},
 	} {
-		if got := (actorVersion{"order-1", 4, 2}).outlived(c.last); got != c.want {
+		if got := (actorVersion{ActorID: "order-1", Version: 4, Sequence: 2}).outlived(c.last); got != c.want {
 			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
+// A pass ends before its time is over where the servers would have the rest of it for others.
+func TestPassIsOver(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, c := range []struct {
+		name         string
+		atMost       time.Duration
+		asked, began time.Duration
+		behind, want bool
+	}{
+		{"its time is over", time.Hour, 61 * time.Minute, 0, false, true},
+		{"the rest is a pause", time.Hour, 50 * time.Minute, 6 * time.Minute, false, true},
+		{"there is time after the pause", time.Hour, 50 * time.Minute, 4 * time.Minute, false, false},
+		{"it is behind, and makes none", time.Hour, 50 * time.Minute, 6 * time.Minute, true, false},
+		{"it has all the time", 0, 50 * time.Minute, 6 * time.Minute, false, false},
+	} {
+		p := &versionsPass{opts: KeepOptions{AtMost: c.atMost}, age: time.Hour, asked: now.Add(-c.asked), began: now.Add(-c.began)}
+		p.info.Now = now
+		if c.behind {
+			p.oldest = now.Add(-time.Hour)
+		}
+		if got := p.isOver(); got != c.want {
+			t.Errorf("%s: %t", c.name, got)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,7 +19,8 @@ type KeepOptions struct {
 	// before max_age is lowered to it, whatever others do. 0 is the age that the stream has;
 	// then nothing is done while nothing is due or another does it.
 	MaxAge time.Duration
-	// AtMost is after how long no further events are looked at, after 32 at least; 0 is never.
+	// AtMost is after how long no further events are looked at, after 32 at least, and no further
+	// snapshots stored once more, after one at least; 0 is never.
 	AtMost time.Duration
 	// Created is when the stream of events was made, to the microsecond: nothing is done to
 	// another of its name. Zero is whenever.
@@ -38,9 +38,11 @@ type KeptVersions struct {
 	More bool
 	// Next is after how long there is something to do again.
 	Next time.Duration
-	// Behind is how long ago the first event that nobody has looked at came into the
-	// window in which it should be; 0 for none, or where that is not known.
+	// Behind is how long ago the first event that nobody has looked at, or whose actor is left
+	// out, came into the window in which it should be; 0 for none, or where that is not known.
 	Behind time.Duration
+	// Answered says that a server has answered something.
+	Answered bool
 }
 
 // KeepVersions has the store remember the latest version of actors whose events expire
@@ -55,7 +57,10 @@ type KeptVersions struct {
 //
 // It takes the right to publish to $JS.API.STREAM.INFO of the stream of events. The
 // context is for all of it: each request has Config.Timeout. What was done when it fails
-// is done. ErrStoreFull says that the stream of snapshots takes no more.
+// is done. ErrStoreFull says that the stream of snapshots takes no more. Actors whose
+// snapshots others write all the time (ErrContested), or are too large (ErrTooLarge), are left
+// out, 32 at most, so that others need not wait for them; they are tried again each time, and
+// there is an error until their versions are stored.
 func (s *Store) KeepVersions(ctx context.Context, opts KeepOptions) (KeptVersions, error) {
 	if opts.MaxAge < 0 || opts.AtMost < 0 {
 		return KeptVersions{}, fmt.Errorf("keep the latest versions of actors of stream %s: MaxAge is %s and AtMost %s: give none that is negative", s.config.EventsStream, opts.MaxAge, opts.AtMost)
@@ -68,7 +73,7 @@ func (s *Store) KeepVersions(ctx context.Context, opts KeepOptions) (KeptVersion
 	if errors.Is(err, errReplaced) {
 		// Another keeps.
 		p.record.Due = p.now().Add(keepPause(p.age))
-		err = nil
+		err = p.refusal()
 	}
 	kept := p.result(err)
 	if errors.Is(err, eventstore.ErrStoreFull) {
@@ -95,12 +100,17 @@ type versionsPass struct {
 	// oldest is when the first message was stored that was not looked at; zero for none.
 	oldest time.Time
 	kept   KeptVersions
-	// refused is why an actor's version could not be stored.
+	// began is when the batch was begun that is under way.
+	began time.Time
+	// refused is why the version of an actor was not stored that is left out.
 	refused error
 }
 
 // streamInfo is what a pass asks of the stream of events.
 type streamInfo struct {
+	// answered: a server has said something.
+	answered bool
+
 	Error   *apiError `json:"error"`
 	Created time.Time `json:"created"`
 	// Now is the time of the server.
@@ -115,10 +125,10 @@ type streamInfo struct {
 }
 
 func (s *Store) streamInfo(ctx context.Context) (info streamInfo, err error) {
-	ctx, cancel := s.bounded(ctx)
+	ctx, cancel := s.timed(ctx)
 	defer cancel()
 	err = s.askStream(ctx, "STREAM.INFO", s.config.EventsStream, getRequest{}, func(answer *nats.Msg) error {
-		info = streamInfo{}
+		info = streamInfo{answered: true}
 		if err := json.Unmarshal(answer.Data, &info); err != nil {
 			return fmt.Errorf("%w: the answer is not what JetStream answers: %w", eventstore.ErrUnavailable, err)
 		}
@@ -151,57 +161,39 @@ func (p *versionsPass) begin(ctx context.Context) (err error) {
 	return p.recognise(ctx)
 }
 
-func (p *versionsPass) read(ctx context.Context) (err error) {
-	before := p.record
-	if p.record, p.sequence, err = p.store.readVersions(ctx, p.info.Created); err != nil {
-		return err
-	}
-	if before.LastSequence > p.record.LastSequence {
-		// What was looked at was for any age.
-		p.record.LastSequence, p.record.LastTime = before.LastSequence, before.LastTime
-	}
-	return nil
-}
-
-// recognise drops a record that is not about the stream as it is: then all that it holds
-// is looked at again. The message on record is asked for when something is due.
-func (p *versionsPass) recognise(ctx context.Context) (err error) {
-	first, last := p.info.State.FirstSequence, p.info.State.LastSequence
-	var there *message
-	if recorded := p.record.LastSequence; recorded > 0 && first <= recorded && recorded <= last {
-		if !p.wanted() {
-			return nil
-		}
-		bounded, cancel := p.store.bounded(ctx)
-		defer cancel()
-		if there, err = p.store.leaderGet(bounded, p.store.config.EventsStream, getRequest{Sequence: recorded}); err != nil {
-			return err
-		}
-	}
-	if !p.record.isOf(first, last, there) {
-		p.record = versionsRecord{StreamCreated: p.info.Created}
-	}
-	return nil
-}
-
 // next is the first sequence that nobody has looked at.
 func (p *versionsPass) next() uint64 { return max(p.record.LastSequence+1, p.info.State.FirstSequence) }
+
+// following asks for the first message that nobody has looked at.
+func (p *versionsPass) following() getRequest {
+	return getRequest{Sequence: p.next(), NextBySubject: ">"}
+}
 
 // forced: what others do does not count.
 func (p *versionsPass) forced() bool { return p.opts.MaxAge != 0 }
 
-// over says whether nothing further is to be begun.
-func (p *versionsPass) over() bool {
-	return p.opts.AtMost > 0 && time.Since(p.asked) >= p.opts.AtMost
+// over says whether nothing further is to be begun after a while.
+func (p *versionsPass) over(after time.Duration) bool {
+	return p.opts.AtMost > 0 && time.Since(p.asked)+after >= p.opts.AtMost
+}
+
+// isOver says whether the time is over that there is, or will be once the servers had time for
+// others.
+func (p *versionsPass) isOver() bool {
+	if p.isBehind() {
+		return p.over(0)
+	}
+	// A pause is half as long again at most.
+	return p.over(2 * p.rest())
 }
 
 // now is the time of the server.
 func (p *versionsPass) now() time.Time { return p.info.Now.Add(time.Since(p.asked)) }
 
-// wanted says whether there is something to do.
-func (p *versionsPass) wanted() bool {
-	return p.age != 0 && (p.forced() || p.record.isDue(p.now(), p.age))
-}
+// due says whether events are to be looked at, and wanted whether there is something to do.
+func (p *versionsPass) due() bool { return p.forced() || p.record.isDue(p.now(), p.age) }
+
+func (p *versionsPass) wanted() bool { return p.age != 0 && (p.due() || len(p.record.Left) > 0) }
 
 // windowOf is when a message comes into its window that was stored at a time.
 func (p *versionsPass) windowOf(stored time.Time) time.Time {
@@ -216,38 +208,64 @@ func (p *versionsPass) isBehind() bool {
 
 func (p *versionsPass) result(err error) KeptVersions {
 	kept := p.kept
-	kept.MaxAge = p.age
+	kept.MaxAge, kept.Answered = p.age, p.info.answered
 	if p.age != 0 {
 		kept.Next = max(p.record.Due.Sub(p.now()), 0)
 	}
-	if (err != nil || kept.More) && !p.oldest.IsZero() {
-		kept.Behind = max(p.now().Sub(p.windowOf(p.oldest)), 0)
+	oldest := p.oldest
+	for _, left := range p.record.Left {
+		if oldest.IsZero() || left.Time.Before(oldest) {
+			oldest = left.Time
+		}
+	}
+	if (err != nil || kept.More) && !oldest.IsZero() {
+		kept.Behind = max(p.now().Sub(p.windowOf(oldest)), 0)
 	}
 	return kept
 }
 
-// run looks at what has come into its window. So that the servers have time for others,
-// it waits for as long as each batch takes, unless it is behind.
+// run tries what was left out, and looks at what has come into its window.
 func (p *versionsPass) run(ctx context.Context) error {
-	more, err := p.peek(ctx)
-	for more && err == nil && !p.kept.More {
-		began := time.Now()
-		if more, err = p.batch(ctx); more && err == nil && !p.kept.More && !p.isBehind() {
-			err = pause(ctx, max(time.Since(began), time.Millisecond))
+	due, left := p.due(), len(p.record.Left)
+	if left > 0 {
+		if err := p.keepLeft(ctx); err != nil {
+			return err
 		}
 	}
-	if err == nil {
-		err = p.refused
+	var err error
+	switch {
+	case due:
+		err = p.look(ctx)
+	case len(p.record.Left) < left:
+		err = p.write(ctx)
+	}
+	return errors.Join(err, p.refusal())
+}
+
+// look looks at what has come into its window. So that the servers have time for others,
+// it waits for as long as each batch takes, unless it is behind.
+func (p *versionsPass) look(ctx context.Context) error {
+	more, err := p.peek(ctx)
+	for more && err == nil && !p.kept.More {
+		if more, err = p.batch(ctx); more && err == nil && !p.kept.More && !p.isBehind() {
+			err = pause(ctx, p.rest())
+		}
 	}
 	return err
 }
 
+// rest is how long the servers have time for others after a batch.
+func (p *versionsPass) rest() time.Duration { return max(time.Since(p.began), time.Millisecond) }
+
 // peek looks at the time of the first message alone: a batch is large, and mostly
 // nothing is to be done.
 func (p *versionsPass) peek(ctx context.Context) (more bool, err error) {
-	ctx, cancel := p.store.bounded(ctx)
+	ctx, cancel := p.store.timed(ctx)
 	defer cancel()
-	first, err := p.store.directGet(ctx, p.store.config.EventsStream, getRequest{Sequence: p.next(), NextBySubject: ">"})
+	first, err := p.store.directGet(ctx, p.store.config.EventsStream, p.following())
+	if errors.Is(err, errUnreadable) {
+		first, err = p.store.leaderGet(ctx, p.store.config.EventsStream, p.following())
+	}
 	if err != nil {
 		return false, err
 	}
@@ -264,7 +282,10 @@ func (p *versionsPass) peek(ctx context.Context) (more bool, err error) {
 // split divides messages into those that are in their window, and the others.
 func (p *versionsPass) split(messages []*message) (due, left []*message, err error) {
 	for i, m := range messages {
-		if m.Time, err = storedAt(m); err != nil {
+		if m.Time.IsZero() {
+			m.Time, err = storedAt(m)
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 		if i == 0 {
@@ -286,59 +307,6 @@ func storedAt(m *message) (time.Time, error) {
 	return at, nil
 }
 
-// A batch is a page of batchBytes, so that headers of thousands of names, which take 18 times
-// their bytes when they are read, take 6 MiB. Of it, batchPart messages are kept at a time:
-// then it is known whether there is time for more, also where each actor has a large snapshot.
-const (
-	batchBytes = 256 << 10
-	batchPart  = 32
-)
-
-// batch looks at a page of messages, and says whether there may be more to look at.
-func (p *versionsPass) batch(ctx context.Context) (more bool, err error) {
-	s := p.store
-	done, err := s.reading(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer done()
-	reading, cancel := s.bounded(ctx)
-	messages, more, err := s.page(reading, s.config.EventsStream, ">", p.next(), batchBytes)
-	cancel()
-	if err != nil {
-		return false, err
-	}
-	due, left, err := p.split(messages)
-	if err != nil {
-		return false, err
-	}
-	looked, err := p.keepInParts(ctx, due)
-	if err != nil && looked == 0 {
-		return false, err
-	}
-	p.kept.Looked += looked
-	if looked < len(due) {
-		p.oldest = due[looked].Time
-	}
-	more = looked < len(due) || more && len(left) == 0
-	return more, errors.Join(err, p.advance(ctx, due[:looked], left, more))
-}
-
-// keepInParts keeps the versions of messages, and says how many it has looked at: what was
-// done counts, also when the rest fails or there is no time for it.
-func (p *versionsPass) keepInParts(ctx context.Context, due []*message) (looked int, err error) {
-	for part := range slices.Chunk(due, batchPart) {
-		if looked > 0 && p.over() {
-			return looked, nil
-		}
-		if err := p.keep(ctx, newestVersions(eventsPrefix(p.store.config.EventsStream), part)); err != nil {
-			return looked, err
-		}
-		looked += len(part)
-	}
-	return looked, nil
-}
-
 // advance writes that messages were looked at; left are those after them that are not in
 // their window yet, and more says that nobody has seen what comes after them.
 func (p *versionsPass) advance(ctx context.Context, looked, left []*message, more bool) error {
@@ -349,7 +317,7 @@ func (p *versionsPass) advance(ctx context.Context, looked, left []*message, mor
 	p.record.MaxAge = p.age
 	now := p.now()
 	switch {
-	case more && p.over():
+	case more && p.isOver():
 		// Whoever comes first goes on.
 		p.kept.More, p.record.Due = true, now
 	case more:
@@ -372,23 +340,4 @@ func (p *versionsPass) advance(ctx context.Context, looked, left []*message, mor
 		return nil
 	}
 	return p.write(ctx)
-}
-
-// write writes the record. Who is forced to goes on where another was first.
-func (p *versionsPass) write(ctx context.Context) error {
-	ours := p.record
-	for {
-		written, err := p.store.writeVersions(ctx, p.sequence, p.record)
-		if err == nil {
-			p.sequence = written
-			return nil
-		}
-		if !errors.Is(err, errReplaced) || !p.forced() {
-			return err
-		}
-		if err := p.read(ctx); err != nil {
-			return err
-		}
-		p.record.Due, p.record.MaxAge = ours.Due, ours.MaxAge
-	}
 }

@@ -3,8 +3,11 @@ package jetstream
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
+
+	"git.flowmade.one/flowmade-one/aether-operator/api/eventstore"
 )
 
 // How the latest versions of actors are kept whose events expire after an age. Each event
@@ -43,6 +46,8 @@ type versionsRecord struct {
 	// while a pass is under way, when it counts as given up.
 	Due    time.Time     `json:"due"`
 	MaxAge time.Duration `json:"maxAge"`
+	// Left are actors up to LastSequence whose versions could not be stored.
+	Left []actorVersion `json:"left,omitempty"`
 }
 
 // isOf says whether the record is about a stream as it is, with messages from first to
@@ -91,7 +96,7 @@ func versionsSubject(stream string) string { return stream + ".snapshots.%versio
 // is an empty one.
 func (s *Store) readVersions(ctx context.Context, created time.Time) (versionsRecord, uint64, error) {
 	empty := versionsRecord{StreamCreated: created}
-	ctx, cancel := s.bounded(ctx)
+	ctx, cancel := s.timed(ctx)
 	defer cancel()
 	m, err := s.leaderGet(ctx, s.config.SnapshotsStream, getRequest{LastBySubject: versionsSubject(s.config.EventsStream)})
 	if err != nil || m == nil {
@@ -111,11 +116,78 @@ func (s *Store) writeVersions(ctx context.Context, before uint64, record version
 	if err != nil {
 		return 0, fmt.Errorf("encode how far versions are kept: %w", err)
 	}
-	ctx, cancel := s.bounded(ctx)
+	ctx, cancel := s.timed(ctx)
 	defer cancel()
 	written, err := s.replace(ctx, versionsSubject(s.config.EventsStream), before, data)
 	if err != nil {
 		return 0, fmt.Errorf("write in stream %s how far versions are kept: %w", s.config.SnapshotsStream, err)
 	}
 	return written, nil
+}
+
+func (p *versionsPass) read(ctx context.Context) (err error) {
+	before := p.record
+	if p.record, p.sequence, err = p.store.readVersions(ctx, p.info.Created); err != nil {
+		return err
+	}
+	if before.LastSequence > p.record.LastSequence {
+		// What was looked at was for any age.
+		p.record.LastSequence, p.record.LastTime = before.LastSequence, before.LastTime
+	}
+	for _, left := range before.Left {
+		if !p.record.leave(left) {
+			return fmt.Errorf("%w: two keepers have left out more than %d actors", eventstore.ErrUnavailable, mostLeft)
+		}
+	}
+	return nil
+}
+
+// recognise drops a record that is not about the stream as it is: then all that it holds
+// is looked at again. The message on record is asked for when something is due.
+func (p *versionsPass) recognise(ctx context.Context) (err error) {
+	first, last := p.info.State.FirstSequence, p.info.State.LastSequence
+	var there *message
+	if recorded := p.record.LastSequence; recorded > 0 && first <= recorded && recorded <= last {
+		if !p.wanted() {
+			return nil
+		}
+		bounded, cancel := p.store.timed(ctx)
+		defer cancel()
+		if there, err = p.store.leaderGet(bounded, p.store.config.EventsStream, getRequest{Sequence: recorded}); err != nil {
+			return err
+		}
+	}
+	if !p.record.isOf(first, last, there) {
+		p.record = versionsRecord{StreamCreated: p.info.Created, Left: p.record.Left}
+	}
+	return nil
+}
+
+// recordTries is how often a pass that is forced writes the record while others do: some 250 ms
+// in all.
+const recordTries = 9
+
+// write writes the record. Who is forced to goes on where another was first.
+func (p *versionsPass) write(ctx context.Context) error {
+	ours := p.record
+	for try := 1; ; try++ {
+		written, err := p.store.writeVersions(ctx, p.sequence, p.record)
+		if err == nil {
+			p.sequence = written
+			return nil
+		}
+		if !errors.Is(err, errReplaced) || !p.forced() {
+			return err
+		}
+		if try == recordTries {
+			return fmt.Errorf("%w: others write it all the time: %v", eventstore.ErrUnavailable, err)
+		}
+		if err := pause(ctx, waitAfter(err, try)); err != nil {
+			return err
+		}
+		if err := p.read(ctx); err != nil {
+			return err
+		}
+		p.record.Due, p.record.MaxAge = ours.Due, ours.MaxAge
+	}
 }
