@@ -169,7 +169,7 @@ type Snapshots struct {
 	// actors whose events have expired are in it too. JetStream reserves
 	// maxBytes on each server that holds the stream. Defaults to that of the class, else
 	// no limit.
-	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : size(self) <= 32 && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-')",message="must be a whole number of bytes, more than 0 and less than 8Ei, in at most 32 characters, such as 10Gi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : size(self) <= 32 && !self.matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-') && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei'))",message="must be a whole number of bytes, more than 0 and less than 8Ei, in at most 32 characters, such as 10Gi"
 	// +optional
 	MaxBytes *resource.Quantity `json:"maxBytes,omitempty"`
 }
@@ -254,7 +254,7 @@ type Retention struct {
 	// maxBytes is how much the stream of events takes on each server. A full store
 	// refuses new events and never drops old ones. JetStream reserves maxBytes on each
 	// server that holds the stream. Defaults to that of the class, else no limit.
-	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : size(self) <= 32 && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-')",message="must be a whole number of bytes, more than 0 and less than 8Ei, in at most 32 characters, such as 10Gi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : size(self) <= 32 && !self.matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-') && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei'))",message="must be a whole number of bytes, more than 0 and less than 8Ei, in at most 32 characters, such as 10Gi"
 	// +optional
 	MaxBytes *resource.Quantity `json:"maxBytes,omitempty"`
 }

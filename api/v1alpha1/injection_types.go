@@ -54,11 +54,11 @@ type SidecarResources struct {
 // SidecarAmounts are amounts of what a sidecar takes.
 type SidecarAmounts struct {
 	// cpu is in cores, such as 50m.
-	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : size(self) <= 32 && quantity(self).isGreaterThan(quantity('0'))",message="must be more than 0, in at most 32 characters, such as 50m"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : size(self) <= 32 && !self.matches('[eE]-') && quantity(self).isGreaterThan(quantity('0'))",message="must be more than 0, in at most 32 characters, such as 50m"
 	// +optional
 	CPU *resource.Quantity `json:"cpu,omitempty"`
 	// memory is in bytes, such as 128Mi.
-	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : size(self) <= 32 && quantity(self).isGreaterThan(quantity('0'))",message="must be more than 0, in at most 32 characters, such as 128Mi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : size(self) <= 32 && !self.matches('[eE]-') && quantity(self).isGreaterThan(quantity('0'))",message="must be more than 0, in at most 32 characters, such as 128Mi"
 	// +optional
 	Memory *resource.Quantity `json:"memory,omitempty"`
 }

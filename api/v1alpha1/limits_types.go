@@ -14,7 +14,7 @@ type Limits struct {
 
 	// maxBytes is the largest spec.retention.maxBytes; a store without one asks for
 	// more.
-	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : size(self) <= 32 && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-')",message="must be a whole number of bytes, more than 0 and less than 8Ei, in at most 32 characters, such as 10Gi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : size(self) <= 32 && !self.matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-') && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei'))",message="must be a whole number of bytes, more than 0 and less than 8Ei, in at most 32 characters, such as 10Gi"
 	// +optional
 	MaxBytes *resource.Quantity `json:"maxBytes,omitempty"`
 
@@ -64,7 +64,7 @@ type NamespaceLimits struct {
 	Stores int32 `json:"stores,omitempty"`
 	// bytes is how much JetStream may reserve for them: maxBytes of events and of
 	// snapshots, times replicas. A store that has no maxBytes for both asks for more.
-	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : size(self) <= 32 && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei')) && !string(self).matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-')",message="must be a whole number of bytes, more than 0 and less than 8Ei, in at most 32 characters, such as 10Gi"
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 && self < 9223372036854775807 : size(self) <= 32 && !self.matches('[num]$|^[+]?[0-9]*[.][0-9]*$|[eE]-') && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('8Ei'))",message="must be a whole number of bytes, more than 0 and less than 8Ei, in at most 32 characters, such as 10Gi"
 	// +optional
 	Bytes *resource.Quantity `json:"bytes,omitempty"`
 }

@@ -122,6 +122,7 @@ var _ = Describe("An EventStore", func() {
 		Entry("one byte more than can be counted, as text", `spec: {retention: {maxBytes: "9223372036854775807"}}`, "must be a whole number of bytes"),
 		// What it takes to read one grows with the square of its length.
 		Entry("very many digits", `spec: {retention: {maxBytes: "1.`+strings.Repeat("9", 40)+`Ki"}}`, "in at most 32 characters"),
+		Entry("an exponent far below zero", `spec: {retention: {maxBytes: "1e-20000000"}}`, "in at most 32 characters"),
 		Entry("half a byte", `spec: {retention: {maxBytes: "0.5"}}`, "must be a whole number of bytes"),
 		Entry("a byte and a half", `spec: {retention: {maxBytes: "1.5"}}`, "must be a whole number of bytes"),
 		Entry("part of a byte of snapshots", `spec: {snapshots: {maxBytes: "1.5"}}`, "must be a whole number of bytes"),

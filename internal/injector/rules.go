@@ -237,8 +237,9 @@ func (r *request) readQuantity(key, example string) (*resource.Quantity, string)
 	if !annotated {
 		return nil, ""
 	}
-	// What it takes to read one grows with the square of its length.
-	if len(value) <= maxQuantity {
+	// What it takes to read one grows with the square of its length, and with its exponent if
+	// that is below 0.
+	if len(value) <= maxQuantity && !strings.Contains(strings.ToLower(value), "e-") {
 		if quantity, err := resource.ParseQuantity(value); err == nil && quantity.Sign() > 0 {
 			return &quantity, ""
 		}
