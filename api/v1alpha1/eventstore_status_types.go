@@ -178,6 +178,11 @@ type StreamStatus struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +optional
 	MaxAge string `json:"maxAge,omitempty"`
+	// nextMaxAge is a shorter age that the operator is about to set; left out where there
+	// is none. What it lets expire is no loss once the stream has it.
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	NextMaxAge string `json:"nextMaxAge,omitempty"`
 	// replicaCount is how many replicas the server is configured to keep.
 	// +optional
 	ReplicaCount int32 `json:"replicaCount,omitempty"`

@@ -2,9 +2,12 @@ package controller
 
 import (
 	"context"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/equality"
 
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -25,6 +28,9 @@ func (p *pass) apply(ctx context.Context) error {
 		err = p.keepVersions(ctx)
 	}
 	if err == nil {
+		err = p.noteNextAges(ctx)
+	}
+	if err == nil {
 		err = p.applyThose(ctx, func(plan stream.Plan) bool { return !accepted(plan) && plan.ShortensAge() })
 	}
 	if err == nil {
@@ -38,6 +44,26 @@ func (p *pass) apply(ctx context.Context) error {
 	p.endAcceptance()
 	p.store.Status.Plan = nil
 	return p.recordStreams(ctx)
+}
+
+// noteNextAges puts shorter ages on record before streams have them. If the operator ends
+// before it has written down that they do, the next one knows why all has expired. One that
+// others made longer a moment ago is on record as it was.
+func (p *pass) noteNextAges(ctx context.Context) error {
+	noted := false
+	for _, plan := range p.plans {
+		next := stream.FormatAge(plan.Wanted.Config.MaxAge)
+		isWritten := func(s v1alpha1.StreamStatus) bool { return s.Role == plan.Wanted.Role && s.MaxAge == next }
+		recorded := streamStatus(p.store, plan.Wanted.Role)
+		if recorded == nil || !plan.ShortensAge() || slices.ContainsFunc(p.written.Streams, isWritten) {
+			continue
+		}
+		recorded.NextMaxAge, noted = next, true
+	}
+	if !noted || equality.Semantic.DeepEqual(p.written.Streams, p.store.Status.Streams) {
+		return nil
+	}
+	return p.commit(ctx)
 }
 
 // applyThose carries out some of the plans. It tells what was done also where another of

@@ -57,6 +57,9 @@ func (p *pass) see(ctx context.Context) error {
 		if p.live[i], err = p.conn.Stream(ctx, name); err != nil {
 			return p.lostConnection(err)
 		}
+		if recorded := streamStatus(p.store, roles[i]); recorded != nil {
+			*recorded = stream.WithNextAge(*recorded, p.live[i])
+		}
 	}
 	var err error
 	p.home, err = p.homes.of(ctx, p.store.Namespace)
@@ -344,6 +347,8 @@ func (p *pass) record(context.Context) error {
 		switch {
 		case p.live[i] == nil || p.lost[i]:
 			if recorded != nil {
+				// It is not about to get another age.
+				recorded.NextMaxAge = ""
 				streams = append(streams, *recorded)
 			}
 			p.noteLost(i)

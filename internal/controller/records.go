@@ -39,7 +39,7 @@ type recordedStream struct {
 	messages, first, last int64
 	maxBytes              int64
 	replicas              int32
-	maxAge                string
+	maxAge, nextMaxAge    string
 }
 
 func newRecords() *records { return &records{stores: map[types.NamespacedName]record{}} }
@@ -55,7 +55,7 @@ func (r *records) wrote(store *v1alpha1.EventStore) {
 		if s := streamStatus(store, role); s != nil && s.Created != nil {
 			now.streams[i] = recordedStream{
 				created: s.Created.UnixMicro(), messages: s.Messages, first: s.FirstSequence, last: s.LastSequence,
-				maxBytes: s.MaxBytes, replicas: s.ReplicaCount, maxAge: shared(s.MaxAge),
+				maxBytes: s.MaxBytes, replicas: s.ReplicaCount, maxAge: shared(s.MaxAge), nextMaxAge: shared(s.NextMaxAge),
 			}
 			if s.LastTime != nil {
 				now.streams[i].lastTime = s.LastTime.UnixMicro()
@@ -109,7 +109,7 @@ func (r *records) recall(store *v1alpha1.EventStore) {
 
 func (s recordedStream) status(role v1alpha1.StreamRole, name string) v1alpha1.StreamStatus {
 	return v1alpha1.StreamStatus{
-		Role: role, Name: name, Created: microTime(s.created), LastTime: microTime(s.lastTime), MaxAge: s.maxAge,
+		Role: role, Name: name, Created: microTime(s.created), LastTime: microTime(s.lastTime), MaxAge: s.maxAge, NextMaxAge: s.nextMaxAge,
 		Messages: s.messages, FirstSequence: s.first, LastSequence: s.last, MaxBytes: s.maxBytes, ReplicaCount: s.replicas,
 	}
 }

@@ -21,7 +21,7 @@ func TestRecords(t *testing.T) {
 	empty := store.DeepCopy()
 	store.Status.ClassName = "standard"
 	store.Status.Effective = &v1alpha1.EffectiveSpec{Storage: v1alpha1.StorageMemory, Protection: v1alpha1.ProtectionErasable, DeletionPolicy: v1alpha1.DeletionPolicyDelete}
-	events := v1alpha1.StreamStatus{Role: v1alpha1.StreamRoleEvents, Name: "shop_orders", Created: &created, LastTime: &last, MaxAge: "30d", Messages: 3, FirstSequence: 2, LastSequence: 4, MaxBytes: 1 << 30, ReplicaCount: 3}
+	events := v1alpha1.StreamStatus{Role: v1alpha1.StreamRoleEvents, Name: "shop_orders", Created: &created, LastTime: &last, MaxAge: "30d", NextMaxAge: "7d", Messages: 3, FirstSequence: 2, LastSequence: 4, MaxBytes: 1 << 30, ReplicaCount: 3}
 	snapshots := v1alpha1.StreamStatus{Role: v1alpha1.StreamRoleSnapshots, Name: "shop_orders_snapshots", Created: &created, MaxAge: "0"}
 	store.Status.Streams = []v1alpha1.StreamStatus{events, snapshots}
 	r := newRecords()

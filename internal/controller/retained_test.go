@@ -28,6 +28,13 @@ func takeStatusAway(ctx context.Context, store *v1alpha1.EventStore) {
 // what it gives is called.
 func refuseStatuses(ctx context.Context, namespace string) (again func()) {
 	GinkgoHelper()
+	return refuseStatusesIf(ctx, namespace, "true", func(s *v1alpha1.EventStoreStatus) { s.ClassName = "x" })
+}
+
+// refuseStatusesIf is refuseStatuses for those of which an expression in CEL is true, as it is
+// of the one that such makes.
+func refuseStatusesIf(ctx context.Context, namespace, expression string, such func(*v1alpha1.EventStoreStatus)) (again func()) {
+	GinkgoHelper()
 	name := unique("no-status")
 	policy := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	policy.Spec.FailurePolicy = new(admissionv1.Fail)
@@ -35,7 +42,9 @@ func refuseStatuses(ctx context.Context, namespace string) (again func()) {
 		Operations: []admissionv1.OperationType{admissionv1.Update},
 		Rule:       admissionv1.Rule{APIGroups: []string{v1alpha1.GroupVersion.Group}, APIVersions: []string{"*"}, Resources: []string{"eventstores/status"}},
 	}}}}
-	policy.Spec.Validations = []admissionv1.Validation{{Expression: "object.metadata.namespace != '" + namespace + "'", Message: "not now"}}
+	policy.Spec.Validations = []admissionv1.Validation{{
+		Expression: "object.metadata.namespace != '" + namespace + "' || !(" + expression + ")", Message: "not now",
+	}}
 	Expect(k8s.Create(ctx, policy)).To(Succeed())
 	binding := &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	binding.Spec.PolicyName, binding.Spec.ValidationActions = name, []admissionv1.ValidationAction{admissionv1.Deny}
@@ -49,7 +58,7 @@ func refuseStatuses(ctx context.Context, namespace string) (again func()) {
 	probe := create(ctx, newStore(namespace, "none-at-all"))
 	Eventually(func() error {
 		current := read(ctx, probe)(Default)
-		current.Status.ClassName = "x"
+		such(&current.Status)
 		return k8s.Status().Update(ctx, current, client.DryRunAll)
 	}).WithContext(ctx).Should(MatchError(ContainSubstring("not now")))
 	return again

@@ -60,6 +60,16 @@ func RecordOf(wanted Wanted, live *jetstream.StreamInfo, recorded *v1alpha1.Stre
 	return now
 }
 
+// WithNextAge is the record of a stream once it has the shorter age that the operator was
+// about to set when it wrote the record: the operator did, whether it could write that down
+// or not.
+func WithNextAge(recorded v1alpha1.StreamStatus, live *jetstream.StreamInfo) v1alpha1.StreamStatus {
+	if recorded.NextMaxAge != "" && live != nil && sameStream(&recorded, live) && FormatAge(live.Config.MaxAge) == recorded.NextMaxAge {
+		recorded.MaxAge, recorded.NextMaxAge = recorded.NextMaxAge, ""
+	}
+	return recorded
+}
+
 // WorthTelling says whether what changed of a stream is worth a write of the
 // status: what a person acts on always is, and figures when they have changed by
 // a tenth. anyChange wants the smallest change, as now and then it is time to.
