@@ -33,9 +33,18 @@ func (p *pass) acceptanceBefore(newer int) string {
 // offer is the token that stands for what a condition tells, and whether a person
 // accepted that: the annotation carries it, and the condition has told it before.
 func (p *pass) offer(condition string, tokenAfter func(newest string) string) (token string, accepted bool) {
-	told := meta.FindStatusCondition(p.before.Status.Conditions, condition)
+	told := p.toldBefore(condition)
 	return stream.Offer(tokenAfter, p.newestAcceptance(), p.store.Annotations[v1alpha1.AnnotationAcceptDataLoss],
 		func(token string) bool { return told != nil && strings.Contains(told.Message, "="+token) })
+}
+
+// toldBefore is a condition that asks for an acceptance, as the status has it; nil for none.
+// Of a change that was edited more than once since it may be about an earlier time.
+func (p *pass) toldBefore(condition string) *metav1.Condition {
+	if condition == v1alpha1.ConditionDataLossPrevented && p.store.Generation-p.before.Status.ObservedGeneration > 1 {
+		return nil
+	}
+	return meta.FindStatusCondition(p.before.Status.Conditions, condition)
 }
 
 // accept puts an acceptance on record before anything is done on its account: what
@@ -79,8 +88,11 @@ func (p *pass) pending() bool {
 }
 
 // endOutdated ends an acceptance that lets nothing through any more, wherever the pass
-// ended.
+// ended; and what asks for one, if the resource was edited and nobody knows what that does.
 func (p *pass) endOutdated() {
+	if !p.isGuarded && p.store.Generation != p.before.Status.ObservedGeneration {
+		meta.RemoveStatusCondition(&p.store.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+	}
 	acceptances := p.store.Status.Acceptances
 	if len(acceptances) > 0 && p.class != nil && !stream.IsAskedFor(acceptances[0], p.store, p.class) {
 		p.endAcceptance()

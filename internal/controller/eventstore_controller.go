@@ -154,6 +154,8 @@ type pass struct {
 	// destroy.
 	hold     *stream.Fault
 	destroys map[v1alpha1.StreamRole]stream.Destroyed
+	// isGuarded: it is known what of the plan waits for a person.
+	isGuarded bool
 	// isAhead: it came ahead of others.
 	isAhead bool
 	// blind: it is paused, and could not look whose the streams are.

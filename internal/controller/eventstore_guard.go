@@ -74,9 +74,11 @@ func (p *pass) guardPeers(ctx context.Context) (*stream.Fault, error) {
 // destroy messages or reach others.
 func (p *pass) guardData(ctx context.Context) error {
 	what, reason, err := p.waiting(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	p.isGuarded = true
+	switch {
 	case what == "":
 		p.endAcceptance()
 	case p.pending():
@@ -108,7 +110,7 @@ func (p *pass) ask(ctx context.Context, what, reason string) error {
 		return nil
 	}
 	fault := stream.Stalled(reason, "not applied: changing %s. Take the change back; or let it through: %s", what, p.acceptHint(token))
-	told := meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionDataLossPrevented)
+	told := p.toldBefore(v1alpha1.ConditionDataLossPrevented)
 	if told != nil && told.Reason == reason && strings.Contains(told.Message, "="+token) && !p.figuresChanged {
 		// What it would destroy grows with what is saved: it is told with the figures.
 		fault = stream.Stalled(reason, "%s", told.Message)
