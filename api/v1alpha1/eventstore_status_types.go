@@ -94,11 +94,11 @@ type Acceptance struct {
 	// for any more. From then on the same change needs another token.
 	// +optional
 	Pending bool `json:"pending,omitempty"`
-	// generation is that of the resource of which it was accepted, or which last asked for
-	// it while it is pending.
+	// generation is that of the resource when it was accepted; of a change that is pending,
+	// the last that the operator has seen to ask for it.
 	// +optional
 	Generation int64 `json:"generation,omitempty"`
-	// classUID is the uid of the class of that time.
+	// classUID is the uid of the class then.
 	// +kubebuilder:validation:MaxLength=64
 	// +optional
 	ClassUID string `json:"classUID,omitempty"`

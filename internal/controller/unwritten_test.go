@@ -109,3 +109,39 @@ var _ = Describe("A shorter age of events", func() {
 		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(lost)
 	})
 })
+
+var _ = Describe("A lower history of snapshots", func() {
+	It("that has destroyed snapshots is no loss, though nothing could be written after it", func(ctx context.Context) {
+		api := js(single)
+		history := func(count int32) func(*v1alpha1.EventStore) {
+			return func(s *v1alpha1.EventStore) { s.Spec.Snapshots.History = count }
+		}
+		store := create(ctx, newStore(newNamespace(ctx), newClass(ctx, single.URLs()).Name, history(3)))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(beReady())
+		put := func(count int) {
+			GinkgoHelper()
+			for range count {
+				_, err := api.Publish(ctx, store.EventsStreamName()+".snapshots.order.order-1", []byte("{}"))
+				Expect(err).NotTo(HaveOccurred())
+			}
+		}
+		state := func() jetstream.StreamState { return streamInfo(ctx, api, store.SnapshotsStreamName()).State }
+		put(3)
+		change(ctx, store, history(1))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beStalled(v1alpha1.ReasonWouldDestroyEvents),
+			HaveField("Status.Streams", ContainElement(And(HaveField("Role", v1alpha1.StreamRoleSnapshots), HaveField("LastSequence", BeEquivalentTo(3)))))))
+		again := refuseStatusesIf(ctx, store.Namespace, "has(object.status.streams) && object.status.streams.exists(s, s.role == 'Snapshots' && s.messages == 1)",
+			func(s *v1alpha1.EventStoreStatus) {
+				s.Streams = []v1alpha1.StreamStatus{{Role: v1alpha1.StreamRoleSnapshots, Name: "x", Messages: 1}}
+			})
+		change(ctx, store, accept)
+		Eventually(state).Should(HaveField("Msgs", BeEquivalentTo(1)))
+		put(1)
+		Expect(state()).To(HaveField("FirstSeq", BeEquivalentTo(4)), "nothing is left of what was on record")
+		annotate(ctx, store, unique("poke"))
+		Consistently(read(ctx, store)).WithContext(ctx).WithTimeout(consistentTime).Should(haveNoCondition(v1alpha1.ConditionDataLoss))
+		again()
+		annotate(ctx, store, unique("poke"))
+		Eventually(read(ctx, store)).WithContext(ctx).Should(And(beReady(), haveNoCondition(v1alpha1.ConditionDataLoss)))
+	})
+})
