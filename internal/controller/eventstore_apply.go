@@ -2,10 +2,12 @@ package controller
 
 import (
 	"context"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/equality"
 
+	"git.flowmade.one/flowmade-one/aether-operator/api/v1alpha1"
 	"git.flowmade.one/flowmade-one/aether-operator/internal/stream"
 )
 
@@ -45,13 +47,18 @@ func (p *pass) apply(ctx context.Context) error {
 }
 
 // noteNextAges puts shorter ages on record before streams have them. If the operator ends
-// before it has written down that they do, the next one knows why all has expired.
+// before it has written down that they do, the next one knows why all has expired. One that
+// others made longer a moment ago is on record as it was.
 func (p *pass) noteNextAges(ctx context.Context) error {
 	noted := false
 	for _, plan := range p.plans {
-		if recorded := streamStatus(p.store, plan.Wanted.Role); recorded != nil && plan.ShortensAge() {
-			recorded.NextMaxAge, noted = stream.FormatAge(plan.Wanted.Config.MaxAge), true
+		next := stream.FormatAge(plan.Wanted.Config.MaxAge)
+		isWritten := func(s v1alpha1.StreamStatus) bool { return s.Role == plan.Wanted.Role && s.MaxAge == next }
+		recorded := streamStatus(p.store, plan.Wanted.Role)
+		if recorded == nil || !plan.ShortensAge() || slices.ContainsFunc(p.written.Streams, isWritten) {
+			continue
 		}
+		recorded.NextMaxAge, noted = next, true
 	}
 	if !noted || equality.Semantic.DeepEqual(p.written.Streams, p.store.Status.Streams) {
 		return nil
