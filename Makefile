@@ -53,7 +53,7 @@ test-controllers: controlplane oldserver
 	go tool ginkgo --procs 4 --no-color --timeout 20m .$(CONTROLLERS)
 
 # Packages whose value is that many use them at once.
-RACY := ./internal/access ./internal/ports ./internal/stream ./internal/webhook ./internal/sidecar ./internal/natsconn ./api/eventstore ./api/eventstore/memory
+RACY := ./internal/access ./internal/openport ./internal/ports ./internal/stream ./internal/webhook ./internal/sidecar ./internal/natsconn ./api/eventstore ./api/eventstore/memory
 
 # Of the engine those in which goroutines share most; all of them take ten minutes.
 RACY_ENGINE := ^(TestStore|TestKeep|TestStoresRace|TestManyWritersOfOneActor|TestWriter|TestManyColdActors|TestSubscri|TestConsumer|TestPlace|TestLostAnswer|TestUnknownOutcome|TestRequest|TestCloseLeaves|TestCallWhile|TestSaveWhile|TestConflictReads|TestDurable(Close|Skips|Whose|DeletedBy|Hears))

@@ -227,19 +227,21 @@ func (p *pass) toldLoss() *metav1.Condition {
 	return meta.FindStatusCondition(p.before.Status.Conditions, v1alpha1.ConditionDataLoss)
 }
 
-// preserve sets right what somebody has changed of a stream whose loss waits for a person,
-// where that destroys nothing: an age of seconds would let go of what is saved meanwhile.
+// preserve gives streams whose loss waits for a person the age that is asked for, where somebody
+// has made theirs shorter: it would let go of what is saved meanwhile.
 func (p *pass) preserve(ctx context.Context) error {
 	for i, wanted := range p.wanted {
 		if !p.lost[i] || p.invalid || p.live[i] == nil || !p.isOurs(p.live[i], streamStatus(p.store, wanted.Role)) {
 			continue
 		}
-		plan := stream.NewPlan(wanted, p.live[i], time.Now())
-		if plan.Settled() || len(plan.With(stream.Safe)) < len(plan.Steps) {
+		plan := stream.NewPlan(wanted, p.live[i], time.Now()).OnlyLongerAge()
+		if plan.Settled() {
 			continue
 		}
+		config := stream.Readable(p.live[i])
+		config.MaxAge = wanted.Config.MaxAge
 		var err error
-		if p.live[i], err = p.conn.Update(ctx, plan.Config()); err != nil {
+		if p.live[i], err = p.conn.Update(ctx, config); err != nil {
 			return p.lostConnection(err)
 		}
 		p.tellApplied(plan)

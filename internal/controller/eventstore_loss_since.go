@@ -11,8 +11,9 @@ import (
 // lossSince is what was lost of what a stream held since a loss of it was told: pods may
 // go on to save to it, and it may be lost again before anybody accepts the first loss.
 func (p *pass) lossSince(ctx context.Context, i int) (*stream.Loss, error) {
-	place := stream.PlaceSince(streamStatus(p.store, p.wanted[i].Role))
-	if place == nil {
+	recorded := streamStatus(p.store, p.wanted[i].Role)
+	place := stream.PlaceSince(recorded)
+	if place == nil || stream.WasElsewhere(recorded, p.live[i]) {
 		return nil, nil
 	}
 	raised := p.memory.RaiseSince(p.class.Name, *place)

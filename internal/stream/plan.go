@@ -142,6 +142,12 @@ func (p Plan) ShortensAge() bool {
 	return p.Live.Config.MaxAge == 0 || p.Wanted.Config.MaxAge < p.Live.Config.MaxAge
 }
 
+// OnlyLongerAge is the plan without all steps but that to a longer age.
+func (p Plan) OnlyLongerAge() Plan {
+	p.Steps = slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Field != FieldMaxAge || p.ShortensAge() })
+	return p
+}
+
 // Config is what to send to the server: the wanted one, and of the live one what
 // others wrote into its metadata and what cannot be changed later.
 func (p Plan) Config() jetstream.StreamConfig {

@@ -40,6 +40,13 @@ func PlaceSince(recorded *v1alpha1.StreamStatus) *v1alpha1.StreamStatus {
 	}
 }
 
+// WasElsewhere says whether the place since is that of another stream than the one on record,
+// which is there: no stream that is made again has the time of creation of an earlier one, so
+// the class led to other servers meanwhile, and it is not lost there.
+func WasElsewhere(recorded *v1alpha1.StreamStatus, live *jetstream.StreamInfo) bool {
+	return live != nil && sameStream(recorded, live) && recorded.Since.Created != nil && !recorded.Since.Created.Equal(recorded.Created)
+}
+
 // RecordSince is what is to be on record of a stream since its loss was told: what was told
 // stays until a person accepts it, or the stream is back and nothing else was lost. Figures
 // that have hardly changed are left as they were, unless anyChange. An age counts as in
