@@ -125,8 +125,8 @@ var _ = Describe("A class with access ServiceAccount", func() {
 		Expect(connected()).To(ContainElements("aether-operator", "aether-callout"))
 		changeClass(ctx, class, func(c *v1alpha1.EventStoreClass) { c.Spec.Defaults.Replicas = 3 })
 		Expect(k8s.Delete(ctx, class)).To(Succeed())
-		// The pass that was under way ends before the connection of the class is closed.
-		Eventually(connected).WithContext(ctx).ShouldNot(ContainElement("aether-operator"))
-		Expect(connected()).To(BeEmpty())
+		Eventually(connected).WithContext(ctx).Should(BeEmpty())
+		// A pass that was under way has ended before the connection of the class was closed.
+		Consistently(connected).WithContext(ctx).WithTimeout(consistentTime).Should(BeEmpty())
 	})
 })
