@@ -174,11 +174,7 @@ func TestCallersThatStall(t *testing.T) {
 // stall begins a review from another address than that of the API server, does not go on,
 // and counts it once it is ended.
 func stall(ctx context.Context, address, path, namespace string, ended *atomic.Int64) {
-	dialer := &tls.Dialer{
-		NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}},
-		Config:    &tls.Config{InsecureSkipVerify: true},
-	}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	conn, err := dialFrom(ctx, "127.0.0.2", address)
 	if err != nil {
 		return
 	}
@@ -191,6 +187,15 @@ func stall(ctx context.Context, address, path, namespace string, ended *atomic.I
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		ended.Add(1)
 	}
+}
+
+// dialFrom connects to the webhook from an address of this machine.
+func dialFrom(ctx context.Context, from, address string) (net.Conn, error) {
+	dialer := &tls.Dialer{
+		NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}},
+		Config:    &tls.Config{InsecureSkipVerify: true},
+	}
+	return dialer.DialContext(ctx, "tcp", address)
 }
 
 // TestNamespaceOfACall: it is read without what comes behind it, and of what is no

@@ -197,11 +197,7 @@ func TestCallersThatGoAway(t *testing.T) {
 // goAway begins a review that is too large for what is kept of it before its turn, so all but its
 // end is sent when the turn has come. Then it holds the turn for most of the time that it may.
 func goAway(ctx context.Context, from, address, path string, held *atomic.Int64) {
-	dialer := &tls.Dialer{
-		NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}},
-		Config:    &tls.Config{InsecureSkipVerify: true},
-	}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	conn, err := dialFrom(ctx, from, address)
 	if err != nil {
 		return
 	}
